@@ -130,7 +130,7 @@ $(ENV):
 	%s cannot create environments (no ensurepip); on Debian and Ubuntu: apt install \
 	python%d.%d-venv" % (sys.executable, *sys.version_info[:2]), file=sys.stderr)'; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" # the first that knows --group
 	$(BIN)/python -m pip install --quiet "maturin>=1.9.4,<2"
 	touch $@
 
@@ -139,10 +139,7 @@ $(CORE): $(ENV) $(RUST) pyproject.toml
 	VIRTUAL_ENV=$(abspath $(VENV)) PIP_QUIET=1 $(BIN)/maturin develop --release --quiet
 	touch $@
 
-# The packages of one extra of pyproject.toml, without thalweg itself.
+# The packages of one dependency group of pyproject.toml.
 $(VENV)/.stamp-%: pyproject.toml $(ENV)
-	@$(BIN)/python -c 'import tomllib; file = open("pyproject.toml", "rb"); \
-	print(*tomllib.load(file)["project"]["optional-dependencies"]["$*"], sep="\n")' \
-	  > $(VENV)/requirements-$*.txt
-	$(BIN)/python -m pip install --quiet -r $(VENV)/requirements-$*.txt
+	$(BIN)/python -m pip install --quiet --group $*
 	touch $@

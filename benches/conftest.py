@@ -33,7 +33,7 @@ STARTED = pytest.StashKey()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("thalweg")
-    group.addoption("--workloads", metavar="NAMES", help="only these, separated by commas")
+    group.addoption("--workloads", metavar="NAMES", help="only these, comma-separated")
     group.addoption(
         "--threads", type=int, metavar="N", help="threads of every library [all CPUs allowed]"
     )
@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     allowed = machine.allowed_cpus()
     threads = config.getoption("threads") or len(allowed)
     if not 1 <= threads <= len(allowed):
-        raise pytest.UsageError(f"--threads must be from 1 to {len(allowed)}, got {threads}")
+        raise pytest.UsageError(f"--threads must be from 1 to {len(allowed)}; got {threads}")
     machine.confine(allowed[:threads])
     config.option.threads = threads
     _check_workloads(config.getoption("workloads"))
@@ -137,7 +137,7 @@ def _check_workloads(wanted: str | None) -> None:
     known = [work.name for work in TRAINING + INFERENCE + UPDATE]
     if unknown := [name for name in (wanted or "").split(",") if name and name not in known]:
         raise pytest.UsageError(
-            f"--workloads: no {', '.join(unknown)}; there are {', '.join(known)}"
+            f"--workloads: unknown: {', '.join(unknown)}; known are {', '.join(known)}"
         )
 
 

@@ -69,7 +69,7 @@ class Field:
     def _contestant(self, mode: Mode) -> tuple[Contestant, int]:
         """Return the contestant, made, checked and calibrated at its first turn."""
         if mode.name in self._refused:
-            pytest.skip(f"{mode.name} did other work than the rest, see its first turn")
+            pytest.skip(f"{mode.name} computed something else than the rest, see its first turn")
         if mode.name not in self._ready:
             self._refused.add(mode.name)
             contestant = mode.make(self.work, self.data, self.threads)
@@ -99,8 +99,8 @@ class Field:
             expected = self.expected[what]
             error = np.linalg.norm(got - expected) / np.linalg.norm(expected)
             assert error <= bounds[what], (
-                f"{mode.name} does other work on {self.work.label}: its {what} differ by"
-                f" {error:.1e}, {got.ravel()[:4]} against {expected.ravel()[:4]}"
+                f"{mode.name} computes something else on {self.work.label}: its {what} differ by"
+                f" {error:.1e}; expected {expected.ravel()[:4]}, got {got.ravel()[:4]}"
             )
 
     def _calibrate(self, contestant: Contestant) -> int:

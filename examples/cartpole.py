@@ -1,7 +1,7 @@
 """Balance a pole by reinforcement learning: a custom training loop with two networks.
 
 Proximal policy optimization (Schulman et al. 2017, arXiv:1707.06347) on the cart and pole of Barto,
-Sutton & Anderson 1983, 32 of them at a time. The gradient of the actor is written by hand, as its
+Sutton & Anderson 1983, 32 of them at a time. The gradient of the actor is derived on paper, as its
 loss does not compare outputs with targets. The critic's loss does, so a Trainer takes its steps.
 Needs only thalweg and NumPy.
 """

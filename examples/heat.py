@@ -56,7 +56,7 @@ def main():
     trainer.fit(points, measured, epochs=60, batch_size=None, progress=True)
     figures = trainer.evaluate(points, measured)
     error = np.sqrt(np.mean((model(points)[:, :1] - temperature(points)) ** 2))
-    print(f"k = {figures['k']:.4f}, and is {TRUE_K}; off the true temperature by {error:.4f}")
+    print(f"k = {figures['k']:.4f}, true value {TRUE_K}; temperatures are off by {error:.4f}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Soft actor-critic (Haarnoja et al. 2018, arXiv:1812.05905) on the pendulum of Gymnasium's
 Pendulum-v1: two critics whose smaller value counts, copies of them that follow slowly, an actor
 trained through the critics, and a temperature that keeps its actions random enough. The gradient
-through the random actions is written by hand, and checked. Needs only thalweg and NumPy.
+through the random actions is derived on paper, and checked. Needs only thalweg and NumPy.
 """
 
 import copy
@@ -127,4 +127,4 @@ for step in range(STEPS):
 angle, speed = np.full(10, np.pi), np.linspace(-1, 1, 10)  # hanging down
 for _ in range(EPISODE):
     angle, speed, _ = push(angle, speed, np.tanh(actor(see(angle, speed))[:, 0]))
-print(f"{np.sum(np.cos(angle) > 0.99)} of 10 pendulums that hung down stand")
+print(f"{np.sum(np.cos(angle) > 0.99)} of 10 pendulums that hung down now stand upright")

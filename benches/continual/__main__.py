@@ -25,13 +25,13 @@ LIBRARIES = ("thalweg", "avalanche")
 def arguments():
     parser = argparse.ArgumentParser(prog="python -m benches.continual", description=__doc__)
     parser.add_argument(
-        "--data", default=data.FASHION, help="an .npz file, or IDX files' directory"
+        "--data", default=data.FASHION, help="an .npz file, or a directory with IDX files"
     )
     parser.add_argument("--tasks", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", type=int, default=10_000, help="to learn of each task")
+    parser.add_argument("--rows", type=int, default=10_000, help="training rows per task")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--hidden", type=int, nargs="+", default=[256, 256], help="units by layer")
+    parser.add_argument("--hidden", type=int, nargs="+", default=[256, 256], help="units per layer")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--strength", type=float, default=1e4, help="lambda; 0 is plain training")
     parser.add_argument("--threads", type=int, default=len(machine.allowed_cpus()))

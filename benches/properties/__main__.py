@@ -20,7 +20,7 @@ def main() -> None:
     cpus = machine.allowed_cpus()
     threads = arguments.threads or len(cpus)
     if not 1 <= threads <= len(cpus):
-        raise SystemExit(f"--threads must be from 1 to {len(cpus)}, got {threads}")
+        raise SystemExit(f"--threads must be from 1 to {len(cpus)}; got {threads}")
     cpus = cpus[:threads]
     # Before NumPy is imported here or in a child: its BLAS reads only these variables, once.
     machine.confine(cpus)
@@ -65,7 +65,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--table", metavar="PATH", help="also write PATH.md and PATH.json")
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.names if name not in TABLES]:
-        parser.error(f"no {', '.join(unknown)}; there are {', '.join(TABLES)}")
+        parser.error(f"unknown: {', '.join(unknown)}; known are {', '.join(TABLES)}")
     return arguments
 
 

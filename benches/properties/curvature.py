@@ -97,7 +97,7 @@ def measure(options: Options) -> list[Row]:
             ours, theirs = calls["hvp"](), peer()
             off = np.linalg.norm(theirs - ours) / np.linalg.norm(ours)
             if not off < AGREE[dtype]:
-                raise SystemExit(f"{net} {dtype}: PyTorch has another product, off by {off:.1e}")
+                raise SystemExit(f"{net} {dtype}: PyTorch's product differs by {off:.1e}")
             calls["peer"] = peer
 
         def move(x: Any = x) -> None:

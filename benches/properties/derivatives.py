@@ -65,7 +65,7 @@ def measure(options: Options) -> list[Row]:
             for name, (gradient, step) in ((n, p) for n, p in peers.items() if p):
                 off = np.linalg.norm(gradient - model.flat_gradients)
                 if not off < 1e-3 * np.linalg.norm(model.flat_gradients):
-                    raise SystemExit(f"{name}: another gradient, off by {off:.1e}")
+                    raise SystemExit(f"{name}: its gradient differs by {off:.1e}")
                 steps[name] = step
             times = in_turns(steps, QUICK_ROUNDS if options.quick else ROUNDS)
             ours = times["thalweg"]
@@ -197,7 +197,7 @@ def markdown(rows: list[Row]) -> str:
     ]
     misses = [f"{r.net}, {r.threads} threads, {ratio:.2f}" for r, ratio in ratios if ratio < TARGET]
     return section(
-        "Derivatives by the inputs",
+        "Derivatives with respect to the inputs",
         [
             "A step of Adam on the residual of Burgers' equation, in float32: values, first",
             "derivatives with respect to both inputs, the second derivative with respect to x, and",

@@ -77,7 +77,7 @@ def measure(options: Options) -> list[Row]:
             found = peer(FEWEST)
             off = np.linalg.norm(found - expected) / np.linalg.norm(expected)
             if not off < 1e-4:
-                raise SystemExit(f"{name}, {kind}: another result, off by {off:.1e}")
+                raise SystemExit(f"{name}, {kind}: its result differs by {off:.1e}")
         ours(samples)
         times: dict[str, list[float]] = {}
         for _ in range(rounds):  # in turns, so that a slow minute is slow for all

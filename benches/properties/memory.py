@@ -140,10 +140,10 @@ def markdown(rows: list[Row]) -> str:
                 misses.append(f"{row.label}, {mib(own)} against {mib(other)}")
     about = [
         "Peak resident memory of a process that imports one library and trains. `above NumPy`",
-        "excludes what was in use after NumPy had been imported; `of it import` is the part taken",
+        "excludes what was in use after NumPy had been imported; `import alone` is the part taken",
         "by importing the library.",
     ]
-    head = ["workload", "library", "peak", "above NumPy", "of it import", "workspace"]
+    head = ["workload", "library", "peak", "above NumPy", "import alone", "workspace"]
     return section(
         "Memory",
         about,

@@ -101,7 +101,7 @@ def measure(options: Options) -> list[Row]:
     probe = Probe(options)
     full = QUICK_WIDTH if options.quick else WIDTH
     if full * full * 4 < probe.private:
-        say("  the arrays fit the cores' caches: bounds by memory say nothing here")
+        say("  the arrays fit in the cores' caches: bounds by memory mean nothing here")
     tw.set_num_threads(options.threads)
     rows = []
     for label, make in OPTIMIZERS.items():

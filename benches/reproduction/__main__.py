@@ -23,7 +23,7 @@ def some_of(known):
         names = text.split(",")
         for name in names:
             if name not in known:
-                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+                raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(known)}")
         return names
 
     return parse
@@ -32,7 +32,7 @@ def some_of(known):
 def arguments():
     parser = argparse.ArgumentParser(prog="make reproduce", description=__doc__)
     parser.add_argument("--data", default="fashion", help='path, "fashion" or "download"')
-    parser.add_argument("--name", help="of the data set; by default by what --data is")
+    parser.add_argument("--name", help="of the data set, by default from --data")
     known = protocol.PROTOCOLS
     parser.add_argument("--protocols", type=some_of(known), default=list(known))
     methods = {name: None for each in known.values() for name in each.methods}
@@ -40,9 +40,9 @@ def arguments():
     kinds = ("task", "domain", "class", "class_all")
     parser.add_argument("--scenarios", type=some_of(kinds), default=kinds)
     parser.add_argument("--seeds", type=seeds, default=list(protocol.SEEDS))
-    parser.add_argument("--steps", type=int, help="per task, instead of the protocol's, as a trial")
+    parser.add_argument("--steps", type=int, help="per task, for a trial [the protocol's]")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "continual")
-    parser.add_argument("--page", action="store_true", help="only make the page anew")
+    parser.add_argument("--page", action="store_true", help="only regenerate the page")
     return parser.parse_args()
 
 
@@ -56,7 +56,8 @@ def main():
         path, name = data.FASHION, "Fashion-MNIST"
         if not path.exists():
             raise SystemExit(
-                f"{path} is not there: apt install dataset-fashion-mnist, or say DATA=path to MNIST"
+                f"{path} does not exist: apt install dataset-fashion-mnist, or pass DATA=PATH with "
+                "the path to MNIST"
             )
     elif args.data == "download":
         path = data.download(Path(__file__).parent / "mnist")

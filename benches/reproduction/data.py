@@ -40,7 +40,7 @@ def load(path):
                     arrays = [file[name] for name in names]
                     break
             else:
-                raise SystemExit(f"{path} has the arrays {file.files}; {NAMES[0]} are needed")
+                raise SystemExit(f"{path} must have the arrays {NAMES[0]}; got {file.files}")
     x, y, x_test, y_test = arrays
     return scaled(x), y.astype(np.int64), scaled(x_test), y_test.astype(np.int64)
 
@@ -75,5 +75,5 @@ def download(directory):
             with urllib.request.urlopen(MNIST + name) as answer:
                 target.write_bytes(answer.read())
         if hashlib.md5(target.read_bytes()).hexdigest() != md5:
-            raise SystemExit(f"{target} is not MNIST's file: its MD5 sum is another one")
+            raise SystemExit(f"{target} is not MNIST's file: its MD5 sum differs")
     return directory

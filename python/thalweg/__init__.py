@@ -68,7 +68,7 @@ _NAMES = {
 
 if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
     _SEED = "models have a seed: nn.Sequential(..., seed=0)"
-    _BY_HAND = "model.forward(x) and model.backward(gradient) go through a model by hand"
+    _BY_HAND = "model.forward(x) and model.backward(gradient) are the passes of a hand-written loop"
 
     def __getattr__(name: str) -> object:
         import importlib
@@ -89,17 +89,20 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                     f"module 'thalweg' has no attribute {name!r}: it is {part}.{name}"
                 )
         elsewhere = {
-            "no_grad": "calling a model records nothing, and model.forward what backward needs",
+            "no_grad": (
+                "calling a model records nothing; only model.forward records what backward needs"
+            ),
             "manual_seed": _SEED,
             **dict.fromkeys(
                 ("tensor", "Tensor", "from_numpy", "as_tensor"),
-                "NumPy arrays are what is trained on",
+                "pass NumPy arrays",
             ),
             **dict.fromkeys(("set_seed", "seed", "seed_everything"), _SEED),
             **dict.fromkeys(("jvp", "hvp"), "it is in tw.curvature"),
             **dict.fromkeys(
                 ("jacobian", "jacrev", "jacfwd"),
-                "tw.diagnostics.jacobian(model, x) is by the inputs, tw.curvature.jvp a product",
+                "tw.diagnostics.jacobian(model, x) is with respect to the inputs; "
+                "tw.curvature.jvp computes products",
             ),
             "hessian": "tw.curvature.Operator(model, x, y, loss=...) multiplies by it",
             "optimizers": "they are in optim",
@@ -114,7 +117,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             ),
             **dict.fromkeys(
                 ("quantize", "quantization"),
-                'training multiplies in fewer bits by tw.Trainer(..., precision="bfloat16")',
+                'tw.Trainer(..., precision="bfloat16") multiplies matrices in lower precision',
             ),
             **dict.fromkeys(("scikit_learn", "wrappers"), "estimators are in tw.sklearn"),
             **dict.fromkeys(("grad", "autograd", "backward"), _BY_HAND),
@@ -122,14 +125,16 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                 ("DataLoader", "Dataset", "data"),
                 "trainer.fit(x, y, batch_size=32) shuffles and batches; it also takes an iterable",
             ),
-            "compile": "all is compiled; tw.Trainer(model, loss=..., optimizer=...) trains",
+            "compile": (
+                "everything is compiled already; tw.Trainer(model, loss=..., optimizer=...) trains"
+            ),
             "losses": "they are in nn",
             "layers": "they are in nn",
             "metrics": _habits.METRICS,
             "distributions": "log-probabilities and their gradients are a few lines of NumPy in a "
-            "loss of your own, see nn.CustomLoss, or in a loop by hand",
+            "custom loss, see nn.CustomLoss, or in a hand-written loop",
             "vmap": "tw.train_many trains several models at a time",
-            "load": "nn.Sequential.load reads models, Trainer.load trainings",
+            "load": "nn.Sequential.load reads models, tw.Trainer.load reads trainers",
             "save": "models and trainers have a method save",
             "keras": "nn.Sequential is the model, tw.Trainer compiles and fits it",
             "MLPClassifier": "it is tw.sklearn.MLPClassifier",

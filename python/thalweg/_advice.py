@@ -19,7 +19,7 @@ def code(value: Any, name: str) -> str:
 def column(value: Any, place: tuple[int, ...]) -> str:
     """Return ``", of column 'city',"`` for a place in a table with named columns, or nothing."""
     names = getattr(value, "columns", None)  # pandas, Polars
-    return "" if names is None or len(place) != 2 else f", of column {names[place[1]]!r},"
+    return "" if names is None or len(place) != 2 else f" (column {names[place[1]]!r})"
 
 
 def not_finite(value: Any, array: npt.NDArray[Any], name: str) -> str:
@@ -59,7 +59,7 @@ def not_numbers(value: Any, array: npt.NDArray[Any], name: str, labels: bool) ->
             text + f"number the classes: classes, {short} = np.unique({short}, return_inverse=True)"
         )
     if kind in "OUS":
-        return text + "encode text as numbers, e.g. as the codes that nn.TabularInput takes"
+        return text + "encode text as numbers, e.g. as integer codes for nn.TabularInput"
     return text + "encode its values as numbers first"
 
 
@@ -84,5 +84,5 @@ def not_rows(value: Any, array: npt.NDArray[Any], name: str) -> str:
         return "; one row of one feature is [[" + name.rpartition(" ")[2] + "]]"
     return (
         f"; reshape it with {written}.reshape(-1, {array.shape[-1]}) if its last axis holds the "
-        "features; a model of images begins with nn.Flatten()"
+        "features; for images, begin the model with nn.Flatten()"
     )

@@ -16,6 +16,7 @@ lengths fit.
 """
 
 import numbers
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,6 +27,12 @@ from thalweg.errors import DataError, DtypeError, ShapeError
 Array: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
 Samples: TypeAlias = Array | npt.NDArray[np.uint8] | npt.NDArray[np.float16]
 Labels: TypeAlias = npt.NDArray[np.int64]
+
+#: Targets as users pass them: an array, or for custom losses several by name.
+Targets: TypeAlias = npt.ArrayLike | Mapping[str, npt.ArrayLike]
+
+#: An iterable of batches, or a function that returns one.
+Batches: TypeAlias = Iterable[Any] | Callable[[], Iterable[Any]]
 
 #: Dtypes that the core converts itself.
 _CONVERTED = tuple(np.dtype(kind) for kind in ("uint8", "float16", "float32", "float64"))
@@ -236,8 +243,8 @@ def labels(value: Any, name: str) -> Labels:
             row = int(np.isnan(array).argmax())
             raise DtypeError(f"{text}{name}[{row}] is NaN, a missing label: leave its row out")
         raise DtypeError(
-            f'{text}if its values are whole numbers, pass {name}.astype("int64"); to fit numbers, '
-            "use MSELoss"
+            f'{text}if its values are whole numbers, pass {name}.astype("int64"); for regression, '
+            "use nn.MSELoss"
         )
     # All else fits into int64; a wrapped-around value would be reported wrongly.
     if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
@@ -281,8 +288,8 @@ def weights(value: Any, dtype: np.dtype[Any], name: str) -> Array | None:
         return value  # type: ignore[no-any-return]
     if isinstance(value, (str, dict)):
         raise DtypeError(
-            f"{name} must be a number for each row; got "
-            f"{'a dict' if isinstance(value, dict) else repr(value)}. Weights of classes are "
+            f"{name} must be an array with one number per row; got "
+            f"{'a dict' if isinstance(value, dict) else repr(value)}. For class weights, use "
             "nn.CrossEntropyLoss(weight=[...])"
         )
     array = as_numeric(value, name)
@@ -305,16 +312,16 @@ def _check_weights(array: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> 
         row = int((array < 0).argmax())
         raise DataError(
             f"{name}[{row}] is {array[row]:g}; a finite number >= 0 is needed. Advantages, which "
-            "may be negative, are not weights: they belong in a loss of your own, see nn.CustomLoss"
+            "may be negative, are not weights: use them in a custom loss, see nn.CustomLoss"
         )
     small = (array > 0) & (array < least)
     if small.any():
         row = int(small.argmax())
         wider = "" if dtype.itemsize == 8 else ', or use a model with dtype="float64"'
         raise DataError(
-            f"{name}[{row}] is {array[row]:g}, which would count as 0 in {dtype}, where numbers "
-            f"above 0 begin at {least:.3g}: multiply all weights by the same number, for only "
-            f"their ratios matter to a mean{wider}; if the row is not to count, make it 0"
+            f"{name}[{row}] is {array[row]:g}, which {dtype} arithmetic treats as 0, since its "
+            f"smallest number above 0 is {least:.3g}: multiply all weights by the same number, "
+            f"since only their ratios matter in a mean{wider}; to leave the row out, set it to 0"
         )
 
 
@@ -340,7 +347,7 @@ def targets(value: Any, dtype: np.dtype[Any], width: int, name: str) -> Array:
     if array.ndim != 2:
         shape = f"(rows, {width})" + (" or (rows,)" if width == 1 else "")
         raise ShapeError(
-            f"{name} has shape {array.shape}; the targets of this network and loss have {shape}"
+            f"{name} must have shape {shape} for this network and loss; got shape {array.shape}"
         )
     return as_dtype(array, dtype, name)
 

@@ -32,9 +32,13 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
     )
 
 
-def integer(name: str, value: Any, low: int, high: int = sys.maxsize) -> int:
-    """Return `value` as an int with ``low <= value <= high``; by default, up to `sys.maxsize`."""
+def integer(name: str, value: Any, low: int, high: int = sys.maxsize, *, also: str = "") -> int:
+    """Return `value` as an int with ``low <= value <= high``; by default, up to `sys.maxsize`.
+
+    `also` is what else the argument may be, which the caller has checked.
+    """
     wanted = f"an integer >= {low}" if high == sys.maxsize else f"an integer from {low} to {high}"
+    wanted = f"{also} or {wanted}" if also else wanted
     # True is 1 to Python, but nobody means epochs=True.
     if isinstance(value, bool):
         raise ArgumentError(f"{name} must be {wanted}; got {value!r}")

@@ -46,8 +46,8 @@ def check_environment() -> None:
         import warnings
 
         warnings.warn(
-            f"THALWEG_NUM_THREADS is {value!r}, which is no number of threads: it is ignored, and "
-            f"up to {_core.get_num_threads()} are used",
+            f"THALWEG_NUM_THREADS must be an integer >= 1; got {value!r}. It is ignored, and up "
+            f"to {_core.get_num_threads()} threads are used",
             stacklevel=3,
         )
 

@@ -111,8 +111,8 @@ def main() -> None:
     missing = [name for name in NEEDS if importlib.util.find_spec(name) is None]
     if missing:  # before training, not when it is time to plot
         raise ImportError(
-            f"the demonstration needs {', '.join(NEEDS.values())}; not all are there: "
-            f"pip install {' '.join(NEEDS.values())}"
+            f"the demonstration needs {', '.join(NEEDS.values())}, and not all are installed: pip "
+            f"install {' '.join(NEEDS.values())}"
         )
     splits = [datasets.digits(seed=seed) for seed in SEEDS]
     data = splits[0]

@@ -53,8 +53,8 @@ class Description(_habits.Extended):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             if self._goes_to and args and _habits.is_part(args[0]):
                 raise ArgumentError(
-                    f"{type(self).__name__} is given no {type(args[0]).__name__} when it is made: "
-                    f"it goes to {self._goes_to}"
+                    f"{type(self).__name__} takes no {type(args[0]).__name__}: make it without, "
+                    f"and pass it to {self._goes_to}"
                 )
             try:
                 bound = inspect.signature(type(self)).bind(*args, **kwargs)
@@ -77,8 +77,8 @@ class Description(_habits.Extended):
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise dataclasses.FrozenInstanceError(
-            f"cannot assign to field {name!r}; make another {type(self).__name__}, "
-            "for instance by dataclasses.replace"
+            f"cannot assign to field {name!r}; make another {type(self).__name__}, for instance "
+            "with dataclasses.replace"
         )
 
     def __delattr__(self, name: str) -> None:

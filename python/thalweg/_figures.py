@@ -17,8 +17,8 @@ def checked(given: Any) -> Figures:
     """Return the third item of a function's result, if it is a valid dict of figures."""
     if not isinstance(given, Mapping):
         raise ArgumentError(
-            "the third item that the loss function gives, if there is one, must be a dict of "
-            f"figures, numbers by name; it gave {type(given)!r}"
+            "the third item that the loss function returns must be a dict of figures, numbers by "
+            f"name; got {type(given)!r}"
         )
     return {_name(name): _number(name, figure) for name, figure in given.items()}
 
@@ -27,9 +27,9 @@ def _name(name: Any) -> str:
     own = ("epoch", *KEYS)
     if not isinstance(name, str) or name in own or name.startswith("val_"):
         raise ArgumentError(
-            f"the loss function gave a figure named {name!r}; names are strings other than those "
-            f"that a history has already, {', '.join(own)}, and do not begin with val_, as those "
-            "of validation data do"
+            f"the loss function returned a figure named {name!r}; a name must be a string, must "
+            f"not be one that the history already has ({', '.join(own)}), and must not begin with "
+            "val_, which marks the figures of validation data"
         )
     return name
 
@@ -38,10 +38,12 @@ def _number(name: str, figure: Any) -> float:
     what = f"the figure {name!r} of the loss function"
     number = _arrays.as_numeric(figure, what)
     if number.size != 1:
-        raise ShapeError(f"{what} must be one number; its shape is {number.shape}")
+        raise ShapeError(f"{what} must be one number; got shape {number.shape}")
     value = float(number.item())
     if math.isinf(value):
-        raise DataError(f"{what} is {value}; give a finite number, or NaN where a batch has none")
+        raise DataError(
+            f"{what} is {value}; return a finite number, or NaN for a batch that has none"
+        )
     return value
 
 

@@ -34,8 +34,8 @@ class Extended:
             owner = next((kind for kind in cls.__mro__ if name in vars(kind)), cls)
             if name in vars(owner) and not _is_ours(owner):
                 raise TypeError(
-                    f"{cls.__name__}.{name} would not be called, and a training would go on as if "
-                    f"it were not there: {instead}"
+                    f"{cls.__name__}.{name} would not be called, and training would silently go "
+                    f"on without it: {instead}"
                 )
 
 
@@ -90,31 +90,38 @@ class Guided(Extended):
 
 #: Advice where other libraries take metrics.
 METRICS = (
-    "trainer.evaluate gives the loss, and of classifiers the accuracy; a callback's on_epoch_end "
-    'adds another to the history: record["auc"] = ...'
+    "trainer.evaluate returns the loss and, for classifiers, the accuracy; a callback's "
+    'on_epoch_end can add others to the history: record["auc"] = ...'
 )
 
 #: Advice where other libraries take class weights.
-CLASS_WEIGHT = "nn.CrossEntropyLoss(weight=[...]) has weights of classes"
+CLASS_WEIGHT = "nn.CrossEntropyLoss(weight=[...]) takes class weights"
 
 #: Other libraries' names for arguments of layers, losses and schedules.
 OF_LAYERS: Mapping[str, str] = {
     **dict.fromkeys(("units", "out_dim"), "it is out_features"),
     **dict.fromkeys(("input_dim", "input_shape"), "it is in_features"),
-    **dict.fromkeys(("dtype", "device"), "nn.Sequential(..., dtype=...) has one for all layers"),
+    **dict.fromkeys(
+        ("dtype", "device"),
+        "nn.Sequential(..., dtype=...) sets the dtype of all layers, and everything runs on "
+        "the CPU",
+    ),
     **dict.fromkeys(("kernel_initializer", "weight_init"), "it is init, a name of nn.init"),
     **dict.fromkeys(("size_average", "reduce"), 'it is reduction="mean" or "sum"'),
     **dict.fromkeys(("class_weight", "class_weights"), "it is weight, in the order of the classes"),
-    **dict.fromkeys(("steps_per_epoch", "epochs"), "left out, a length is that of the fit"),
+    **dict.fromkeys(
+        ("steps_per_epoch", "epochs"),
+        "leave the length of a schedule out, and it is that of the fit",
+    ),
     "activation": "activations are layers of their own, e.g. nn.ReLU()",
-    "inplace": "leave it out, for memory is used again where it can be",
+    "inplace": "leave it out: memory is reused automatically",
     "use_bias": "it is bias",
     "epsilon": "it is eps",
     "rate": "it is p",
-    "from_logits": "outputs are logits always",
-    "cycle_momentum": "momentum stays as it is",
+    "from_logits": "outputs are always logits",
+    "cycle_momentum": "schedules do not change the momentum",
     "optimizer": "tw.Trainer(..., optimizer=..., schedule=...) takes both",
-    "padding_idx": "every code has a vector that is trained",
+    "padding_idx": "not supported: the vectors of all codes are trained",
     **dict.fromkeys(("omega_0", "omega0", "w0"), "it is omega"),
 }
 
@@ -164,8 +171,8 @@ def takes(what: str, elsewhere: Mapping[str, str]) -> Callable[[_F], _F]:
         def guided(*args: Any, **kwargs: Any) -> Any:
             if len(args) > most and by_name:
                 raise TypeError(
-                    f"{what} takes only {', '.join(it for it in placed[first:])} without a "
-                    f"name; the rest is given by name: {', '.join(f'{it}=...' for it in by_name)}"
+                    f"{what} takes only {', '.join(it for it in placed[first:])} without a name; "
+                    f"pass the rest by name: {', '.join(f'{it}=...' for it in by_name)}"
                 )
             refuse_unknown(what, known, kwargs, elsewhere)
             return function(*args, **kwargs)
@@ -259,7 +266,7 @@ def kind_meant(
     """
     place = module.rpartition(".")[2]
     if isinstance(value, type) and issubclass(value, (base, *more)):
-        return f"; make one: {place}.{value.__name__}(...)"
+        return f"; pass an instance: {place}.{value.__name__}(...)"
     name = value if isinstance(value, str) else str(getattr(value, "__name__", ""))
     if not isinstance(value, str) and not name.isidentifier():  # such as "<lambda>"
         return ""

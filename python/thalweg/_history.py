@@ -1,7 +1,7 @@
 """The figures of a training run, epoch by epoch."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from thalweg import _arrays, _habits
@@ -56,7 +56,7 @@ class History(dict[str, list[float]]):
         known = str(key).removeprefix("val_") in self
         more = _habits.did_you_mean(key, self)
         if known and str(key).startswith("val_"):
-            more = ": those of validation data are there after fit(..., validation_data=(x, y))"
+            more = ": figures of validation data need fit(..., validation_data=(x, y))"
         raise KeyError(f"there are no figures {key!r}; there are {there}{more}")
 
     def append(self, record: dict[str, float]) -> None:
@@ -72,8 +72,7 @@ class History(dict[str, list[float]]):
         for key, value in more.items():
             if not _arrays.is_real(type(value)):
                 raise ArgumentError(
-                    f"what a callback adds to the record is a number with a name; got {key!r}: "
-                    f"{value!r}"
+                    f"a callback may only add numbers to the record; got {key!r}: {value!r}"
                 )
             figures = self.setdefault(key, [])
             figures += [math.nan] * (self.epochs - 1 - len(figures))
@@ -81,11 +80,16 @@ class History(dict[str, list[float]]):
         for figures in self.values():
             figures += [math.nan] * (self.epochs - len(figures))
 
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw the losses against the epochs; see `thalweg.plot.history`.
+    def plot(
+        self, keys: "str | Sequence[str] | Axes | None" = None, ax: "Axes | None" = None
+    ) -> "Axes":
+        """Draw losses, or other figures, against the epochs; the same as `thalweg.plot.history`.
 
         Parameters
         ----------
+        keys : str or sequence of str, default "loss"
+            What to draw, e.g. ``"accuracy"`` or ``["loss", "penalty"]``; figures of validation data
+            are drawn beside them. (Axes are taken as `ax`.)
         ax : matplotlib Axes, optional
             Where to draw; by default a new figure.
 
@@ -97,10 +101,12 @@ class History(dict[str, list[float]]):
         ------
         ImportError
             If matplotlib is not installed.
+        ArgumentError
+            If there are no figures of this name.
         """
         from thalweg import plot
 
-        return plot.history(self, ax)
+        return plot.history(self, keys, ax)
 
     def __repr__(self) -> str:
         parts = [f"{self.epochs} epoch{'' if self.epochs == 1 else 's'}"]

@@ -29,15 +29,15 @@ class Jets:
             directions = np.atleast_2d(_arrays.as_numeric(along, "along")).astype(model.dtype)
         if directions.ndim != 2 or directions.shape[1] != inputs or len(directions) == 0:
             raise ShapeError(
-                f"along must have a row for each direction, of {inputs} numbers as the inputs of "
-                f"the model have; its shape is {np.shape(along)}"
+                f"along must have one row per direction, with {inputs} numbers each, as many as "
+                f"the model has inputs; got shape {np.shape(along)}"
             )
         count = len(directions)
         orders = [order] * count if isinstance(order, int) else list(order)
         if len(orders) != count:
             raise ShapeError(
-                f"order must be 1 or 2, or one of them for each of {count} directions; got "
-                f"{len(orders)} of them"
+                f"order must be 1 or 2, or a sequence with one of them for each of the {count} "
+                f"directions; got {len(orders)}"
             )
         self._model, self._count, self._highest = model, count, max(orders)
         self._core = _core.Jet(model._core, np.ascontiguousarray(directions), orders)

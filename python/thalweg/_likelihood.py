@@ -75,8 +75,9 @@ def likelihood_of(loss: Loss | None) -> str:
         return "categorical"
     found = _LIKELIHOODS.get(type(loss))
     if found is None:
-        names = ", ".join(f"nn.{kind.__name__}" for kind in _LIKELIHOODS)
+        *some, last = (f"nn.{kind.__name__}" for kind in _LIKELIHOODS)
         raise UnsupportedError(
-            f"the Fisher information needs a loss that is a likelihood: {names}; got {loss!r}"
+            f"the Fisher information is only supported for {', '.join(some)} and {last}; got"
+            f" {loss!r}"
         )
     return found

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _checks
+from thalweg._arrays import Targets
 from thalweg._trainer import Trainer
 from thalweg.errors import ArgumentError, DataError, DivergedError, UnsupportedError
 from thalweg.optim import SGD, Optimizer
@@ -69,7 +70,7 @@ class LRFinder:
         return "min_lr" if self.suggestion == self.lr[0] else None
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw loss and gain against the rate; see `thalweg.plot.lr_finder`.
+        """Draw loss and gain against the rate; the same as `thalweg.plot.lr_finder`.
 
         Parameters
         ----------
@@ -101,9 +102,9 @@ class LRFinder:
 
 def find_lr(
     trainer: Trainer,
-    x: Any,
-    y: Any,
-    sample_weight: Any = None,
+    x: npt.ArrayLike,
+    y: Targets,
+    sample_weight: npt.ArrayLike | None = None,
     *,
     min_lr: float = 1e-7,
     max_lr: float = 10.0,
@@ -203,8 +204,8 @@ def find_lr(
         raise ArgumentError(f"trainer must be a Trainer; got {trainer!r}")
     if isinstance(trainer.optimizer, FullBatchOptimizer):
         raise UnsupportedError(
-            "find_lr is for optimizers that take batches; the length of its steps "
-            f"{type(trainer.optimizer).__name__} finds by itself"
+            f"find_lr is for optimizers that take batches; {type(trainer.optimizer).__name__} "
+            "finds the length of its steps by itself"
         )
     min_lr = _checks.real("min_lr", min_lr, 0, closed="()")
     max_lr = _checks.real("max_lr", max_lr, min_lr, closed="()")
@@ -214,14 +215,14 @@ def find_lr(
     smooth = _checks.real("smooth", smooth, 0)
     if smooth > steps:
         raise ArgumentError(
-            f"smooth, a distance in updates, must be at most steps, {steps}; got {smooth:g}"
+            f"smooth, a distance in updates, must be at most steps={steps}; got {smooth:g}"
         )
-    x, y, weight = trainer._ready(x, y, sample_weight)
-    if weight is not None or len(x) != len(y) or len(x) == 0:
-        trainer.evaluate(x, y, weight)  # raises if something is wrong
+    samples, targets, weight = trainer._ready(x, y, sample_weight)
+    if weight is not None or len(samples) != len(targets) or len(samples) == 0:
+        trainer.evaluate(samples, targets, weight)  # raises if something is wrong
 
     rates = np.geomspace(min_lr, max_lr, steps)
-    order = np.random.default_rng(trainer.model.seed).permutation(len(x))
+    order = np.random.default_rng(trainer.model.seed).permutation(len(samples))
     if weight is not None:
         order = order[weight[order] > 0]
     batch_size = len(order) if batch_size is None else min(batch_size, len(order))
@@ -235,7 +236,7 @@ def find_lr(
 
     def batch(k: int) -> tuple[Any, Any, Any]:
         rows = order.take(range(k * batch_size, (k + 1) * batch_size), mode="wrap")
-        return x[rows], y[rows], None if weight is None else weight[rows]
+        return samples[rows], targets[rows], None if weight is None else weight[rows]
 
     unstable = None
     if _checks.flag("sharpness", sharpness):
@@ -263,7 +264,7 @@ def find_lr(
         except DivergedError:
             own = first = second = math.inf
         except DataError:
-            trainer.evaluate(x, y, weight)  # raises, and names the row in x, not in the batch
+            trainer.evaluate(samples, targets, weight)  # raises, and names the row in x
             raise
         core.set_passes(passes + 2)
         # Batches differ, and those of a trained model by more than an update changes them, so each
@@ -279,7 +280,7 @@ def find_lr(
     found = _best(np.array(before), np.array(after), smooth)
     if found is None:
         raise ArgumentError(
-            f"the loss falls at no rate from {min_lr:g} to {max_lr:g}; try smaller ones"
+            f"the loss does not fall at any rate from {min_lr:g} to {max_lr:g}; try smaller rates"
         )
     gain, place = found
     return LRFinder(

@@ -29,8 +29,8 @@ def checked(model: Any) -> Sequential:
         got = f"{_habits.named(model)}: pass its .{places[0]}" if places else _habits.shown(model)
         if not places and hasattr(model, "steps") and hasattr(model, "named_steps"):
             got += (
-                ": pass pipeline[-1].model_, once it is fitted; a StandardScaler before it is the "
-                "layer nn.Standardize(scaler.mean_, scaler.scale_)"
+                ": pass pipeline[-1].model_ of the fitted pipeline; the layer "
+                "nn.Standardize(scaler.mean_, scaler.scale_) replaces a StandardScaler before it"
             )
         raise ArgumentError(f"model must be an nn.Sequential; got {got}")
     return model

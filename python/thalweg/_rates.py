@@ -40,9 +40,9 @@ class Rates:
         units = "epochs" if self.by_epoch else "updates"
         if length > _MOST:
             raise ArgumentError(
-                f"{self.schedule!r} over {length} {units}: a fit has at most {_MOST} with a "
-                "schedule, all of whose rates are computed before; call fit several times, or set "
-                "optimizer.lr in a callback"
+                f"{self.schedule!r} over {length} {units}: with a schedule, whose rates are all "
+                f"computed in advance, a fit can have at most {_MOST}; call fit several times, or "
+                "set optimizer.lr in a callback"
             )
         # An open schedule begins with this fit and is as long.
         start = 0 if self.schedule.is_open else (ended if self.by_epoch else steps)

@@ -104,9 +104,13 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dic
             if not start <= first <= last <= len(raw):
                 raise ValueError(f"{name} lies outside of the file")
             if entry["dtype"] not in _DTYPES:
-                raise ValueError(f"{name} is of {entry['dtype']}; {', '.join(_DTYPES)} are read")
+                raise ValueError(
+                    f"{name} has dtype {entry['dtype']}; only {', '.join(_DTYPES)} can be read"
+                )
             array = np.frombuffer(raw[first:last], dtype=_DTYPES[str(entry["dtype"])])
             arrays[name] = array.reshape(entry["shape"])
     except _OF_DAMAGE as error:
-        raise DataError(f"{os.fspath(path)!r} is not a whole safetensors file: {error}") from None
+        raise DataError(
+            f"{os.fspath(path)!r} is not a complete safetensors file: {error}"
+        ) from None
     return arrays, text

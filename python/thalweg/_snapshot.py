@@ -44,8 +44,8 @@ class Snapshot:
         self._gradients = inner.gradients()
         if found := _arrays.not_finite(self._before[0], "flat_parameters"):
             raise DivergedError(
-                f"{found} before the first step: a learning rate or gradients were too large. Set "
-                "weights that are finite, those of an earlier file for instance"
+                f"{found} before the first step: an earlier learning rate was too large, or "
+                "gradients were. Set finite weights, e.g. from an earlier file"
             )
         self._lr, self._state, self._average = optimizer.lr, optimizer._state(), core.average()
 

@@ -32,8 +32,8 @@ def describe(thing: Any) -> Any:
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
     raise UnsupportedError(
-        f"{thing!r} cannot be saved, since it is not thalweg's own; pickle keeps what is made of "
-        "functions and classes that can be imported"
+        f"{thing!r} cannot be saved to a file, since it is not one of thalweg's own objects; use "
+        "pickle, which saves functions and classes that can be imported"
     )
 
 
@@ -61,7 +61,8 @@ def rebuild(spec: Any, known: Mapping[str, Any]) -> Any:
     name = spec["type"]
     if name not in known:
         raise UnsupportedError(
-            f"the file holds a {name!r}, which this version of thalweg does not know"
+            f"the file contains a {name!r}, which this version of thalweg does not know; "
+            "a later version may read it"
         )
     arguments = {k: rebuild(v, known) for k, v in spec.items() if k != "type"}
     # A layer takes its inner layers as ``*layers``.

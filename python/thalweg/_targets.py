@@ -45,8 +45,8 @@ def targets(y: Any, name: str, rows: int | None = None) -> Any:
         return _columns(y, name)
     if isinstance(y, (tuple, list)) and y and rows != len(y) and _are_columns(y, rows):
         raise ArgumentError(
-            f"{name} has {len(y)} arrays of {rows} rows: several arrays go in as a dict, "
-            f'{name.rpartition(" ")[2]}={{"action": ..., "advantage": ...}}, and the loss reads '
+            f"{name} has {len(y)} arrays of {rows} rows: pass several arrays as a dict, "
+            f'{name.rpartition(" ")[2]}={{"action": ..., "advantage": ...}}, and the loss gets '
             'target["action"]'
         )
     array = _arrays.as_array(y, name)
@@ -62,7 +62,8 @@ def _are_columns(parts: Any, rows: int | None) -> bool:
 def _columns(parts: Mapping[Any, Any], name: str) -> Columns:
     if not parts or not all(isinstance(key, str) and key for key in parts):
         raise ArgumentError(
-            f"{name} is a dict, and must have names, each with an array; got {list(parts)}"
+            f"{name} must be a dict of arrays, with a non-empty string as the key of "
+            f"each; got the keys {list(parts)}"
         )
     named = Named({key: targets(part, f"{name}[{key!r}]") for key, part in parts.items()})
     lengths = {key: len(array) for key, array in named.items()}

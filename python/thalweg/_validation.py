@@ -40,8 +40,8 @@ def evaluate(
     batches = source()
     if not hasattr(batches, "__iter__"):
         raise ArgumentError(
-            f"{name or 'x'} is a function that must give an iterable of batches (x, y) or "
-            f"(x, y, sample_weight); it gave {batches!r}"
+            f"{name or 'x'} is a function, which must return an iterable of batches (x, y) or (x, "
+            f"y, sample_weight); it returned {batches!r}"
         )
     loss, dtype = trainer._loss, trainer._model.dtype
     is_sum = getattr(loss, "reduction", "mean") == "sum"
@@ -64,10 +64,10 @@ def evaluate(
         sums += value * share, share, (accuracy or 0.0) * counted, counted
         means.add(figures, share)
     if number == 0:
-        raise DataError(f"{name or 'x'} has no batch")
+        raise DataError(f"{name or 'x'} yielded no batches")
     of_loss, shares, right, counted = sums.tolist()
     if shares == 0:
-        raise DataError(f"all rows of {name or 'x'} weigh nothing")
+        raise DataError(f"all rows of {name or 'x'} have a weight of 0")
     value = of_loss if is_sum else of_loss / shares
     return value, None if accuracy is None else right / counted, means.take()
 

@@ -60,8 +60,8 @@ def digits(test_fraction: float = 1 / 3, seed: int = 0) -> Digits:
     held_out = round(fraction * len(x))
     if not 0 < held_out < len(x):
         raise ArgumentError(
-            f"test_fraction={fraction:g} holds out {held_out} of {len(x)} images; "
-            "both parts need some"
+            f"test_fraction={fraction:g} holds out {held_out} of {len(x)} images; each part needs "
+            "at least one"
         )
     order = np.random.default_rng(seed).permutation(len(x))
     train, test = order[held_out:], order[:held_out]

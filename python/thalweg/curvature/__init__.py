@@ -27,7 +27,7 @@ if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept 
     from thalweg import _habits
 
     _EIGENVALUES = "it is top_eigenvalues(model, x, y, loss=..., k=1)"
-    _BY_INPUTS = "tw.diagnostics.jacobian(model, x) is by the inputs"
+    _BY_INPUTS = "tw.diagnostics.jacobian(model, x) is the Jacobian with respect to the inputs"
     __getattr__ = _habits.of_module(
         _sys.modules[__name__],
         {
@@ -45,19 +45,20 @@ if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept 
             ),
             **dict.fromkeys(
                 ("vjp", "grad", "gradient"),
-                "model.forward(x) and then model.backward(v) give the product by the inputs, and"
-                f" add that by the parameters to model.flat_gradients; {_BY_INPUTS}, and"
-                " trainer.backward(x, y) is of a loss",
+                "model.forward(x) and then model.backward(v) give the product with respect to the"
+                " inputs, and add the one with respect to the parameters to model.flat_gradients;"
+                f" {_BY_INPUTS}, and trainer.backward(x, y) computes gradients of a loss",
             ),
             **dict.fromkeys(
                 ("jacobian", "jac", "jacfwd", "jacrev"),
-                f"{_BY_INPUTS}; jvp(model, x, v) is a product of that by the parameters",
+                f"{_BY_INPUTS}; jvp(model, x, v) multiplies v by the one with respect to the"
+                " parameters",
             ),
             "vhp": "the Hessian is symmetric: it is hvp",
             **dict.fromkeys(
                 ("laplacian", "laplace", "hessian_trace"),
-                "trace(model, x, y, loss=...) is that of the Hessian by the parameters; that by the"
-                " inputs is jet(model, x)[2].sum(axis=0)",
+                "trace(model, x, y, loss=...) is the trace of the Hessian with respect to the"
+                " parameters; that with respect to the inputs is jet(model, x)[2].sum(axis=0)",
             ),
             **dict.fromkeys(("eigenvalues", "eigsh", "sharpness", "lambda_max"), _EIGENVALUES),
             **dict.fromkeys(("density", "density_plot", "spectrum"), "it is spectral_density"),

@@ -66,9 +66,9 @@ def matrix_of(
     }  # fmt: skip
     if isinstance(model, Sequential):
         if loss is None or x is None or y is None:
-            raise ArgumentError("for a model, x, y and loss= are needed")
+            raise ArgumentError("x, y and loss= must be given with a model")
         if size is not None:
-            raise ArgumentError("size= goes with a matvec; a model has its own")
+            raise ArgumentError("size= is for a function v -> A v; leave it out for a model")
         kind = "hessian" if kind is None else kind
         training = True if training is None else training
         model = Operator(
@@ -81,7 +81,7 @@ def matrix_of(
     elif given := [name for name, value in of_model.items() if value is not None]:
         raise ArgumentError(
             "x, y, loss=, kind=, sample_weight= and training= go with a model, not with a matrix"
-            + (" (an Operator is made with its own)" if isinstance(model, Operator) else "")
+            + (" (an Operator already has its own)" if isinstance(model, Operator) else "")
             + f"; leave out {', '.join(given)}"
         )
     if isinstance(model, np.ndarray):
@@ -100,8 +100,8 @@ def matrix_of(
         return matvec, shape[0], eps
     if not callable(model):
         raise ArgumentError(
-            "an nn.Sequential, an Operator, a square array, or a function v -> A v with size= is "
-            f"needed; got {model!r}"
+            "model must be an nn.Sequential, an Operator, a square array, or a function v -> A v "
+            f"with size=; got {model!r}"
         )
     return model, _checks.integer("size", size, 1), float(np.finfo(float).eps)
 
@@ -115,9 +115,9 @@ def _expect_symmetric(a: npt.NDArray[Any]) -> None:
     if unequal.max() > max(1e-10, 100 * rounding) * np.abs(a).max():
         i, j = (int(k) for k in np.unravel_index(int(unequal.argmax()), a.shape))
         raise ArgumentError(
-            f"the matrix must be symmetric, but at [{i}, {j}] it is {a[i, j]:g} and at [{j}, {i}] "
-            f"{a[j, i]:g}; if rounding made them differ, pass (a + a.T) / 2, and else "
-            "numpy.linalg.eigvals finds its eigenvalues"
+            f"the matrix must be symmetric, but a[{i}, {j}] = {a[i, j]:g} and a[{j}, {i}] = "
+            f"{a[j, i]:g}. If only rounding makes them differ, pass (a + a.T) / 2; otherwise use "
+            "numpy.linalg.eigvals"
         )
 
 
@@ -198,7 +198,9 @@ def top_eigenvalues(
     matvec, n, eps = matrix_of(model, x, y, loss, kind, size, sample_weight, training)
     wanted = 2 * k if which == "both" else k
     if wanted > n:
-        raise ArgumentError(f"k={k} with which={which!r} is more than the {n} there are")
+        raise ArgumentError(
+            f"k={k} with which={which!r} asks for more than the {n} eigenvalues of the matrix"
+        )
     search = _Search(matvec, n, max(tol, 10 * eps), limit, rng)
     signs = {"largest": [1], "smallest": [-1], "both": [1, -1]}[which]
     search.run(k, signs)
@@ -263,8 +265,8 @@ class _Search:
         complete = t.beta[-1] == 0.0 or len(t.alpha) + len(self.values) == self.n
         if not complete and not converged(t):
             raise DivergedError(
-                f"{self.limit} products with the matrix have not brought the eigenvalues to "
-                f"tol={self.tol:g}: allow more (max_products), or a larger tol"
+                f"the eigenvalues have not converged to tol={self.tol:g} after {self.limit} "
+                "products with the matrix: increase max_products or tol"
             )
         values, small = t.eigh()
         self.scale = max(self.scale, float(np.abs(values).max()))
@@ -282,8 +284,7 @@ class _Search:
         # By Lanczos' own estimate they are below tol, which holds only for symmetric matrices.
         if (worst := max(errors)) > self.tol**0.5 * self.scale:
             raise DataError(
-                f"a product with an eigenvector found is off by {worst:.1e}, beside eigenvalues up "
-                f"to {self.scale:.1e}: not a symmetric matrix, or "
-                "another one each time"
+                f"the product with a computed eigenvector is off by {worst:.1e}, with eigenvalues "
+                f"up to {self.scale:.1e}: the matrix is not symmetric, or changes between products"
             )
         self.residuals = np.concatenate([self.residuals, errors])

@@ -1,7 +1,9 @@
 """Derivatives of the outputs with respect to the inputs."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, overload
+from typing import Literal, overload
+
+import numpy.typing as npt
 
 from thalweg import _parts
 from thalweg._arrays import Array
@@ -12,18 +14,26 @@ from thalweg.nn._losses._derivatives import checked_order
 
 @overload
 def jet(
-    model: Sequential, x: Any, *, order: Literal[2] = 2, along: Any = None
+    model: Sequential,
+    x: npt.ArrayLike,
+    *,
+    order: Literal[2] = 2,
+    along: npt.ArrayLike | None = None,
 ) -> tuple[Array, Array, Array]: ...
 @overload
 def jet(
-    model: Sequential, x: Any, *, order: Literal[1], along: Any = None
+    model: Sequential, x: npt.ArrayLike, *, order: Literal[1], along: npt.ArrayLike | None = None
 ) -> tuple[Array, Array]: ...
 @overload
 def jet(
-    model: Sequential, x: Any, *, order: Sequence[int], along: Any = None
+    model: Sequential, x: npt.ArrayLike, *, order: Sequence[int], along: npt.ArrayLike | None = None
 ) -> tuple[Array, ...]: ...
 def jet(
-    model: Sequential, x: Any, *, order: int | Sequence[int] = 2, along: Any = None
+    model: Sequential,
+    x: npt.ArrayLike,
+    *,
+    order: int | Sequence[int] = 2,
+    along: npt.ArrayLike | None = None,
 ) -> tuple[Array, ...]:
     r"""Compute outputs and their exact first and second derivatives with respect to the inputs.
 

@@ -1,7 +1,9 @@
 """Kronecker factors of the Fisher information."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+import numpy.typing as npt
 
 from thalweg import _checks, _core, _parts
 from thalweg._arrays import Array
@@ -23,8 +25,8 @@ class KroneckerFactors(NamedTuple):
 
 def kfac_factors(
     model: Sequential,
-    x: Any,
-    y: Any = None,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike | None = None,
     *,
     kind: str = "exact",
     loss: Loss | None = None,

@@ -59,9 +59,9 @@ def apply(matvec: Callable[[Any], Any], q: Vector) -> Vector:
     """
     product = _arrays.as_numeric(matvec(q), "the product").astype(np.float64)
     if product.shape != q.shape:
-        raise ShapeError(f"matvec gave shape {product.shape} for a vector of shape {q.shape}")
+        raise ShapeError(f"matvec must return shape {q.shape}; got {product.shape}")
     if not np.isfinite(product).all():
-        raise DataError("matvec gave NaN or infinity")
+        raise DataError("matvec returned NaN or infinity")
     if (size := float(np.abs(product).max(initial=0.0))) > _LARGEST:
         raise DataError(
             f"a product with the matrix is of size {size:.1e}, whose square is too large for "

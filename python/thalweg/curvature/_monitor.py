@@ -1,8 +1,9 @@
 """A callback that watches whether the learning rate is stable."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _checks
 from thalweg._warn import warn
@@ -86,19 +87,19 @@ class StabilityMonitor(Callback):
 
     def __init__(
         self,
-        x: Any,
-        y: Any,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
         *,
         every: int = 1,
         action: str = "warn",
         margin: float = 0.9,
-        sample_weight: Any = None,
+        sample_weight: npt.ArrayLike | None = None,
     ) -> None:
         for name, value in (("x", x), ("y", y)):
             if value is None:
                 raise ArgumentError(
-                    f"StabilityMonitor: {name} is None; pass arrays x and y to measure on, some "
-                    "hundred rows of the data"
+                    f"StabilityMonitor: {name} is None; pass arrays x and y to measure on, such as "
+                    "a few hundred rows of the data"
                 )
         self._data = (x, y, sample_weight)
         self._every = _checks.integer("StabilityMonitor: every", every, 1)
@@ -119,7 +120,7 @@ class StabilityMonitor(Callback):
         """Measure before the first step, if that is possible."""
         if self._action == "lower" and isinstance(trainer.schedule, Schedule):
             raise ArgumentError(
-                "StabilityMonitor: action='lower' cannot hold against a schedule, which sets the "
+                "StabilityMonitor: action='lower' does not work with a schedule, which sets the "
                 "learning rate before every step; use 'warn' or 'stop', or no schedule"
             )
         self.reports = []
@@ -147,7 +148,7 @@ class StabilityMonitor(Callback):
     def on_diverged(self, trainer: "Trainer", error: DivergedError) -> None:
         """Add the latest report to the error."""
         if self.reports:
-            error.add_note(f"StabilityMonitor, last seen at {self.reports[-1]}")
+            error.add_note(f"StabilityMonitor, last measured at {self.reports[-1]}")
 
     def _measure(self, trainer: "Trainer") -> Stability | None:
         """Add a report, and act on it; return None if the weights are too large to measure."""
@@ -159,8 +160,8 @@ class StabilityMonitor(Callback):
             # These data could be measured before: now the weights are too large for products.
             if not self._beyond and self._action == "warn":
                 warn(
-                    "StabilityMonitor: the weights have become too large to measure it, last seen "
-                    f"at {self.reports[-1]}",
+                    "StabilityMonitor: the weights have become too large to measure the curvature, "
+                    f"last measured at {self.reports[-1]}",
                     RuntimeWarning,
                 )
             self._beyond = True

@@ -108,12 +108,12 @@ class Operator:
     def __init__(
         self,
         model: Sequential,
-        x: Any,
-        y: Any,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike,
         *,
         loss: Loss,
         kind: str = "hessian",
-        sample_weight: Any = None,
+        sample_weight: npt.ArrayLike | None = None,
         training: bool = True,
     ) -> None:
         _parts.checked(model)
@@ -147,7 +147,7 @@ class Operator:
         """The model whose parameters the matrix refers to."""
         return self._model
 
-    def matvec(self, v: Any) -> Array:
+    def matvec(self, v: npt.ArrayLike) -> Array:
         """Multiply a vector by the matrix.
 
         Parameters
@@ -177,7 +177,7 @@ class Operator:
             self._weight,
         )
 
-    def __matmul__(self, v: Any) -> Array:
+    def __matmul__(self, v: npt.ArrayLike) -> Array:
         """Multiply a vector, or the columns of a matrix, by the matrix."""
         v = _arrays.as_numeric(v, "v")
         if v.ndim == 1:
@@ -204,20 +204,20 @@ def known(loss: Any) -> CoreLoss:
     found = loss_of(loss)
     if isinstance(found, FunctionLoss):
         raise UnsupportedError(
-            "the second derivatives of a loss of one's own are not known; there are those of the "
-            "losses in thalweg.nn"
+            "second derivatives of custom losses are not supported; use one of the losses in "
+            "thalweg.nn"
         )
     return found
 
 
 def hvp(
     model: Sequential,
-    x: Any,
-    y: Any,
-    v: Any,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    v: npt.ArrayLike,
     *,
     loss: Loss,
-    sample_weight: Any = None,
+    sample_weight: npt.ArrayLike | None = None,
     training: bool = True,
 ) -> Array:
     """Multiply a vector by the exact Hessian of the loss with respect to the parameters.
@@ -258,12 +258,12 @@ def hvp(
 
 def gnvp(
     model: Sequential,
-    x: Any,
-    y: Any,
-    v: Any,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    v: npt.ArrayLike,
     *,
     loss: Loss,
-    sample_weight: Any = None,
+    sample_weight: npt.ArrayLike | None = None,
     training: bool = True,
 ) -> Array:
     """Multiply a vector by the exact Gauss-Newton matrix of the loss; arguments as for `hvp`."""
@@ -272,12 +272,12 @@ def gnvp(
 
 def fisher_vp(
     model: Sequential,
-    x: Any,
-    y: Any,
-    v: Any,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    v: npt.ArrayLike,
     *,
     loss: Loss,
-    sample_weight: Any = None,
+    sample_weight: npt.ArrayLike | None = None,
     training: bool = True,
 ) -> Array:
     """Multiply a vector by the Fisher information of the parameters; arguments as for `hvp`.
@@ -302,7 +302,12 @@ def _product(
 
 
 def jvp(
-    model: Sequential, x: Any, v: Any = None, *, dx: Any = None, training: bool = False
+    model: Sequential,
+    x: npt.ArrayLike,
+    v: npt.ArrayLike | None = None,
+    *,
+    dx: npt.ArrayLike | None = None,
+    training: bool = False,
 ) -> tuple[Array, Array]:
     r"""Differentiate the outputs in a direction of the parameters, of the inputs, or of both.
 

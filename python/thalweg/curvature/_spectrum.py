@@ -67,7 +67,7 @@ class SpectralDensity:
     def __repr__(self) -> str:
         (low, high), (probes, steps) = self.range, self.nodes.shape
         return (
-            f"SpectralDensity({self.size} eigenvalues from {low:.4g} to {high:.4g}, seen by "
+            f"SpectralDensity({self.size} eigenvalues from {low:.4g} to {high:.4g}, estimated with "
             f"{probes} probes of {steps} steps)"
         )
 
@@ -144,7 +144,7 @@ class SpectralDensity:
         return float(np.nanmin(self.nodes)), float(np.nanmax(self.nodes))
 
     def plot(self, ax: "Axes | None" = None, *, sigma: float | None = None) -> "Axes":
-        """Draw the density on a logarithmic scale; see `thalweg.plot.spectrum`.
+        """Draw the density on a logarithmic scale; the same as `thalweg.plot.spectrum`.
 
         Parameters
         ----------
@@ -242,8 +242,8 @@ def _expect_symmetric(matvec: Matvec, n: int) -> None:
     size = length(u) * length(av) + length(v) * length(au)
     if (off := abs(float(u @ av - v @ au))) > max(1e-6, 1000 * eps) * size:
         raise DataError(
-            f"of two random vectors, u @ A(v) and v @ A(u) differ by {off:.1e}, beside lengths of "
-            f"{size:.1e}: not a symmetric matrix, or another one each time"
+            f"for two random vectors, u @ A(v) and v @ A(u) differ by {off:.1e}, with lengths of "
+            f"{size:.1e}: the matrix is not symmetric, or changes between products"
         )
 
 
@@ -353,8 +353,8 @@ def logdet(
     lowest = found.range[0] + shift
     if lowest <= 0:
         raise ArgumentError(
-            f"the matrix has an eigenvalue of {lowest:g} or below: the logarithm of its "
-            f"determinant is not defined; give a shift above {-found.range[0]:g}"
+            f"with shift={shift:g}, the matrix has an eigenvalue of {lowest:g} or below, so that "
+            f"its log-determinant is undefined; use a shift above {-found.range[0]:g}"
         )
     mean, error = found.mean(lambda nodes: np.log(nodes + shift))
     return Estimate(found.size * mean, found.size * error)

@@ -33,8 +33,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from thalweg import _checks, _core, optim
+from thalweg import _checks, optim
 from thalweg.curvature._eigenvalues import top_eigenvalues
 from thalweg.curvature._lanczos import Vector
 from thalweg.curvature._operator import Operator, known
@@ -116,14 +117,14 @@ class Stability:
     def __str__(self) -> str:
         if self.sharpness <= 0:
             return (
-                f"step {self.step}: nothing curves upwards here, the largest eigenvalue is "
-                f"{self.sharpness:.4g}: the quadratic limits no rate (lr={self.lr:.4g} neither), "
-                "and tells nothing of a good one"
+                f"step {self.step}: nothing curves upwards here, as the largest eigenvalue is "
+                f"{self.sharpness:.4g}: the quadratic limits no learning rate, lr={self.lr:.4g} "
+                "included, and tells nothing about a good one"
             )
         text = (
             f"step {self.step}: lr * sharpness = {self.lr:.4g} * {self.sharpness:.4g} = "
             f"{self.lr * self.sharpness:.4g}, {{}}; the largest part of the sharpest direction is "
-            f"in {self.block} ({self.share:.0%}); steps diverge from lr={self.max_lr:.4g} on, "
+            f"in {self.block} ({self.share:.0%}); steps diverge from lr={self.max_lr:.4g} on, and "
             f"{self.max_lr / 2:.2g} is safe while the curvature stays as it is"
         )
         return text.format(
@@ -134,7 +135,7 @@ class Stability:
                 "oscillating": f"below {self.threshold:.4g}, above {self.overshoot:.4g}: errors "
                 # With momentum, a change of sign takes several steps.
                 + (
-                    "change their sign"
+                    "change sign"
                     if math.isclose(self.threshold, 2 * self.overshoot)
                     else "swing through 0"
                 )
@@ -145,7 +146,12 @@ class Stability:
 
 
 def max_stable_lr(
-    trainer: "Trainer", x: Any, y: Any, sample_weight: Any = None, *, tol: float = 1e-6
+    trainer: "Trainer",
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    sample_weight: npt.ArrayLike | None = None,
+    *,
+    tol: float = 1e-6,
 ) -> Stability:
     r"""Measure the learning rate from which a trainer's steps diverge.
 
@@ -239,10 +245,8 @@ def max_stable_lr(
     # The products have the rounding errors of the model's dtype.
     tol = max(tol, 10 * float(np.finfo(model.dtype).eps))
     found = top_eigenvalues(matvec, size=model.num_parameters, tol=tol)
-    at, shares = 0, {}
-    for name, shape in model._blocks():
-        part = found.vectors[at : at + math.prod(shape), 0]
-        shares[name], at = float(part @ part), at + part.size
+    parts = model.unflatten(found.vectors[:, 0])
+    shares = {name: float(np.vdot(part, part)) for name, part in parts.items()}
     block = max(shares, key=lambda name: shares[name])
     sharpness = float(found.values[0]) + (decay * threshold / 2 if apart else 0.0)
     return Stability(
@@ -287,24 +291,25 @@ def check_known(trainer: "Trainer") -> Vector:
     optimizer = trainer.optimizer
     if not isinstance(optimizer, _KNOWN):
         raise UnsupportedError(
-            f"the threshold of {type(optimizer).__name__} is not known here; there are those of "
-            "SGD, Adagrad, RMSprop, Adam and AdamW"
+            f"the stability threshold of {type(optimizer).__name__} is not known; those of SGD, "
+            "Adagrad, RMSprop, Adam and AdamW are"
         )
     if optimizer._groups:
         raise UnsupportedError(
-            "learning rates of groups of parameters differ: there is no single one to find"
+            "the optimizer has groups of parameters, which may differ in learning rate, so that "
+            "there is no single rate to find"
         )
     return _of_penalty(trainer)
 
 
 def _of_penalty(trainer: "Trainer") -> Vector:
     """Return the second derivatives of the trainer's penalty, none of which are mixed."""
-    core = trainer._core
-    assert isinstance(core, _core.Trainer)  # others have losses or optimizers refused above
+    core = trainer._updating()
+    assert core is not None  # others have losses or optimizers refused above
     if core.has_coupled_penalty():
         raise UnsupportedError(
-            "the trainer has a penalty of parameters that depend on each other, as "
-            "continual.OnlineLaplace sets it: its curvature is not known here; that of "
+            "the trainer has a penalty of parameters that depend on each other, which "
+            "continual.OnlineLaplace sets: its curvature is not supported; that of "
             "Trainer.set_penalty is"
         )
     penalty = core.penalty()
@@ -330,7 +335,7 @@ def _limits(optimizer: Any, fade: float) -> tuple[float, float, Vector | None]:
             part = 1.0
         if part == 0:
             raise UnsupportedError(
-                "SGD with momentum and dampening=1 takes no gradient but its first: there is no "
+                "SGD with momentum and dampening=1 uses no gradient but the first: there is no "
                 "learning rate from which its steps diverge"
             )
         return threshold / part, overshoot / part, None
@@ -391,8 +396,9 @@ def _state(optimizer: optim.Optimizer) -> dict[str, Vector]:
     if not arrays or optimizer.steps == 0:  # in a copy they exist, but are zero
         raise ArgumentError(
             f"{type(optimizer).__name__} divides its steps by an average of squared gradients, and "
-            "has none before its first step: train some steps first (thalweg.find_lr needs none). "
-            "Those may be steps of a copy, trial = trainer.copy()"
+            "has none before its first step. Train some steps first, if need be with a copy, "
+            "trial = trainer.copy(); or use thalweg.find_lr without sharpness=True, which needs "
+            "none"
         )
     return {name: np.asarray(values, dtype=np.float64) for name, values in arrays.items()}
 
@@ -400,6 +406,7 @@ def _state(optimizer: optim.Optimizer) -> dict[str, Vector]:
 def _positive(divisor: Vector) -> Vector:
     if not (divisor > 0).all():
         raise ArgumentError(
-            "the optimizer divides by 0: some gradients have always been 0, and its eps is 0"
+            "the optimizer divides by 0: some gradients have always been 0, and its eps is 0; use "
+            "an eps above 0"
         )
     return divisor

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _checks, _parts
+from thalweg._arrays import Targets
 from thalweg.diagnostics._symmetry import balance, hidden, rebuilt
 from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn import Layer, Residual, Sequential
@@ -128,7 +130,7 @@ class Distance:
     function: float
 
 
-def distance(a: Sequential, b: Sequential, x: Any) -> Distance:
+def distance(a: Sequential, b: Sequential, x: npt.ArrayLike) -> Distance:
     """Compare two models: their weights, their weights modulo symmetry, and their functions.
 
     Parameters
@@ -188,7 +190,13 @@ def _relative(a: Any, b: Any) -> float:
 
 
 def barrier(
-    a: Sequential, b: Sequential, trainer: "Trainer", x: Any, y: Any, *, points: int = 11
+    a: Sequential,
+    b: Sequential,
+    trainer: "Trainer",
+    x: npt.ArrayLike,
+    y: Targets,
+    *,
+    points: int = 11,
 ) -> float:
     r"""Measure the loss barrier: how much worse the models between two models are.
 

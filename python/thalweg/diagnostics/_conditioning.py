@@ -110,7 +110,7 @@ class Conditioning:
         return f"Conditioning({len(self.stages)} stages, {place})"
 
 
-def conditioning(model: Sequential, x: Any, *, samples: int = 32) -> Conditioning:
+def conditioning(model: Sequential, x: npt.ArrayLike, *, samples: int = 32) -> Conditioning:
     r"""Measure how a network stretches its activations, layer by layer.
 
     Gradient descent needs on the order of :math:`\kappa` steps to learn what lies along the weakest
@@ -155,24 +155,24 @@ def conditioning(model: Sequential, x: Any, *, samples: int = 32) -> Conditionin
     (True, True)
     """
     _parts.checked(model)
-    x = _arrays.finite(_arrays.matrix(model._rows(x, "x"), np.dtype(np.float64), "x"), "x")
-    if x.shape[1] != model.in_features or len(x) < 2:
+    h: Any = _arrays.finite(_arrays.matrix(model._rows(x, "x"), np.dtype(np.float64), "x"), "x")
+    rows = len(h)
+    if h.shape[1] != model.in_features or rows < 2:
         raise ShapeError(
-            f"x must have at least 2 rows of {model.in_features} columns; got shape {x.shape}"
+            f"x must have at least 2 rows of {model.in_features} columns; got shape {h.shape}"
         )
     count = _checks.integer("samples", samples, 1)
     model = model.astype("float64")
     # BatchNorm1d layers get the statistics of all of x, in a copy of the model.
-    stages = [_stage("input", x, np.empty(0))]
-    h = x
+    stages = [_stage("input", h, np.empty(0))]
     whole = np.broadcast_to(
-        np.eye(model.in_features), (min(count, len(x)), *(model.in_features,) * 2)
+        np.eye(model.in_features), (min(count, rows), *(model.in_features,) * 2)
     )
     for index, layer in enumerate(model.layers):
         piece = _parts.part(model, index, index + 1)
         if any(name.endswith("running_mean") for name, _ in piece._core.average_blocks()):
-            piece.recalibrate(h, batch_size=len(h))
-            _biased(piece, len(h))
+            piece.recalibrate(h, batch_size=rows)
+            _biased(piece, rows)
         still = _parts.frozen(piece)
         own = jacobian(still, h[:count])
         whole = own @ whole
@@ -191,7 +191,7 @@ def _biased(model: Sequential, rows: int) -> None:
     model.load_state_dict(state)
 
 
-def jacobian(model: Sequential, x: Any) -> npt.NDArray[np.float64]:
+def jacobian(model: Sequential, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
     r"""Compute a model's Jacobian with respect to its input, in evaluation, for each row.
 
     Parameters

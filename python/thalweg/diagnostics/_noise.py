@@ -1,12 +1,12 @@
 """How much the gradients of batches differ from the gradient of all samples."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from thalweg import _checks
+from thalweg._arrays import Targets
 from thalweg._trainer import Trainer
 from thalweg.errors import ArgumentError, DataError
 from thalweg.nn._losses import FunctionLoss
@@ -107,7 +107,9 @@ class GradientNoise:
         )
 
 
-def gradient_noise(trainer: Trainer, x: Any, y: Any, *, batch_size: int = 1) -> GradientNoise:
+def gradient_noise(
+    trainer: Trainer, x: npt.ArrayLike, y: Targets, *, batch_size: int = 1
+) -> GradientNoise:
     r"""Measure how the gradients of batches scatter around the gradient of all samples.
 
     Every sample is used once, in batches of `batch_size`. The covariance of batches drawn without
@@ -156,35 +158,38 @@ def gradient_noise(trainer: Trainer, x: Any, y: Any, *, batch_size: int = 1) -> 
     if not isinstance(trainer, Trainer):
         raise ArgumentError(f"trainer must be a Trainer; got {trainer!r}")
     if not isinstance(trainer._loss, FunctionLoss) and trainer._loss.reduction != "mean":
-        raise ArgumentError('gradient_noise needs a loss with reduction="mean"')
+        raise ArgumentError(
+            f'gradient_noise needs a loss with reduction="mean"; got {trainer._loss.reduction!r}'
+        )
     if getattr(trainer._loss, "weight", None) is not None:
-        raise ArgumentError("gradient_noise needs a loss without weights of classes")
+        raise ArgumentError("gradient_noise needs a loss without class weights: leave weight out")
     model = trainer.model.astype("float64")
     own = Trainer(model, loss=trainer.loss, optimizer=SGD(lr=0.0))
-    x, y, _ = own._ready(x, y, None)
-    x = model._matrix(x, "x")
-    own.evaluate(x, y)  # raises if they do not fit
-    ignored = getattr(own._loss, "ignore_index", None)
-    if ignored is not None and (rows_ignored := np.flatnonzero(y == ignored)).size:
+    samples, targets, _ = own._ready(x, y, None)
+    samples = model._matrix(samples, "x")
+    own.evaluate(samples, targets)  # raises if they do not fit
+    ignored = own._loss._competition.ignored
+    if ignored is not None and (rows_ignored := np.flatnonzero(targets == ignored)).size:
         raise DataError(
-            f"y[{rows_ignored[0]}] is {ignored}, which the loss ignores: the loss is a mean over "
-            f"fewer rows than there are. Leave out the {rows_ignored.size} rows that do not count"
+            f"y[{rows_ignored[0]}] is {ignored}, which the loss ignores, so that it is not a mean "
+            f"over all rows. Leave out the {rows_ignored.size} rows with this label"
         )
-    rows = len(x)
+    rows = len(samples)
     b = _checks.integer("batch_size", batch_size, 1)
     if rows // b < 2:
         raise ArgumentError(
-            f"batch_size must leave at least two whole batches: {rows} rows, batches of {b}"
+            f"batch_size must give at least two whole batches, so at most half of the {rows} rows; "
+            f"got {b}"
         )
     if b == 1 and model._core.average_blocks():
         raise ArgumentError(
-            "a single row has no statistics for BatchNorm1d: measure with a batch_size from 2 on"
+            "a single row has no statistics for BatchNorm1d: batch_size must be >= 2; got 1"
         )
     order = np.random.default_rng(model.seed).permutation(rows)
 
     def gradient(part: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         model.zero_grad()
-        own.backward(x[part], y[part])
+        own.backward(samples[part], targets[part])
         return np.asarray(model.flat_gradients, np.float64)
 
     # Two passes through the batches: the second subtracts the mean before squaring.
@@ -204,13 +209,12 @@ def gradient_noise(trainer: Trainer, x: Any, y: Any, *, batch_size: int = 1) -> 
         for part in whole:
             squares += (gradient(part) - mean) ** 2
     if not np.isfinite(squares).all():
-        raise DataError("the gradients are too large for float64")
+        raise DataError("the gradients are too large for float64; scale the data")
     # E (g_B - g)² = S/b (N - b)/N for each of them.
     spread = squares / len(whole) * (b * rows / (rows - b))
-    blocks, start = {}, 0
-    for name, shape in model._blocks():
-        stop = start + int(np.prod(shape))
-        here = mean[start:stop]
-        blocks[name] = float(here @ here), float(spread[start:stop].sum())
-        start = stop
+    spreads = model.unflatten(spread)
+    blocks = {
+        name: (float(np.vdot(here, here)), float(spreads[name].sum()))
+        for name, here in model.unflatten(mean).items()
+    }
     return GradientNoise(rows, mean, float(spread.sum()), blocks, b)

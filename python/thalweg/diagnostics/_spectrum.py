@@ -100,18 +100,18 @@ class SpectralBias(Callback):
         slack = max(1e-6 * abs(float(distances.mean())), eps * float(np.abs(place).max()))
         if uneven > slack or (distances <= 0).any():
             raise DataError(
-                "x must rise at equal distances: on others a Fourier sum mixes frequencies"
+                "x must be increasing and equally spaced; otherwise a Fourier sum mixes frequencies"
             )
         given = _checks.sequence("frequencies", frequencies)
         self.frequencies = np.array([_checks.integer("frequencies", k, 1) for k in given])
         if self.frequencies.size == 0:
-            raise ArgumentError("frequencies must have at least one")
+            raise ArgumentError("frequencies must have at least one entry; got none")
         period = float(distances.mean()) * n
         if (high := self.frequencies[2 * self.frequencies >= n]).size:
             lower = [int(min(k % n, -k % n)) for k in high]
             warnings.warn(
                 f"frequencies {high.tolist()} are not below the Nyquist frequency, {n / 2:g} of "
-                f"{n} samples: there they cannot be told from {lower}. Take more samples",
+                f"{n} samples: they look the same as {lower} there. Use more samples",
                 stacklevel=2,
             )
         height = 0.0
@@ -136,7 +136,7 @@ class SpectralBias(Callback):
         floor = 1e-12 * max(float(np.abs(self._target).sum()), n * height)
         if (missing := self.frequencies[self._size <= floor]).size:
             raise DataError(
-                f"the samples of the target have nothing at the frequencies {missing.tolist()}"
+                f"the target has no component at the frequencies {missing.tolist()}: leave them out"
             )
         self._every = _checks.integer("every", every, 1)
         self.steps: list[int] = []
@@ -156,6 +156,16 @@ class SpectralBias(Callback):
     def relative(self) -> _Vector:
         """The magnitudes of the residuals, shape (records, k)."""
         return np.abs(np.array(self.residuals)).reshape(-1, len(self.frequencies))
+
+    @property
+    def _edges(self) -> npt.NDArray[np.int64]:
+        """Where records begin and end, shape (records + 1,), for `thalweg.plot.spectral_bias`.
+
+        A record covers the updates until the next one. The last gets the width of the one before
+        it; a single one, from a fit that ended early, gets the planned interval.
+        """
+        last = self.steps[-1] - self.steps[-2] if len(self.steps) > 1 else self._every
+        return np.array([*self.steps, self.steps[-1] + last])
 
     def learned_at(self, below: float = 0.1) -> npt.NDArray[np.float64]:
         """Return the first update at which each frequency's residual is small.
@@ -193,7 +203,7 @@ class SpectralBias(Callback):
         if self._model is not None and self._model is not trainer.model:
             raise ArgumentError(
                 f"this SpectralBias has {len(self.steps)} records of another model: make a new one "
-                "for each"
+                "for each model"
             )
         self._model = trainer.model
         if self._updates not in self.steps[-1:]:
@@ -222,7 +232,7 @@ class SpectralBias(Callback):
         self.residuals.append(self._waves @ (output[:, 0] - self._target) / self._size)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Draw the residuals over updates and frequencies; see `thalweg.plot.spectral_bias`.
+        """Draw residuals over updates and frequencies; the same as `thalweg.plot.spectral_bias`.
 
         Parameters
         ----------
@@ -311,7 +321,7 @@ def spectral_bias(
     return watch
 
 
-def ntk_eigenvalues(model: Sequential, x: Any) -> _Vector:
+def ntk_eigenvalues(model: Sequential, x: npt.ArrayLike) -> _Vector:
     r"""Compute the eigenvalues of a network's neural tangent kernel on some samples.
 
     .. math:: K_{ij} = \frac1N \nabla_\theta f(x_i)^\top \nabla_\theta f(x_j)
@@ -349,8 +359,8 @@ def ntk_eigenvalues(model: Sequential, x: Any) -> _Vector:
     averages = _parts.checked(model)._core.average_blocks()
     if any(name.endswith(".running_mean") for name, _ in averages):
         raise UnsupportedError(
-            "the tangent kernel of a model with BatchNorm1d depends on the whole batch; fold it "
-            "into the Linear before it by model.fold()"
+            "the tangent kernel of a model with BatchNorm1d depends on the whole batch, which is "
+            "not supported; fold it into the Linear before it with model.fold()"
         )
     copy = _parts.frozen(model)
     x = copy._matrix(x, "x")
@@ -387,7 +397,8 @@ def _warn_of_folding(y: Callable[[Any], Any], start: float, period: float, n: in
     if above > _FOLDED * float(energy.sum()):
         warnings.warn(
             f"{above / energy.sum():.1%} of the target's energy is at or above the Nyquist "
-            f"frequency, {n / 2:g} of {n} samples, and folds back on lower ones. Take more samples",
+            f"frequency, {n / 2:g} of {n} samples, and folds back onto lower frequencies. Use more "
+            "samples",
             stacklevel=3,
         )
     return float(np.abs(values).mean())

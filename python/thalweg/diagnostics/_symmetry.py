@@ -36,13 +36,17 @@ def hidden(model: Sequential, homogeneous: bool = True) -> list[tuple[int, int]]
     for index, layer in enumerate(model.layers):
         inside = any(a < index < b for a, b in pairs)
         if inside and not isinstance(layer, allowed):
-            what = "scaled (ReLU, LeakyReLU)" if homogeneous else "permuted (element by element)"
+            what = "scaled only through ReLU or LeakyReLU"
+            if not homogeneous:
+                what = "permuted only through layers that work element by element"
             raise UnsupportedError(
-                f"layer {index}, {layer!r}, stands between units that can be {what} and their next "
-                "Linear; BatchNorm1d behind a Linear can be folded into it by model.fold()"
+                f"layer {index}, {layer!r}, is between two Linear layers, but hidden units can be "
+                f"{what}; model.fold() folds a BatchNorm1d into the Linear before it"
             )
     if not pairs:
-        raise UnsupportedError("there are no hidden units: the model has a single Linear")
+        raise UnsupportedError(
+            "there are no hidden units: the model needs at least two Linear layers"
+        )
     return pairs
 
 
@@ -53,7 +57,7 @@ def rebuilt(model: Sequential, state: dict[str, Any]) -> Sequential:
     return copy
 
 
-def rescale(model: Sequential, factors: Any, *, layer: int = 0) -> Sequential:
+def rescale(model: Sequential, factors: npt.ArrayLike, *, layer: int = 0) -> Sequential:
     r"""Copy a model with hidden units scaled and the next layer compensating: the same function.
 
     .. math:: W_{in} \to \operatorname{diag}(c) W_{in},\quad b_{in} \to c\,b_{in},\quad

@@ -55,7 +55,9 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
 
     from thalweg import _habits
 
-    _LOGITS = "models give logits, and {} has the {} in it; loss.probabilities(model(x)) gives {}"
+    _LOGITS = (
+        "models return logits, and {} includes the {}; loss.probabilities(model(x)) returns {}"
+    )
     _DENSE = "thalweg is for dense networks"
     _FUNCTION = "write a function (output, target) -> (loss, gradient), see nn.CustomLoss"
     __getattr__ = _habits.of_module(
@@ -65,48 +67,50 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             "ModuleList": "nn.Sequential takes layers: nn.Sequential(*layers)",
             "Softmax": _LOGITS.format("CrossEntropyLoss", "softmax", "probabilities"),
             "LogSoftmax": _LOGITS.format("CrossEntropyLoss", "softmax", "probabilities"),
-            "NLLLoss": "CrossEntropyLoss takes logits, and has the softmax in it",
-            "BCELoss": "BCEWithLogitsLoss takes logits, and has the logistic function in it",
+            "NLLLoss": "CrossEntropyLoss takes logits, and includes the softmax",
+            "BCELoss": "BCEWithLogitsLoss takes logits, and includes the logistic function",
             "SmoothL1Loss": "HuberLoss with delta=1 is the same",
             "KLDivLoss": "DistillationLoss takes the logits of a teacher",
             "MAELoss": "it is L1Loss",
             "MeanSquaredError": "it is MSELoss",
             "MeanAbsoluteError": "it is L1Loss",
-            "BinaryCrossentropy": "it is BCEWithLogitsLoss, of logits",
+            "BinaryCrossentropy": "it is BCEWithLogitsLoss, which takes logits",
             **dict.fromkeys(
                 ("CategoricalCrossentropy", "SparseCategoricalCrossentropy"),
-                "it is CrossEntropyLoss, of logits, with labels or shares of classes",
+                "it is CrossEntropyLoss, which takes logits, and labels or shares of classes",
             ),
             "BatchNormalization": "it is BatchNorm1d(features)",
             "LayerNormalization": "it is LayerNorm(features)",
-            "LazyLinear": "Linear(in_features, out_features) says how wide its input is",
+            "LazyLinear": "Linear(in_features, out_features) needs the width of its input",
             **dict.fromkeys(
                 ("Normalize", "Normalization", "StandardScaler"),
                 "nn.Standardize.of(x) is a layer that does so, by the means and deviations of x",
             ),
             **dict.fromkeys(
                 ("GLU", "Bilinear", "Softmin", "Softmax2d", "MaxOut"),
-                "it is not there; models can be combined in a loop by hand",
+                "not supported; a hand-written loop can combine models",
             ),
             **dict.fromkeys(
                 ("GaussianNoise", "GaussianDropout"),
-                "nn.Dropout is the noise that there is; batches of an iterable can have any",
+                "nn.Dropout is the only layer of noise; batches of an iterable can "
+                "contain any other",
             ),
             "MLP": "write its layers: nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 1))",
-            "PReLU": "nn.LeakyReLU(slope) has a slope that is not trained",
-            "SIREN": 'it is Sine, behind Linear(..., init="siren_first") and then init="siren"',
+            "PReLU": "not supported; nn.LeakyReLU(slope) has a fixed slope",
+            "SIREN": 'it is Sine, first after Linear(..., init="siren_first"), then init="siren"',
             "Swish": "it is SiLU",
             "Sin": "it is Sine",
-            "Siren": 'it is Sine, behind Linear(..., init="siren_first") and then init="siren"',
+            "Siren": 'it is Sine, first after Linear(..., init="siren_first"), then init="siren"',
             "Dense": "it is Linear(in_features, out_features)",
-            "Input": "the first Linear says how wide the input is",
+            "Input": "leave it out: in_features of the first Linear is the width of the input",
             "Activation": "each has a class of its own: nn.ReLU(), nn.Tanh(), ...",
             "EmbeddingBag": "Embedding has a vector for each code; TabularInput for each column",
             "functional": "layers and losses are computed by models and trainers",
             **dict.fromkeys(
                 ("Parameter", "Bias", "Constant"),
-                "parameters are the model's, flat_parameters and state_dict(); free ones are the "
-                "biases of a model of their own, nn.Sequential(nn.Linear(1, k)), fed with zeros",
+                "parameters belong to a model, see flat_parameters and state_dict(); for free "
+                "ones, use the biases of a separate model, nn.Sequential(nn.Linear(1, k)), fed "
+                "with zeros",
             ),
             **dict.fromkeys(("FocalLoss", "DiceLoss", "CTCLoss", "ContrastiveLoss"), _FUNCTION),
             **dict.fromkeys(

@@ -1,12 +1,13 @@
 """Names of parameters: the core's, and the public ones where they differ."""
 
+import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
+import numpy.typing as npt
 
-from thalweg._arrays import Array
 from thalweg.errors import ArgumentError
 from thalweg.nn._layers import Embedding, Layer
 
@@ -45,16 +46,21 @@ def of_core(model: "Sequential", pattern: str) -> list[str]:
     found = [core for (public, _), (core, _) in pairs if matches(pattern, public)]
     if not found:
         names = ", ".join(public for (public, _), _ in pairs)
-        raise ArgumentError(f'pattern is "{pattern}"; it matches no parameter; there are {names}')
+        raise ArgumentError(
+            f'pattern is "{pattern}"; it matches no parameter; the parameters are {names}'
+        )
     return found
 
 
-def cut(blocks: Blocks, values: Array) -> dict[str, Array]:
-    """Split a flat array into named copies."""
-    named = {}
-    start = 0
-    for name, shape in blocks:
-        stop = start + int(np.prod(shape))
-        named[name] = values[start:stop].reshape(shape).copy()
-        start = stop
-    return named
+def slices(blocks: Blocks) -> list[slice]:
+    """Return the position of each block in the flat array."""
+    ends = itertools.accumulate((math.prod(shape) for _, shape in blocks), initial=0)
+    return [slice(*pair) for pair in itertools.pairwise(ends)]
+
+
+def split(values: npt.NDArray[Any], blocks: Blocks) -> dict[str, npt.NDArray[Any]]:
+    """Return named views into the last axis of an array."""
+    return {
+        name: values[..., part].reshape(values.shape[:-1] + shape)
+        for (name, shape), part in zip(blocks, slices(blocks), strict=True)
+    }

@@ -27,8 +27,8 @@ with its own defaults differs: its range is sqrt(6) times wider.
 The numbers come from a counter-based generator: a model's ``seed`` gives the same weights on every
 machine, whatever the number of threads.
 
-Set any other initialization by hand, for example orthogonal weights with a gain (Saxe et al. 2014,
-arXiv:1312.6120), which are common in reinforcement learning:
+Assign any other initialization directly, for example orthogonal weights with a gain (Saxe et al.
+2014, arXiv:1312.6120), which are common in reinforcement learning:
 
 >>> import numpy as np
 >>> from thalweg import nn
@@ -75,7 +75,7 @@ _ALIASES = {
 }
 
 _BY_HAND = (
-    "it is not there; load_state_dict takes whatever you make, as nn.init shows: "
+    "not supported; set weights that you made yourself, as nn.init shows: "
     'model.load_state_dict(model.state_dict() | {"0.weight": ...})'
 )
 
@@ -86,7 +86,7 @@ def check(argument: str, name: Any) -> str:
     if isinstance(kind, str) and kind.lower().rstrip("_") == "orthogonal":
         raise ArgumentError(f"{argument} is {name!r}: {_BY_HAND}")
     if isinstance(name, str) and (meant := _ALIASES.get(name.lower())):
-        raise ArgumentError(f'{argument} is {name!r}; what comes next to it here is "{meant}"')
+        raise ArgumentError(f'{argument} is {name!r}; the closest one here is "{meant}"')
     return _checks.one_of(argument, name, NAMES)
 
 
@@ -95,7 +95,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
 
     from thalweg import _habits
 
-    _NEXT = 'what comes next to it here is nn.Linear(..., init="{}")'
+    _NEXT = 'the closest one here is nn.Linear(..., init="{}")'
     __getattr__ = _habits.of_module(
         _sys.modules[__name__],
         {
@@ -115,6 +115,8 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                 ("orthogonal", "orthogonal_", "normal_", "uniform_", "constant_", "trunc_normal_"),
                 _BY_HAND,
             ),
-            **dict.fromkeys(("calculate_gain", "gain"), "rules are named: nn.init.NAMES"),
+            **dict.fromkeys(
+                ("calculate_gain", "gain"), "initializations are chosen by name: nn.init.NAMES"
+            ),
         },
     )

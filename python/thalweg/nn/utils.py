@@ -105,11 +105,11 @@ def _cores(model: Any) -> list[_core.Model]:
         if not isinstance(one, Sequential):
             place = f", which holds {named(one)}" if several else ""
             raise ArgumentError(
-                "model must be an nn.Sequential, whose flat_gradients are clipped, or several; "
-                f"got {named(model)}{place}"
+                "model must be an nn.Sequential, whose flat_gradients are clipped, or a sequence "
+                f"of several; got {named(model)}{place}"
             )
         if any(one is other for other in models[:index]):
-            raise ArgumentError(f"model[{index}] is there twice: its gradients would count twice")
+            raise ArgumentError(f"model[{index}] is given twice: its gradients would count twice")
     return [one._core for one in models]
 
 
@@ -176,10 +176,10 @@ def quantile_edges(column: Any, pieces: int = 16, *, dtype: str = "float32") -> 
     if len(edges) < 2:
         text = f"all {values.size} numbers of the column are equal"
         if values.size and values.min() < values.max():
-            text += f" in {name}: subtract an offset that they have in common"
+            text += f" in {name}: subtract their common offset"
             text += ', or use dtype="float64", here and for the model' if name == "float32" else ""
             raise DataError(text)
-        raise DataError(f"{text}: there are no pieces")
+        raise DataError(f"{text}: it cannot be cut into pieces")
     return [float(edge) for edge in edges]
 
 
@@ -193,11 +193,11 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             "clip_grad_norm": "it is clip_grad_norm_(model, max_norm)",
             "clip_grad_value": "it is clip_grad_value_(model, clip_value)",
             **dict.fromkeys(("parameters_to_vector", "vector_to_parameters"), _FLAT),
-            **dict.fromkeys(("get_total_norm", "grad_norm"), "clip_grad_norm_ gives the norm"),
+            **dict.fromkeys(("get_total_norm", "grad_norm"), "clip_grad_norm_ returns the norm"),
             "fuse_linear_bn_eval": "it is model.fold()",
             **dict.fromkeys(
                 ("weight_norm", "spectral_norm", "parametrizations", "parametrize", "prune", "rnn"),
-                "it is not there; a loop by hand can set model.flat_parameters after each step",
+                "not supported; a hand-written loop can set model.flat_parameters after each step",
             ),
         },
     )

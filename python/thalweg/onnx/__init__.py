@@ -18,12 +18,12 @@ if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept 
             ),
             **dict.fromkeys(
                 ("load", "load_model", "InferenceSession", "run"),
-                "graphs are read by runtimes, onnxruntime.InferenceSession(path) for instance; "
-                "files of models here are those of model.save and nn.Sequential.load",
+                "a runtime reads the graph, for instance onnxruntime.InferenceSession(path); "
+                "thalweg's own files are those of model.save and nn.Sequential.load",
             ),
             **dict.fromkeys(
                 ("checker", "helper", "ModelProto", "numpy_helper", "shape_inference"),
-                "the package onnx has it: import onnx",
+                "it is in the package onnx itself: import onnx",
             ),
         },
     )

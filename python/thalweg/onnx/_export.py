@@ -36,7 +36,7 @@ _OF_OTHERS = {
     **dict.fromkeys(("dynamic_axes", "dynamic_shapes"), "the number of rows is left open"),
     **dict.fromkeys(
         ("opset", "opset_version", "target_opset"),
-        f"it is {OPSET}; onnx.version_converter.convert_version makes others of it",
+        f"it is {OPSET}; onnx.version_converter.convert_version converts the graph to others",
     ),
     "doc_string": "it is doc",
 }
@@ -182,8 +182,8 @@ def _write_meaning(graph: Graph, loss: Any, output: str, outputs: int) -> None:
     elif isinstance(loss, CrossEntropyLoss):
         if outputs == 1:
             raise ArgumentError(
-                "the softmax of one output is 1, whatever it is: with nn.BCEWithLogitsLoss() one "
-                "output stands for two classes"
+                "the softmax of a single output is always 1: for two classes with one output, use "
+                "nn.BCEWithLogitsLoss()"
             )
         competes = loss._competing(np.zeros((1, outputs)), None)[1][0]
         if not competes.all():
@@ -192,7 +192,7 @@ def _write_meaning(graph: Graph, loss: Any, output: str, outputs: int) -> None:
         graph.op("Softmax", output, axis=1)
     else:
         raise ArgumentError(
-            "loss must be one whose outputs are not what they stand for, nn.CrossEntropyLoss(), "
-            "nn.BCEWithLogitsLoss() or nn.PoissonNLLLoss(); "
-            f"got {_given(loss)}{_habits.kind_meant(loss, Loss, 'nn')}"
+            "loss must be one that turns outputs into probabilities or rates, "
+            "nn.CrossEntropyLoss(), nn.BCEWithLogitsLoss() or nn.PoissonNLLLoss(); got "
+            f"{_given(loss)}{_habits.kind_meant(loss, Loss, 'nn')}"
         )

@@ -116,8 +116,7 @@ class Graph:
         helper = self._onnx.helper
         if (size := sum(array.nbytes for array in self.arrays.values())) > _MOST_BYTES:
             raise UnsupportedError(
-                f"the parameters have {size} bytes; an ONNX file in one piece has room for "
-                f"{_MOST_BYTES}"
+                f"the parameters take {size} bytes; a single ONNX file has room for {_MOST_BYTES}"
             )
         self.nodes[-1].output[0] = wanted.name
         ends = [

@@ -37,7 +37,7 @@ def write(graph: Graph, layers: Iterable[nn.Layer], x: str) -> str:
         kind = kind_of(layer)
         if kind not in _WRITERS:
             raise UnsupportedError(
-                f"layer {here.place}: there is no export of {type(layer).__name__} to ONNX"
+                f"layer {here.place}: {type(layer).__name__} cannot be exported to ONNX"
             )
         x = _WRITERS[kind](here, layer, x)
     return x

@@ -129,10 +129,10 @@ if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept 
                 ("from_pytorch", "convert", "import_torch", "from_module"),
                 "it is from_torch(module)",
             ),
-            "load": "from_torch(torch.load(path, weights_only=False)) takes a module from a file",
+            "load": "from_torch(torch.load(path, weights_only=False)) converts one from a file",
             **dict.fromkeys(
                 ("nn", "optim", "Tensor", "tensor", "from_numpy", "no_grad", "manual_seed"),
-                "PyTorch's own are in its package: import torch",
+                "it is in PyTorch's own package: import torch",
             ),
         },
     )

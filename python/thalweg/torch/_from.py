@@ -33,8 +33,8 @@ def model(module: torch.nn.Module, seed: int) -> nn.Sequential:
         made.load_state_dict({name: tensor.cpu().numpy() for name, tensor in tensors.items()})
     except ArgumentError as error:
         raise UnsupportedError(
-            "parameters or buffers were added to modules, or taken from them; beside the layers "
-            f"here, which are numbered from 0 on, {str(error).partition(': ')[2]}"
+            "parameters or buffers were added to modules, or removed from them: "
+            f"{str(error).partition(': ')[2]} (layers are numbered from 0)"
         ) from None
     return made
 
@@ -74,18 +74,20 @@ def _layer(place: str, module: Any) -> nn.Layer:
         layers = [it for it in vars(nn).values() if isinstance(it, type) and it is not nn.Layer]
         known = sorted(it.__name__ for it in layers if issubclass(it, nn.Layer))
         raise UnsupportedError(
-            f"{where} is none of the layers here{_habits.said_of(name, 'nn')}; a "
+            f"{where} is not one of the layers of thalweg{_habits.said_of(name, 'nn')}; a "
             f"torch.nn.Sequential may have {', '.join(known)}"
         )
     for option, needed in _ONLY.get(kind, {}).items():
         if (value := getattr(module, option)) != needed:
-            raise UnsupportedError(f"{where} has {option}={value!r}; here it is {needed!r}")
+            raise UnsupportedError(
+                f"{where} has {option}={value!r}; only {option}={needed!r} is supported"
+            )
     if kind is nn.BatchNorm1d and module.affine and module.bias is None:
-        raise UnsupportedError(f"{where} has a weight and no bias; here it has both or none")
+        raise UnsupportedError(f"{where} has a weight but no bias; it must have both or none")
     if kind is nn.Softplus and module.threshold < 20:
         raise UnsupportedError(
-            f"{where} has threshold={module.threshold:g}, from which on it is its input; here it "
-            "is exact, as PyTorch's is but for rounding from 20 on"
+            f"{where} has threshold={module.threshold:g}, above which it returns its input, but "
+            "thalweg's is exact; threshold must be >= 20, where the two differ only by rounding"
         )
     options = {f.name: getattr(module, f.name) for f in made_with(kind)}
     if "bias" in options:  # a tensor or None; always None for a norm without a scale
@@ -108,19 +110,19 @@ def _refuse_own(module: torch.nn.Module) -> None:
     for place, part in module.named_modules():
         if "forward" in vars(part):
             raise UnsupportedError(
-                f"{_where(place, part)} has a forward of its own, in place of that of its class; "
-                "layers here have none: del module.forward takes it away"
+                f"{_where(place, part)} has a forward that replaces the one of its class, which is "
+                "not supported: remove it with del module.forward"
             )
         if part._forward_hooks or part._forward_pre_hooks:
             raise UnsupportedError(
-                f"{_where(place, part)} has forward hooks, as torch.nn.utils.weight_norm makes "
-                "them; layers here have none: remove them"
+                f"{_where(place, part)} has forward hooks, which are not supported: remove them "
+                "(torch.nn.utils.weight_norm, for instance, adds one)"
             )
         if any(
             it.is_meta for it in (*part.parameters(recurse=False), *part.buffers(recurse=False))
         ):
             raise DataError(
-                f"{_where(place, part)} is on the device meta, where parameters have no numbers: "
+                f"{_where(place, part)} is on the meta device, where parameters have no values: "
                 "make it on the CPU, or load them with load_state_dict(..., assign=True)"
             )
 
@@ -132,8 +134,8 @@ def _refuse_sharing(module: torch.nn.Module) -> None:
         for name, tensor in tensors(remove_duplicate=False):
             if id(tensor) in seen:
                 raise UnsupportedError(
-                    f"{name} is {seen[id(tensor)]}; layers here have numbers of their own, which "
-                    "would be trained apart"
+                    f"{name} is the same tensor as {seen[id(tensor)]}; sharing is not supported, "
+                    "since each layer here has parameters of its own"
                 )
             seen[id(tensor)] = name
 
@@ -144,7 +146,7 @@ def _dtype(module: torch.nn.Module) -> str:
     names = {str(it.dtype).removeprefix("torch.") for it in tensors if it.is_floating_point()}
     if len(names) > 1 or not names <= {"float32", "float64"}:
         raise DtypeError(
-            f"parameters must be of float32 or of float64; these are of {', '.join(sorted(names))}:"
-            " module.float() makes them float32, module.double() float64"
+            "parameters must be all float32 or all float64; got "
+            f"{', '.join(sorted(names))}. Use module.float() or module.double()"
         )
     return names.pop() if names else "float32"

@@ -39,7 +39,7 @@ def _module(layer: nn.Layer, place: str) -> Any:
     kind = getattr(_modules, name, None) or getattr(torch.nn, name, None)
     if kind is None:
         raise UnsupportedError(
-            f"layer {place} is {layer!r}, and PyTorch {torch.__version__} has no {name}"
+            f"layer {place} is {layer!r}, but PyTorch {torch.__version__} has no {name}"
         )
     # Layers' arguments have PyTorch's names.
     options = {f.name: getattr(layer, f.name) for f in made_with(ours)}

@@ -13,8 +13,8 @@ from thalweg._description import Description
 from thalweg.errors import ArgumentError, UnsupportedError
 
 _OWN = (
-    "layers are computed in the core, which knows those of thalweg.nn; a function of your own "
-    "stands between two models, in a loop by hand with model.forward and model.backward"
+    "layers are computed in the core, which knows only those of thalweg.nn; call a custom "
+    "function between two models, in a hand-written loop with model.forward and model.backward"
 )
 
 #: Attributes of other libraries' layers; a description has none of them.
@@ -23,10 +23,15 @@ _ELSEWHERE = {
         ("weight", "weights", "kernel", "gamma", "beta", "get_weights", "parameters", "state_dict"),
         'a layer holds no numbers; a model does: model.state_dict()["0.weight"] for layer 0',
     ),
-    **dict.fromkeys(("grad", "requires_grad", "trainable"), "gradients and groups are of a model"),
+    **dict.fromkeys(
+        ("grad", "requires_grad", "trainable"),
+        "gradients belong to a model, model.flat_gradients; optimizer.add_group(pattern, "
+        "frozen=True) freezes parameters",
+    ),
     **dict.fromkeys(
         ("forward", "call", "backward", "output"),
-        "layers are computed by models; nn.Sequential(*model.layers[:2]) is the beginning of one",
+        "layers are computed by models; nn.Sequential(*model.layers[:2]) has the first "
+        "two layers of one, with new weights",
     ),
 }
 
@@ -51,7 +56,7 @@ class Layer(Description):
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             """Say what computes a layer."""
             raise TypeError(
-                f"{self!r} is computed by a model that it is a layer of: "
+                f"{self!r} is a description, and is computed as a layer of a model: "
                 "nn.Sequential(nn.Linear(...), ...)(x)"
             )
 
@@ -60,7 +65,7 @@ class Layer(Description):
 
     def _spec(self) -> tuple[Any, ...]:
         """Describe this layer to the core."""
-        raise UnsupportedError(f"{self!r} is a layer of your own kind: {_OWN}")
+        raise UnsupportedError(f"{self!r} is a custom layer: {_OWN}")
 
 
 class Activation(Layer):
@@ -103,12 +108,15 @@ def _slip(layer: Any, whole: str) -> str:
     if isinstance(layer, (list, tuple)):
         return f"it is a list; unpack it: {whole}(*layers)"
     if isinstance(layer, dict):
-        return f"it is a dict; a layer is named by its place: {whole}(*layers.values())"
+        return (
+            "it is a dict, but layers are identified by position only; unpack it: "
+            f"{whole}(*layers.values())"
+        )
     if isinstance(layer, Iterator):
         return f"it is a {type(layer).__name__}; unpack it: {whole}(*layers)"
     if isinstance(getattr(layer, "layers", None), (list, tuple)):
-        return f"it is a model; take its layers, {whole}(..., *model.layers), which start anew"
+        return f"it is a model; use its layers, {whole}(..., *model.layers), which get new weights"
     if (home := type(layer).__module__).partition(".")[0] in ("torch", "keras", "flax"):
         more = ", or tw.torch.from_torch(module)" if home.startswith("torch") else ""
-        return f"it is {home}.{type(layer).__name__}; take that of thalweg.nn{more}"
+        return f"it is {home}.{type(layer).__name__}; use that of thalweg.nn{more}"
     return f"got {layer!r}{_habits.kind_meant(layer, Layer, 'nn')}"

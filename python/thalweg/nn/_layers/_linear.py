@@ -82,7 +82,7 @@ def check_sines(layers: Sequence[Layer]) -> None:
             inputs < _COORDINATES
         ):
             warn_maker(
-                f'layer 0 is {first!r}, but "siren" is for layers behind others: on coordinates '
-                f"the first Sine then has frequencies {30 / math.sqrt(6 * inputs):.1f} times lower "
-                'than those of the paper. Use init="siren_first" there'
+                f'layer 0 is {first!r}, but init="siren" is for later layers: on coordinates, the '
+                f"first Sine then has frequencies {30 / math.sqrt(6 * inputs):.1f} times lower "
+                'than in the paper. Use init="siren_first" there'
             )

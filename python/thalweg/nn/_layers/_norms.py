@@ -175,7 +175,8 @@ def _width(layer: str, shape: Any) -> tuple[int]:
     if isinstance(shape, (tuple, list)):
         if len(shape) != 1:
             raise ArgumentError(
-                f"{layer}: normalized_shape must be one width, for samples are rows; got {shape!r}"
+                f"{layer}: normalized_shape must be one width, since samples are rows; "
+                f"got {shape!r}"
             )
         (shape,) = shape
     return (_checks.integer(f"{layer}: normalized_shape", shape, 1),)

@@ -55,8 +55,8 @@ class Residual(Layer):
             check_layer("Residual: ", index, layer)
             if isinstance(layer, Embedding):
                 raise ArgumentError(
-                    f"Residual: layer {index} is {layer!r}, whose codes are an input: it must be "
-                    "the first layer of the model"
+                    f"Residual: layer {index} is {layer!r}, whose input is codes: it must be the "
+                    "first layer of the model"
                 )
         object.__setattr__(self, "layers", layers)  # the dataclass is frozen
 

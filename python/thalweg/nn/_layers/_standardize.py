@@ -14,7 +14,7 @@ from thalweg.nn._layers._base import Layer
 _ELSEWHERE = {
     **_habits.OF_LAYERS,
     **dict.fromkeys(("variance", "var", "var_", "scale", "scale_"), "it is std, the square root"),
-    **dict.fromkeys(("with_mean", "with_std"), "a mean of 0, or a std of 1, changes nothing"),
+    **dict.fromkeys(("with_mean", "with_std"), "use a mean of 0, or a std of 1, to leave it out"),
     **dict.fromkeys(("invert", "inverse_transform"), "it is inverse"),
     "mean_": "it is mean",
 }
@@ -86,8 +86,8 @@ class Standardize(Layer):
         for index, value in enumerate(rows["std"]):
             if not value > 0:
                 raise ArgumentError(
-                    f"Standardize: std[{index}] must be > 0; got {value:g}: 1 leaves a column that "
-                    "does not vary as it is"
+                    f"Standardize: std[{index}] must be > 0; got {value:g}. Use 1 for a column "
+                    "that does not vary"
                 )
         inverse = _checks.flag("Standardize: inverse", inverse)
         self._set(mean=rows["mean"], std=rows["std"], inverse=inverse)

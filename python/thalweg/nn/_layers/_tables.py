@@ -109,11 +109,15 @@ class TabularInput(Layer):
             column = _checks.integer(name + "a column of pieces", column, 0, self.in_features - 1)
             what = f"{name}pieces[{column}]"
             if column in checked or column in {c for c, *_ in self.categories}:
-                raise ArgumentError(f"{what}: this column is there already")
+                raise ArgumentError(
+                    f"{what}: this column is given twice, in pieces or in categories"
+                )
             edges = _checks.sequence(what, edges)
             edges = tuple(_checks.real(f"{what}[{i}]", edge) for i, edge in enumerate(edges))
             if len(edges) < 2 or not (np.diff(edges) > 0).all():
-                raise ArgumentError(f"{what} must be at least 2 edges that rise; got {list(edges)}")
+                raise ArgumentError(
+                    f"{what} must be at least 2 increasing edges; got {list(edges)}"
+                )
             checked[column] = edges
         object.__setattr__(self, "pieces", tuple(sorted(checked.items())))
 
@@ -231,7 +235,7 @@ def check_tables(layers: Iterable[Layer], dtype: np.dtype[Any]) -> None:
     for index, layer in enumerate(layers):
         if isinstance(layer, Embedding) and index > 0:
             raise ArgumentError(
-                f"layer {index} is {layer!r}, whose codes are an input: it must be the first layer"
+                f"layer {index} is {layer!r}, whose input is codes: it must be the first layer"
             )
         table = layer._table() if isinstance(layer, Embedding) else layer
         if not isinstance(table, TabularInput):
@@ -241,7 +245,7 @@ def check_tables(layers: Iterable[Layer], dtype: np.dtype[Any]) -> None:
             if codes > most:
                 raise UnsupportedError(
                     f"layer {index} ({type(layer).__name__}): column {column} has {codes} codes, "
-                    f"but {dtype} tells only {most} whole numbers apart; use a model with "
+                    f"but {dtype} can represent only {most} of them exactly; use a model with "
                     'dtype="float64"'
                 )
         for column, edges in table.pieces:
@@ -250,8 +254,8 @@ def check_tables(layers: Iterable[Layer], dtype: np.dtype[Any]) -> None:
             if not np.isfinite(rounded).all() or not (np.diff(rounded) > 0).all():
                 raise ArgumentError(
                     f"layer {index} ({type(layer).__name__}): pieces[{column}] must be finite "
-                    f"edges that rise in {dtype}, the model's dtype; got {list(edges)}: scale the "
-                    'column, subtract an offset, or use a model with dtype="float64"'
+                    f"edges that increase in {dtype}, the model's dtype; got {list(edges)}: scale "
+                    'the column, subtract an offset, or use a model with dtype="float64"'
                 )
 
 

@@ -18,20 +18,19 @@ if TYPE_CHECKING:
 
 _TRAINER = "tw.Trainer(model, loss=..., optimizer=...)"
 _BY_NAME = "all are in flat_parameters, and by name in state_dict(), in the order of the layers"
-_FIXED = "a model keeps its layers: make another, nn.Sequential(*model.layers, ...)"
+_FIXED = "the layers of a model are fixed: make another, nn.Sequential(*model.layers, ...)"
 _FROZEN = 'optimizer.add_group("0.*", frozen=True) leaves parameters as they are'
 _OWN = (
-    "models are computed in the core, layer by layer; prepare data before they go into a model, or "
-    "go through it in a loop by hand, a function of your own that calls model.forward and "
-    "model.backward"
+    "models are computed in the core, layer by layer; prepare data before you pass them to a "
+    "model, or write a training loop that calls model.forward and model.backward"
 )
-_MODES = "model(x) evaluates; model.forward(x, training=True) is the pass of training"
+_MODES = "model(x) evaluates; model.forward(x, training=True) is the forward pass of training"
 
 #: Attributes of other libraries' models.
 _ELSEWHERE = {
     **dict.fromkeys(("eval", "train", "training"), _MODES),
     **dict.fromkeys(("append", "add", "insert", "extend", "pop", "add_module"), _FIXED),
-    **dict.fromkeys(("weight", "bias"), 'of layer 0 it is model.state_dict()["0.weight"]'),
+    **dict.fromkeys(("weight", "bias"), 'that of layer 0 is model.state_dict()["0.weight"]'),
     **dict.fromkeys(("weights", "get_weights", "coefs_", "intercepts_"), _BY_NAME),
     **dict.fromkeys(("fit", "partial_fit", "compile"), f"{_TRAINER} trains it"),
     **dict.fromkeys(("evaluate", "score"), f"{_TRAINER}.evaluate(x, y) does that"),
@@ -40,14 +39,14 @@ _ELSEWHERE = {
     **dict.fromkeys(("double", "float", "type"), "model.astype makes a copy of another dtype"),
     **dict.fromkeys(
         ("half", "bfloat16"),
-        'models are of float32 or float64; tw.Trainer(..., precision="bfloat16") multiplies in '
-        "fewer bits",
+        'models have the dtype float32 or float64; tw.Trainer(..., precision="bfloat16") '
+        "multiplies matrices in lower precision",
     ),
     **dict.fromkeys(("to_onnx", "export"), "tw.onnx.export(model, path) does that"),
     "to_torch": "tw.torch.to_torch(model) does that",
     "from_torch": "tw.torch.from_torch(module) does that",
-    "parameters": f"{_BY_NAME}; an optimizer is made without, optim.Adam(lr=...), and given the "
-    f"model by {_TRAINER}, or in a loop by hand by optimizer.step(model)",
+    "parameters": f"{_BY_NAME}; make the optimizer without them, optim.Adam(lr=...), and pass it "
+    f"to {_TRAINER}, or in a hand-written loop call optimizer.step(model)",
     "named_parameters": _BY_NAME,
     "to": 'all is computed on the CPU; model.astype("float64") makes a copy of another dtype',
     "predict": "call the model: model(x)",
@@ -55,15 +54,18 @@ _ELSEWHERE = {
     "set_weights": "load_state_dict sets them by name, flat_parameters all at once",
     "count_params": "it is num_parameters",
     "input_shape": "it is in_features",
-    **dict.fromkeys(("grads", "gradients"), "they are in flat_gradients"),
+    **dict.fromkeys(
+        ("grads", "gradients"),
+        "they are in flat_gradients, and model.unflatten(model.flat_gradients) has them by name",
+    ),
     **dict.fromkeys(("save_weights", "load_weights"), "model.save(path) and Sequential.load(path)"),
     **dict.fromkeys(("jvp", "hvp"), "tw.curvature has it"),
     **dict.fromkeys(("freeze", "trainable"), _FROZEN),
     "requires_grad_": _FROZEN,
     **dict.fromkeys(
         ("soft_update", "update_target", "polyak", "polyak_update", "lerp", "lerp_", "copy_"),
-        "target.follow(model, tau) goes part of the way to another model, and "
-        "target.follow(model) all of it",
+        "target.follow(model, tau) moves its parameters part of the way to those of model, and "
+        "target.follow(model) copies them",
     ),
     "clone": "copy.deepcopy(model) copies it",
     "copy": "copy.deepcopy(model) copies it",
@@ -183,8 +185,8 @@ def dtype_name(dtype: Any) -> str:
             name = np.dtype(dtype).name
     if name in ("float16", "bfloat16", "half"):
         raise ArgumentError(
-            f'dtype must be one of "float32", "float64"; got {dtype!r}: '
-            'tw.Trainer(..., precision="bfloat16") multiplies in fewer bits, and samples may be of '
+            f'dtype must be one of "float32", "float64"; got {dtype!r}: tw.Trainer(..., '
+            'precision="bfloat16") multiplies matrices in lower precision, and samples may be '
             "float16"
         )
     return _checks.one_of("dtype", name, ("float32", "float64"))

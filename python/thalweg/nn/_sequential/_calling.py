@@ -1,8 +1,9 @@
 """How a model computes: inference, and the two passes of training."""
 
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _arrays, _checks
 from thalweg._arrays import Array
@@ -13,7 +14,7 @@ from thalweg.nn._sequential._base import SequentialBase
 class Calling(SequentialBase):
     """The part of a model that computes."""
 
-    def __call__(self, x: Any) -> Array:
+    def __call__(self, x: npt.ArrayLike) -> Array:
         """Compute the output for the rows of `x` in evaluation mode.
 
         Parameters
@@ -44,7 +45,7 @@ class Calling(SequentialBase):
             y = self(self._samples(x, "x"))  # prepared
         return y
 
-    def forward(self, x: Any, training: bool = True) -> Array:
+    def forward(self, x: npt.ArrayLike, training: bool = True) -> Array:
         """Compute the output for the rows of `x` as in training; store what `backward` needs.
 
         `BatchNorm1d` uses the statistics of these rows, and `Dropout` drops different elements in
@@ -75,14 +76,14 @@ class Calling(SequentialBase):
 
     @overload
     def backward(
-        self, grad_output: Any, *, parameters: bool = True, inputs: Literal[True] = True
+        self, grad_output: npt.ArrayLike, *, parameters: bool = True, inputs: Literal[True] = True
     ) -> Array: ...
     @overload
     def backward(
-        self, grad_output: Any, *, parameters: bool = True, inputs: Literal[False]
+        self, grad_output: npt.ArrayLike, *, parameters: bool = True, inputs: Literal[False]
     ) -> None: ...
     def backward(
-        self, grad_output: Any, *, parameters: bool = True, inputs: bool = True
+        self, grad_output: npt.ArrayLike, *, parameters: bool = True, inputs: bool = True
     ) -> Array | None:
         """Propagate the gradient of a loss back through the last `forward`, by the chain rule.
 
@@ -116,7 +117,7 @@ class Calling(SequentialBase):
         """
         parameters = _checks.flag("parameters", parameters)
         if not (_checks.flag("inputs", inputs) or parameters):
-            raise ArgumentError("parameters and inputs are both False: then there is nothing to do")
+            raise ArgumentError("parameters and inputs are both False: there is nothing to compute")
         gradient = _arrays.matrix(grad_output, self._dtype, "grad_output")
         try:
             grad = self._core.backward(gradient, parameters, inputs)
@@ -133,7 +134,7 @@ class Calling(SequentialBase):
         """Set all gradients to zero."""
         self._core.zero_grad()
 
-    def recalibrate(self, x: Any, *, batch_size: int = 256) -> None:
+    def recalibrate(self, x: npt.ArrayLike, *, batch_size: int = 256) -> None:
         """Recompute the running averages of all `BatchNorm1d` for the current parameters.
 
         Needed for parameters that no training pass has used, such as averaged ones

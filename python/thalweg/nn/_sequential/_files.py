@@ -87,8 +87,8 @@ class Kept(Parameters):
         arrays, text = _safetensors.load(path)
         if "thalweg" not in text:
             raise DataError(
-                f"{os.fspath(path)!r} does not say which layers its arrays belong to; make the "
-                "model and give the arrays to load_state_dict"
+                f"{os.fspath(path)!r} contains arrays, but not which layers they belong to; make "
+                "the model and pass the arrays to load_state_dict"
             )
         # Trainers and strategies store their own arrays beside the model's.
         others = ("optimizer.", "strategy.")
@@ -103,8 +103,8 @@ class Kept(Parameters):
         for name, array in arrays.items():
             if found := _arrays.not_finite(array, name):
                 raise DivergedError(
-                    f"{found}: training has diverged, and such a model is not saved or copied; "
-                    "train again with a smaller learning rate, or go on from an earlier file"
+                    f"{found}: training has diverged, and such a model cannot be saved or copied; "
+                    "train again with a smaller learning rate, or continue from an earlier file"
                 )
         return arrays
 

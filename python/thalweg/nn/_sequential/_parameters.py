@@ -5,6 +5,7 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _arrays, _checks, _habits
 from thalweg._arrays import Array
@@ -26,7 +27,7 @@ class Parameters(SequentialBase):
         return self._core.parameters()
 
     @flat_parameters.setter
-    def flat_parameters(self, values: Any) -> None:
+    def flat_parameters(self, values: npt.ArrayLike) -> None:
         self._core.set_parameters(
             _arrays.flat(values, self._dtype, self.num_parameters, "flat_parameters")
         )
@@ -60,7 +61,9 @@ class Parameters(SequentialBase):
         >>> target.follow(critic, 0.005)           # after every update of the critic
         """
         if not issubclass(kind := type(other), Parameters):
-            raise ArgumentError(f"a model follows another nn.Sequential; got a {kind.__name__}")
+            raise ArgumentError(
+                f"a model can only follow another nn.Sequential; got a {kind.__name__}"
+            )
         tau = _checks.real("tau", tau, 0.0, 1.0, closed="[]")
         try:
             self._core.follow(other._core, tau)
@@ -71,15 +74,16 @@ class Parameters(SequentialBase):
         """Return why this model cannot follow another one."""
         if self._dtype != other._dtype:
             return (
-                f"a model follows one of its own dtype: this one is {self._dtype}, the other "
-                f'{other._dtype}; make both alike, e.g. this one by astype("{other._dtype}")'
+                f"a model can only follow one of the same dtype: this one has {self._dtype}, the "
+                f"other {other._dtype}; convert one of them, e.g. this one with "
+                f'astype("{other._dtype}")'
             )
         mine, theirs = ([*it._blocks(), *it._core.average_blocks()] for it in (self, other))
         pair = next(pair for pair in zip_longest(mine, theirs) if pair[0] != pair[1])
         own, others = (f"{it[0]} of shape {it[1]}" if it else "no more" for it in pair)
         return (
-            f"a model follows one of the same layers: this one has {own}, where the other has "
-            f"{others}"
+            f"a model can only follow one with the same layers: this one has {own}, where the "
+            f"other has {others}"
         )
 
     @property
@@ -93,10 +97,52 @@ class Parameters(SequentialBase):
         return self._core.gradients()
 
     @flat_gradients.setter
-    def flat_gradients(self, values: Any) -> None:
+    def flat_gradients(self, values: npt.ArrayLike) -> None:
         self._core.set_gradients(
             _arrays.flat(values, self._dtype, self.num_parameters, "flat_gradients")
         )
+
+    def unflatten(self, values: npt.ArrayLike) -> dict[str, npt.NDArray[Any]]:
+        """Return the parts of a flat array by name, in the shapes of `state_dict`.
+
+        Parameters
+        ----------
+        values : array_like, shape (..., num_parameters)
+            Numbers in the order of `flat_parameters`: gradients, an eigenvector, marks, or several
+            of these in rows.
+
+        Returns
+        -------
+        dict of str to ndarray
+            An array of shape ``(..., *shape)`` for each parameter. If `values` is an array, these
+            are views into it: setting their elements sets those of `values`.
+
+        Raises
+        ------
+        ShapeError, DtypeError
+            If there is not a number for each parameter.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from thalweg import nn
+        >>> model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 1))
+        >>> model.unflatten(np.arange(model.num_parameters))["0.bias"]  # where they are
+        array([6, 7])
+
+        The gradients of a layer by itself, here set to 0:
+
+        >>> gradients = model.flat_gradients
+        >>> model.unflatten(gradients)["0.weight"][:] = 0
+        >>> model.flat_gradients = gradients
+        """
+        array = _arrays.as_numeric(values, "values")
+        if array.shape[-1:] != (self.num_parameters,):
+            raise ShapeError(
+                f"values must have a number for each of the {self.num_parameters} parameters of "
+                f"this model along the last axis; got shape {array.shape}"
+            )
+        return _names.split(array, self._blocks())
 
     def state_dict(self) -> dict[str, Array]:
         """Return the parameters, and the running averages of normalizations, by name.
@@ -109,13 +155,13 @@ class Parameters(SequentialBase):
             ``"1.bias"``, ``"1.running_mean"`` and ``"1.running_var"``, all (num_features,). Layer 0
             of a `Residual` at position 2 has ``"2.0.weight"``.
         """
-        parameters = _names.cut(self._blocks(), self._core.parameters())
-        averages = _names.cut(self._core.average_blocks(), self._core.averages())
+        parameters = _names.split(self._core.parameters(), self._blocks())
+        averages = _names.split(self._core.averages(), self._core.average_blocks())
         # In the order of the layers; a layer's parameters come before its averages.
         names = sorted(
             [*parameters, *averages], key=lambda name: [int(i) for i in name.split(".")[:-1]]
         )
-        return {name: (parameters | averages)[name] for name in names}
+        return {name: (parameters | averages)[name].copy() for name in names}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Set everything by name; names and shapes must be exactly those of `state_dict`.
