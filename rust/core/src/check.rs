@@ -4,13 +4,14 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use crate::arena::Buffer;
+use crate::data::Rows;
 use crate::diff::Replay;
 use crate::error::Error;
 use crate::loss::{self, Goals, Objective, RowLoss, Targets, Totals};
 use crate::model::{Model, Parts};
 use crate::network::Network;
 use crate::parallel;
-use crate::pass::{LossTask, Pass, Rows, WeightTask};
+use crate::pass::{LossTask, Pass, WeightTask};
 use crate::plan::{Mode, Plan};
 use crate::simd::Isa;
 use crate::threads;
@@ -370,7 +371,7 @@ fn replayed(
                 (0..output.rows()).for_each(|r| objective.sides(output.row(r), y.row(r), &mut pattern));
             }
             let totals = objective.totals(goals, |r| r, output.rows(), n, true);
-            let rows = loss::Rows { output, goals: *goals, at: &|r| r, scale: 1.0 };
+            let rows = loss::Rows { output, goals: *goals, chosen: Rows::From(0), scale: 1.0 };
             let mut losses = vec![RowLoss::default(); output.rows()];
             objective.rows(isa, &rows, None, &mut losses);
             Tally::new(objective.reduction, &losses, totals).value()

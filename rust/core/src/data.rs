@@ -12,6 +12,34 @@ use crate::parallel::{self, RUN};
 use crate::simd::{Isa, all_finite, prefetch};
 use crate::view::MatRef;
 
+/// Which rows of the data form the batch.
+#[derive(Clone, Copy, Debug)]
+pub enum Rows<'a> {
+    /// Row r of the batch is row `start + r` of the data.
+    From(usize),
+    /// Row r of the batch is row `order[r]` of the data.
+    Listed(&'a [u32]),
+}
+
+impl<'a> Rows<'a> {
+    /// The row of the data.
+    #[inline(always)]
+    pub fn at(&self, r: usize) -> usize {
+        match self {
+            Rows::From(start) => start + r,
+            Rows::Listed(order) => order[r] as usize,
+        }
+    }
+
+    /// The batch without its first rows.
+    pub fn skip(self, rows: usize) -> Rows<'a> {
+        match self {
+            Rows::From(start) => Rows::From(start + rows),
+            Rows::Listed(order) => Rows::Listed(&order[rows..]),
+        }
+    }
+}
+
 /// Rows of features.
 #[derive(Clone, Copy, Debug)]
 pub enum Samples<'a, T> {

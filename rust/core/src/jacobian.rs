@@ -4,12 +4,12 @@
 use std::sync::atomic::Ordering;
 
 use crate::arena::Buffer;
-use crate::data::Samples;
+use crate::data::{Rows, Samples};
 use crate::element::Element;
 use crate::error::Error;
 use crate::layer::Activation;
 use crate::model::{Model, Parts};
-use crate::pass::{Pass, Rows, WeightTask};
+use crate::pass::{Pass, WeightTask};
 use crate::plan::{Mode, Plan};
 use crate::view::MatRef;
 use crate::workspace::Workspace;

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::arena::{Buffer, Shared, copied, zeros};
-use crate::data::Samples;
+use crate::data::{Rows, Samples};
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::Precision;
@@ -13,7 +13,7 @@ use crate::layer::{Layer, batch_norm};
 use crate::network::{Block, Network, Norm, Over};
 use crate::optim::Optimizer;
 use crate::parallel::{self, RUN};
-use crate::pass::{Pass, Rows, WeightTask};
+use crate::pass::{Pass, WeightTask};
 use crate::plan::{Mode, Plan};
 use crate::simd::{Isa, all_finite, lerp, max_abs};
 use crate::threads;

@@ -2,6 +2,7 @@
 
 use super::{Block, Matrix, Site, Weights, check_rows, team, too_large};
 use crate::arena::{Buffer, copied, zeros};
+use crate::data;
 use crate::element::Element;
 use crate::error::Error;
 use crate::layer::dropout::Draw;
@@ -291,7 +292,7 @@ impl<T: Element> Point<T> {
         let (n, first) = (site.network.outputs(), block.first);
         let len = block.rows * n;
         let output = MatRef::new(&block.slots[site.network.stages().len() - 1].y[..len], block.rows, n);
-        let rows = Rows { output, goals: task.goals, at: &|r| first + r, scale: self.scale };
+        let rows = Rows { output, goals: task.goals, chosen: data::Rows::From(first), scale: self.scale };
         let grad = MatMut::new(&mut block.back[0][..len], block.rows, n);
         let mut losses = vec![RowLoss::default(); block.rows];
         task.objective.rows(site.isa, &rows, Some(grad), &mut losses);
@@ -301,7 +302,7 @@ impl<T: Element> Point<T> {
     fn bend(&self, site: &Site<'_, T>, task: &Task<'_, T>, block: &mut Block<T>) {
         let (n, first) = (site.network.outputs(), block.first);
         let output = MatRef::new(block.output(site.network.stages().len() - 1), block.rows, n);
-        let rows = Rows { output, goals: task.goals, at: &|r| first + r, scale: self.scale };
+        let rows = Rows { output, goals: task.goals, chosen: data::Rows::From(first), scale: self.scale };
         let second = if self.matrix == Matrix::Fisher { Second::Fisher } else { Second::Hessian };
         block.bends = task.objective.bends(second, &rows);
     }

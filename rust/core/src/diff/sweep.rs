@@ -5,13 +5,13 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::likelihood::Slopes;
-use crate::data::Samples;
+use crate::data::{Rows, Samples};
 use crate::element::Element;
 use crate::error::Error;
 use crate::layer::Power;
 use crate::loss::Targets;
 use crate::model::{Model, Parts, check_output};
-use crate::pass::{Pass, Rows, WeightTask};
+use crate::pass::{Pass, WeightTask};
 use crate::plan::{Mode, Plan};
 use crate::threads;
 use crate::view::MatRef;

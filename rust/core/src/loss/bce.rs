@@ -21,7 +21,7 @@ pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, pos_weight: &[T]) -> R
             grads,
             row.scale,
             #[inline(always)]
-            |[o, t]| element(s, o, t, one),
+            |pair| element(s, pair, one),
         )
     } else {
         elements(
@@ -30,14 +30,14 @@ pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, pos_weight: &[T]) -> R
             grads,
             row.scale,
             #[inline(always)]
-            |[o, t, p]| element(s, o, t, p),
+            |[o, t, p]| element(s, [o, t], p),
         )
     };
     RowLoss { loss, right }
 }
 
 #[inline(always)]
-fn element<T: Element, S: Simd<T>>(s: S, o: S::V, t: S::V, p: S::V) -> ([S::V; 2], [S::V; 1]) {
+pub fn element<T: Element, S: Simd<T>>(s: S, [o, t]: [S::V; 2], p: S::V) -> ([S::V; 2], [S::V; 1]) {
     let (zero, one) = (s.splat(T::ZERO), s.splat(T::ONE));
     let lower = softplus(s, s.neg(s.abs(o)));
     let [below, above] = [s.add(s.max(s.neg(o), zero), lower), s.add(s.max(o, zero), lower)];

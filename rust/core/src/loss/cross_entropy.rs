@@ -27,7 +27,7 @@ pub fn rows<T: Element, S: Simd<T>>(
         let mut weights = [0.0; MAX_LANES];
         for (i, (into, sum)) in losses.iter_mut().zip(&mut sums).enumerate() {
             let r = chunk * S::N + i;
-            let (label, importance) = (labels[(rows.at)(r)], rows.weight(r));
+            let (label, importance) = (labels[rows.chosen.at(r)], rows.weight(r));
             let output = rows.output.row(r);
             let mut grad = grad.as_mut().map(|g| g.row_mut(r));
             match objective.class(label, output.len()) {
@@ -71,14 +71,14 @@ fn few<T: Element, S: Simd<T>>(
         let output = rows.output.block(first, n, 0, classes);
         let columns = &mut columns[..classes * n];
         copy_panel(s, output, columns);
-        let (mut scales, mut taken) = ([T::ZERO; MAX_LANES], [(0, 1.0); MAX_LANES]);
+        let (mut scales, mut taken) = ([T::lit(rows.scale); MAX_LANES], [(0, 1.0); MAX_LANES]);
         for (i, (label, weight)) in taken[..n].iter_mut().enumerate() {
-            let row = (rows.at)(first + i);
+            let row = rows.chosen.at(first + i);
             *label = labels[row];
             if let Some(weights) = rows.goals.weights {
                 *weight = weights[row].to_f64();
+                scales[i] = T::lit(rows.scale * *weight);
             }
-            scales[i] = T::lit(rows.scale * *weight);
         }
 
         let mut top = s.load_partial(&columns[..n]);

@@ -1,8 +1,53 @@
 //! Sums over the elements of a row, together with their gradients, in one loop.
 
-use super::lanes;
+use super::{RowLoss, Rows, lanes};
 use crate::element::Element;
-use crate::simd::Simd;
+use crate::simd::{MAX_LANES, Simd};
+use crate::view::{MatMut, MatRef};
+
+/// Goes through rows of few elements, several of them in each vector; `f` is as for [`elements`]. Returns false,
+/// and does nothing, if that is not possible: rows that are weighted, or too long, or not dense.
+#[inline(always)]
+pub fn few<T: Element, S: Simd<T>, const N: usize>(
+    s: S,
+    rows: &Rows<'_, T>,
+    targets: MatRef<'_, T>,
+    grad: &mut Option<MatMut<'_, T>>,
+    losses: &mut [RowLoss],
+    f: impl Fn([S::V; 2]) -> ([S::V; N], [S::V; 1]),
+) -> bool {
+    let (output, cols) = (rows.output, rows.output.cols());
+    let dense = output.is_dense() && grad.as_ref().is_none_or(MatMut::is_dense);
+    if 2 * cols > S::N || targets.cols() != cols || rows.goals.weights.is_some() || !dense {
+        return false;
+    }
+    let factor = s.splat(T::lit(rows.scale));
+    let at_once = S::N / cols.max(1);
+    for (chunk, losses) in losses.chunks_mut(at_once).enumerate() {
+        let (first, n) = (chunk * at_once, losses.len());
+        let mut goals = [T::ZERO; MAX_LANES];
+        for (i, goal) in goals[..n * cols].chunks_exact_mut(cols).enumerate() {
+            goal.copy_from_slice(targets.row(rows.chosen.at(first + i)));
+        }
+        let part = output.block(first, n, 0, cols).joined().row(0);
+        let (values, [slope]) = f([s.load_partial(part), s.load(&goals)]);
+        if let Some(grad) = grad {
+            let mut part = grad.block(first, n, 0, cols);
+            s.store_partial(part.joined().row_mut(0), s.mul(slope, factor));
+        }
+        let mut sums = [[T::ZERO; MAX_LANES]; N];
+        for (sums, values) in sums.iter_mut().zip(values) {
+            s.store(sums, values);
+        }
+        for (i, into) in losses.iter_mut().enumerate() {
+            let sum = |values: &[T; MAX_LANES]| {
+                values[i * cols..(i + 1) * cols].iter().fold(T::ZERO, |sum, x| sum + *x).to_f64()
+            };
+            *into = RowLoss { loss: sum(&sums[0]), right: sums.get(1).map_or(0.0, sum) };
+        }
+    }
+    true
+}
 
 /// Goes through slices of the same length together: for each place, `f` returns the N values to be summed,
 /// and the slopes with respect to the outputs, which are stored in `grads` times `scale`.

@@ -8,21 +8,25 @@ use crate::simd::Simd;
 
 #[inline(always)]
 pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, delta: f64) -> RowLoss {
-    let (delta, half) = (s.splat(T::lit(delta)), s.splat(T::lit(0.5)));
+    let delta = s.splat(T::lit(delta));
     let [loss] = elements(
         s,
         [row.output, row.target],
         row.grad.map(|g| [g]),
         row.scale,
         #[inline(always)]
-        |[o, t]| {
-            let d = s.sub(o, t);
-            let size = s.abs(d);
-            let c = s.min(delta, size); // NaN where d is
-            ([s.mul(c, s.sub(size, s.mul(half, c)))], [s.copysign(c, d)])
-        },
+        |pair| element(s, pair, delta),
     );
     RowLoss { loss, right: 0.0 }
+}
+
+#[inline(always)]
+pub fn element<T: Element, S: Simd<T>>(s: S, [o, t]: [S::V; 2], delta: S::V) -> ([S::V; 1], [S::V; 1]) {
+    let d = s.sub(o, t);
+    let size = s.abs(d);
+    let c = s.min(delta, size); // NaN where d is
+    let half = s.splat(T::lit(0.5));
+    ([s.mul(c, s.sub(size, s.mul(half, c)))], [s.copysign(c, d)])
 }
 
 /// ∂²ℓ/∂oⱼ²: 1 up to δ, 0 beyond.

@@ -27,6 +27,7 @@ mod soft_cross_entropy;
 
 pub use second::Second;
 
+use crate::data;
 use crate::element::Element;
 use crate::error::Error;
 use crate::simd::{FlushDenormals, Isa, MAX_LANES, Op, Simd, dispatch};
@@ -172,8 +173,8 @@ pub struct Rows<'a, T> {
     pub output: MatRef<'a, T>,
     /// The targets of all rows.
     pub goals: Goals<'a, T>,
-    /// Which row of the targets belongs to row r of the output.
-    pub at: &'a dyn Fn(usize) -> usize,
+    /// Which rows of the targets belong to those of the output.
+    pub chosen: data::Rows<'a>,
     /// Factor of the gradient.
     pub scale: f64,
 }
@@ -182,7 +183,7 @@ impl<T: Element> Rows<'_, T> {
     /// The weight of row r.
     #[inline(always)]
     fn weight(&self, r: usize) -> f64 {
-        self.goals.weights.map_or(1.0, |w| w[(self.at)(r)].to_f64())
+        self.goals.weights.map_or(1.0, |w| w[self.chosen.at(r)].to_f64())
     }
 }
 
@@ -433,7 +434,12 @@ impl<T: Element> Objective<T> {
             return Err(Error::NothingCounts);
         }
         let _mode = FlushDenormals::new(); // as in training
-        self.rows(isa, &Rows { output, goals, at: &|r| r, scale: self.scale(totals) }, grad, losses);
+        self.rows(
+            isa,
+            &Rows { output, goals, chosen: data::Rows::From(0), scale: self.scale(totals) },
+            grad,
+            losses,
+        );
         let sum: f64 = losses.iter().map(|row| row.loss).sum();
         Ok(match self.reduction {
             Reduction::Mean => sum / totals.loss,
@@ -462,10 +468,15 @@ impl<T: Element> Objective<T> {
         &self,
         s: S,
         rows: &Rows<'_, T>,
-        grad: Option<MatMut<'_, T>>,
+        mut grad: Option<MatMut<'_, T>>,
         losses: &mut [RowLoss],
     ) {
         assert!(losses.len() == rows.output.rows());
+        if let Targets::Values(y) = rows.goals.targets
+            && self.few(s, rows, y, &mut grad, losses)
+        {
+            return;
+        }
         let constants = &self.constants[..];
         match (self.loss, rows.goals.targets) {
             (Loss::CrossEntropy { smoothing: 0.0, .. }, Targets::Labels(y)) => {
@@ -510,6 +521,59 @@ impl<T: Element> Objective<T> {
         }
     }
 
+    /// Several rows in each vector, if rows are short and the loss goes element by element; returns whether it
+    /// does.
+    #[inline(always)]
+    fn few<S: Simd<T>>(
+        &self,
+        s: S,
+        rows: &Rows<'_, T>,
+        targets: MatRef<'_, T>,
+        grad: &mut Option<MatMut<'_, T>>,
+        losses: &mut [RowLoss],
+    ) -> bool {
+        let one = s.splat(T::ONE);
+        match self.loss {
+            Loss::Mse => elements::few(
+                s,
+                rows,
+                targets,
+                grad,
+                losses,
+                #[inline(always)]
+                |pair| mse::element(s, pair),
+            ),
+            Loss::L1 => elements::few(
+                s,
+                rows,
+                targets,
+                grad,
+                losses,
+                #[inline(always)]
+                |pair| l1::element(s, pair),
+            ),
+            Loss::Huber { delta } => elements::few(
+                s,
+                rows,
+                targets,
+                grad,
+                losses,
+                #[inline(always)]
+                |pair| huber::element(s, pair, s.splat(T::lit(delta))),
+            ),
+            Loss::BceWithLogits if self.constants.is_empty() => elements::few(
+                s,
+                rows,
+                targets,
+                grad,
+                losses,
+                #[inline(always)]
+                |pair| bce::element(s, pair, one),
+            ),
+            _ => false,
+        }
+    }
+
     /// On which side of each kink of the loss a row is, if the loss has kinks: appended to `sides`.
     pub fn sides(&self, output: &[T], target: &[T], sides: &mut Vec<u8>) {
         let pairs = || output.iter().zip(target.iter().cycle());
@@ -538,7 +602,7 @@ fn each<'t, T: Element>(
     f: impl Fn(usize, Row<'_, T>) -> RowLoss,
 ) {
     for (r, into) in losses.iter_mut().enumerate() {
-        let (i, weight) = ((rows.at)(r), rows.weight(r));
+        let (i, weight) = (rows.chosen.at(r), rows.weight(r));
         let mut grad = grad.as_mut().map(|g| g.row_mut(r));
         *into = match target(i).filter(|_| weight != 0.0) {
             Some(target) => {

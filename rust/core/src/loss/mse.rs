@@ -13,12 +13,15 @@ pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>) -> RowLoss {
         row.grad.map(|g| [g]),
         row.scale,
         #[inline(always)]
-        |[o, t]| {
-            let d = s.sub(o, t);
-            ([s.mul(d, d)], [s.add(d, d)])
-        },
+        |pair| element(s, pair),
     );
     RowLoss { loss, right: 0.0 }
+}
+
+#[inline(always)]
+pub fn element<T: Element, S: Simd<T>>(s: S, [o, t]: [S::V; 2]) -> ([S::V; 1], [S::V; 1]) {
+    let d = s.sub(o, t);
+    ([s.mul(d, d)], [s.add(d, d)])
 }
 
 /// ∂²ℓ/∂oⱼ²

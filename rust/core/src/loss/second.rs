@@ -56,7 +56,7 @@ impl<T: Element> Objective<T> {
             if factor == 0.0 {
                 continue;
             }
-            let (range, row) = (r * n..(r + 1) * n, (rows.at)(r));
+            let (range, row) = (r * n..(r + 1) * n, rows.chosen.at(r));
             let (output, own) = (rows.output.row(r), &mut own[range.clone()]);
             match rows.goals.targets {
                 Targets::Labels(y) => self.second_of_label(y[row], output, own, factor),

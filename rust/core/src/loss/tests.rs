@@ -10,17 +10,16 @@ fn few_classes_are_taken_many_rows_at_once() {
         for (n, classes) in [(1, 1), (1, 3), (16, 2), (17, 10), (40, 16), (33, 8), (5, 9)] {
             let output: Vec<f32> =
                 (0..n * classes).map(|i| (6.0 * (0.7 * i as f32).sin()).round() / 2.0).collect(); // with ties
-            let order: Vec<usize> = (0..n).map(|i| (i * 7 + 3) % n).collect();
+            let order: Vec<u32> = (0..n).map(|i| ((i * 7 + 3) % n) as u32).collect();
             let labels: Vec<i64> =
                 (0..n).map(|i| if i % 5 == 3 { -100 } else { (i % classes) as i64 }).collect();
             let weights: Vec<f32> = (0..n).map(|i| 0.5 + (i % 3) as f32).collect();
-            let at = |r: usize| order[r];
             let plain = Objective::from(Loss::CROSS_ENTROPY);
             let weighted = Objective { constants: vec![1.0; classes], ..plain.clone() };
             let run = |objective: &Objective<f32>, weights: Option<&[f32]>, grad: bool| {
                 let goals = Goals { targets: Targets::Labels(&labels), weights };
                 let output = MatRef::new(&output, n, classes);
-                let rows = Rows { output, goals, at: &at, scale: 0.25 };
+                let rows = Rows { output, goals, chosen: data::Rows::Listed(&order), scale: 0.25 };
                 let mut slopes = vec![f32::NAN; n * classes];
                 let mut losses = vec![RowLoss { loss: f64::NAN, right: f64::NAN }; n];
                 let grad = grad.then(|| MatMut::new(&mut slopes, n, classes));
@@ -198,6 +197,43 @@ fn cases(n: usize) -> Vec<Case> {
     cases
 }
 
+/// Rows of few elements, several in each vector, or one by one as with weights, give the same.
+#[test]
+fn rows_of_few_elements_are_taken_together() {
+    fn check<T: Element>(isa: Isa, loss: Loss, n: usize, cols: usize) {
+        let number = |i: usize| T::lit(3.0 * (0.7 * i as f64).sin());
+        let output: Vec<T> = (0..n * cols).map(number).collect();
+        let targets: Vec<T> = (0..n * cols).map(|i| T::lit((0.3 * i as f64).cos().abs())).collect();
+        let order: Vec<u32> = (0..n).map(|i| ((i * 7 + 3) % n) as u32).collect();
+        let ones = vec![T::ONE; n];
+        let run = |weights: Option<&[T]>, grad: bool| {
+            let goals = Goals { targets: Targets::Values(MatRef::new(&targets, n, cols)), weights };
+            let output = MatRef::new(&output, n, cols);
+            let rows = Rows { output, goals, chosen: data::Rows::Listed(&order), scale: 0.25 };
+            let mut slopes = vec![T::lit(f64::NAN); n * cols];
+            let mut losses = vec![RowLoss { loss: f64::NAN, right: f64::NAN }; n];
+            let grad = grad.then(|| MatMut::new(&mut slopes, n, cols));
+            Objective::from(loss).rows(isa, &rows, grad, &mut losses);
+            (slopes, losses)
+        };
+        let ((slopes, losses), (one_by_one, apart)) = (run(None, true), run(Some(&ones), true));
+        assert_eq!(slopes, one_by_one, "{isa} {loss:?} {n} x {cols}");
+        for (a, b) in losses.iter().zip(&apart) {
+            let near = (a.loss - b.loss).abs() <= 8.0 * T::EPSILON * (1.0 + b.loss);
+            assert!(near && a.right == b.right, "{isa} {loss:?} {n} x {cols}: {a:?} {b:?}");
+        }
+        assert_eq!(losses, run(None, false).1);
+    }
+    for isa in Isa::available() {
+        for loss in [Loss::Mse, Loss::L1, Loss::Huber { delta: 0.5 }, Loss::BceWithLogits] {
+            for (n, cols) in [(1, 1), (1, 3), (17, 1), (40, 2), (9, 3), (5, 4), (20, 8), (3, 9)] {
+                check::<f32>(isa, loss, n, cols);
+                check::<f64>(isa, loss, n, cols);
+            }
+        }
+    }
+}
+
 fn run<T: Element>(
     isa: Isa,
     objective: &Objective<T>,
@@ -206,7 +242,7 @@ fn run<T: Element>(
     scale: f64,
 ) -> (RowLoss, RowLoss, Vec<T>) {
     let (n, mut grad) = (output.len(), vec![T::lit(f64::NAN); output.len()]);
-    let rows = Rows { output: MatRef::new(output, 1, n), goals, at: &|r| r, scale };
+    let rows = Rows { output: MatRef::new(output, 1, n), goals, chosen: data::Rows::From(0), scale };
     let mut losses = [RowLoss::default(); 2];
     objective.rows(isa, &rows, Some(MatMut::new(&mut grad, 1, n)), &mut losses[..1]);
     objective.rows(isa, &rows, None, &mut losses[1..]);

@@ -219,8 +219,8 @@ impl<'a, T: Element> Pass<'a, T> {
         let Some(task) = &self.loss else { return };
         // SAFETY: the losses of these rows belong to this block alone.
         let losses = unsafe { self.losses.slice_mut(rows.clone()) };
-        let at = |r| self.rows.at(rows.start + r);
-        let rows = loss::Rows { output, goals: task.goals, at: &at, scale: task.scale };
+        let chosen = self.rows.skip(rows.start);
+        let rows = loss::Rows { output, goals: task.goals, chosen, scale: task.scale };
         task.objective.rows(self.plan.isa, &rows, grad, losses);
         if self.check_finite && !losses.iter().all(|row| row.loss.is_finite()) {
             self.stopped.store(true, Ordering::Relaxed);

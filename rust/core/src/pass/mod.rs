@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::along::Company;
 use crate::arena::Shared;
-use crate::data::Samples;
+use crate::data::{Rows, Samples};
 use crate::element::Element;
 use crate::gemm::pack::{PANEL, Panels, pack_rows, pack_transposed};
 use crate::gemm::split::{DEPTH, LANES, Side, SplitPanels, split, split_len, split_weight};
@@ -45,25 +45,6 @@ use crate::simd::{Bf16, Isa, all_finite, max_abs};
 use crate::threads::{self, Job, Trial};
 use crate::view::{MatMut, MatRef};
 use crate::workspace::{Layout, Workspace};
-
-/// Which rows of the data form the batch.
-#[derive(Clone, Copy, Debug)]
-pub enum Rows<'a> {
-    /// Row r of the batch is row `start + r` of the data.
-    From(usize),
-    /// Row r of the batch is row `order[r]` of the data.
-    Listed(&'a [u32]),
-}
-
-impl Rows<'_> {
-    /// The row of the data.
-    pub fn at(&self, r: usize) -> usize {
-        match self {
-            Rows::From(start) => start + r,
-            Rows::Listed(order) => order[r] as usize,
-        }
-    }
-}
 
 /// Loss and targets of a pass.
 #[derive(Clone, Copy)]

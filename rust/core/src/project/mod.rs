@@ -15,7 +15,7 @@ pub mod cone;
 use cone::Cone;
 
 use crate::arena::Buffer;
-use crate::data::Samples;
+use crate::data::{Rows, Samples};
 use crate::element::Element;
 use crate::error::Error;
 use crate::layer::dropout::Draw;
@@ -24,7 +24,7 @@ use crate::model::{Model, Parts, Workspaces};
 use crate::network::Network;
 use crate::optim::Optimizer;
 use crate::parallel;
-use crate::pass::{LossTask, Pass, Rows, WeightTask};
+use crate::pass::{LossTask, Pass, WeightTask};
 use crate::plan::Mode;
 use crate::simd::{Isa, Op, Simd, add_scaled, dispatch, max_abs, sum_of};
 use crate::view::MatRef;

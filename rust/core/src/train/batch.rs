@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{Tally, Trainer, check_values};
 use crate::arena::Buffer;
-use crate::data::Samples;
+use crate::data::{Rows, Samples};
 use crate::element::Element;
 use crate::error::Error;
 use crate::layer::dropout::Draw;
@@ -12,7 +12,7 @@ use crate::loss::{Goals, Objective, Totals};
 use crate::model::{Model, Parts, update_averages};
 use crate::network::Network;
 use crate::optim::Optimizer;
-use crate::pass::{LossTask, Pass, Rows, WeightTask};
+use crate::pass::{LossTask, Pass, WeightTask};
 use crate::plan::Mode;
 use crate::sam::Ascent;
 use crate::simd::{Isa, max_abs};

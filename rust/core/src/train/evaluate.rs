@@ -3,12 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use super::{Tally, Trainer, check_values};
-use crate::data::Samples;
+use crate::data::{Rows, Samples};
 use crate::element::Element;
 use crate::error::Error;
 use crate::loss::{Goals, Objective};
 use crate::model::{Model, Parts};
-use crate::pass::{LossTask, Pass, Rows};
+use crate::pass::{LossTask, Pass};
 use crate::plan::Mode;
 
 /// Rows that an evaluation processes at once: few enough to bound its memory, enough to keep every thread

@@ -6,13 +6,13 @@ use super::batch::Batch;
 use super::snapshot::Snapshot;
 use super::{Tally, Trainer, check_values};
 use crate::arena::{copied, zeros};
-use crate::data::Samples;
+use crate::data::{Rows, Samples};
 use crate::element::Element;
 use crate::error::Error;
 use crate::loss::{Goals, Objective};
 use crate::model::{Model, Parts};
 use crate::optim::Optimizer;
-use crate::pass::Rows;
+
 use crate::project::Projection;
 use crate::rng::{Purpose, Stream};
 use crate::update;
