@@ -340,7 +340,7 @@ def test_a_single_callback_is_not_a_sequence_of_them(classifier):
 
 
 BAD_OPTIMIZERS = {
-    "negative lr": (lambda: optim.SGD(lr=-0.1), ["lr", r"\[0, inf\)", r"-0\.1"]),
+    "negative lr": (lambda: optim.SGD(lr=-0.1), ["lr", ">= 0", r"-0\.1"]),
     "NaN lr": (lambda: optim.Adam(lr=NAN), ["lr", "finite", "nan"]),
     "infinite lr": (lambda: optim.Adam(lr=INF), ["lr", "finite", "inf"]),
     "text lr": (lambda: optim.Adam(lr="1e-3"), ["lr", "1e-3"]),
@@ -419,13 +419,13 @@ BAD_MODELS = {
     ),
     "slope": (lambda: nn.LeakyReLU(NAN), tw.ArgumentError, ["negative_slope", "nan"]),
     "alpha": (lambda: nn.ELU(alpha=-1), tw.ArgumentError, ["ELU: alpha", "-1"]),
-    "zero alpha": (lambda: nn.CELU(alpha=0), tw.ArgumentError, ["CELU: alpha", r"\(0", "0"]),
-    "beta": (lambda: nn.Softplus(beta=0), tw.ArgumentError, ["Softplus: beta", r"\(0", "0"]),
+    "zero alpha": (lambda: nn.CELU(alpha=0), tw.ArgumentError, ["CELU: alpha", "> 0", "0"]),
+    "beta": (lambda: nn.Softplus(beta=0), tw.ArgumentError, ["Softplus: beta", "> 0", "0"]),
     "omega": (lambda: nn.Sine(INF), tw.ArgumentError, ["Sine: omega", "inf"]),
     "a clamp upside down": (
         lambda: nn.Hardtanh(2, 1),
         tw.ArgumentError,
-        ["Hardtanh: max_val", r"\(2", "1"],
+        ["Hardtanh: max_val", "> 2", "1"],
     ),
     "approximate": (
         lambda: nn.GELU("tahn"),

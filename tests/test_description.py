@@ -94,14 +94,14 @@ def test_signatures_and_help_are_those_of_the_fields():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: nn.ReLU(inplace=True), "ReLU has no argument 'inplace': .*; it takes no arg"),
+        (lambda: nn.ReLU(inplace=True), "ReLU has no argument 'inplace': .*.* takes no arg"),
         (
             lambda: nn.Dropout(0.5, inplace=True),
-            "Dropout has no argument 'inplace': .*; it takes p",
+            "Dropout has no argument 'inplace': .*.* takes p",
         ),
         (lambda: schedules.StepLR(), "StepLR: .*'step_size'; it takes"),
-        (lambda: nn.Hardtanh(0, 1, 2), "Hardtanh: too many .*; it takes min_val, max_val"),
-        (lambda: nn.MSELoss("sum"), "MSELoss: too many .*; it takes reduction"),
+        (lambda: nn.Hardtanh(0, 1, 2), "Hardtanh: too many .*.* takes min_val, max_val"),
+        (lambda: nn.MSELoss("sum"), "MSELoss: too many .*.* takes reduction"),
     ],
 )
 def test_a_wrong_argument_says_which_there_are(make, message):

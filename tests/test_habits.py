@@ -416,7 +416,7 @@ def test_an_optimizer_of_the_users_own_takes_what_it_likes():
     ],
 )
 def test_arguments_of_other_optimizers(name, advice):
-    message = f"Adam has no argument '{name}'.*{advice}.*it takes lr, betas, eps"
+    message = f"Adam has no argument '{name}'.*{advice}.*Adam takes lr, betas, eps"
     with pytest.raises(TypeError, match=message):
         optim.Adam(**{name: 0.1})
 
@@ -463,7 +463,7 @@ def with_model(**options):
         (lambda: nn.FourierFeatures(2, scale=5), "FourierFeatures .*'scale': it is sigma"),
         (
             lambda: nn.Sequential(nn.Linear(2, 1), random_state=0),
-            "Sequential .*'random_state': it is seed; it takes layers, dtype, seed",
+            "Sequential .*'random_state': it is seed.* takes layers, dtype, seed",
         ),
         (lambda: nn.HuberLoss(dleta=1), r"HuberLoss .*'dleta'; did you mean delta\?"),
         (lambda: optim.schedules.StepLR(step=3), r"StepLR .*'step'; did you mean step_size\?"),
@@ -497,7 +497,7 @@ def with_model(**options):
         ),
         (
             lambda: with_model().step([[1, 2]], [1], weight=[1]),
-            r"Trainer\.step\(\) .*'weight': it is sample_weight.*it takes x, y, sample_weight$",
+            r"Trainer\.step\(\) .*'weight': it is sample_weight.* takes x, y, sample_weight$",
         ),
         (
             lambda: with_model().backward([[1, 2]], [1], sampel_weight=[1]),
@@ -505,7 +505,7 @@ def with_model(**options):
         ),
         (
             lambda: tw.Trainer.load("file", loss_fn=None),
-            r"Trainer\.load\(\) .*'loss_fn': it is loss.*it takes path, precision, loss$",
+            r"Trainer\.load\(\) .*'loss_fn': it is loss.* takes path, precision, loss$",
         ),
         (
             lambda: tw.Trainer.load("file", "float32"),

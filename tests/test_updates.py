@@ -142,7 +142,7 @@ def test_gradients_that_are_not_finite_leave_everything_as_it_was():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"clip_grad_norm": 0}, r"clip_grad_norm must be a finite number in \(0, inf\)"),
+        ({"clip_grad_norm": 0}, r"clip_grad_norm must be a finite number > 0; got 0"),
         ({"clip_grad_value": -1.0}, "clip_grad_value"),
         ({"clip_grad_value": "1"}, "clip_grad_value"),
         ({"clip_grad_norm": 1.0, "clip_grad_value": 1.0}, "not both"),

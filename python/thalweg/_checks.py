@@ -68,10 +68,12 @@ def real(
     above = number >= low if closed[0] == "[" else number > low
     below = number <= high if closed[1] == "]" else number < high
     if not (math.isfinite(number) and above and below):
-        raise ArgumentError(
-            f"{name} must be a finite number in {closed[0]}{low:g}, {high:g}{closed[1]}; "
-            f"got {value!r}"
-        )
+        wanted = ""
+        if high < math.inf:
+            wanted = f" in {closed[0]}{low:g}, {high:g}{closed[1]}"
+        elif low > -math.inf:
+            wanted = f" {'>=' if closed[0] == '[' else '>'} {low:g}"
+        raise ArgumentError(f"{name} must be a finite number{wanted}; got {value!r}")
     return number
 
 

@@ -150,7 +150,7 @@ def refuse_unknown(
     for name in given:
         if name not in known:
             raise TypeError(
-                f"{what} has no argument {name!r}{advice(name, elsewhere, known)}; it takes "
+                f"{what} has no argument {name!r}{advice(name, elsewhere, known)}. {what} takes "
                 f"{', '.join(known) or 'no arguments'}"
             )
 

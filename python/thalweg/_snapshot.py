@@ -65,9 +65,9 @@ class Snapshot:
     def check(self) -> None:
         """Raise `DivergedError` if an update has made a number infinite or NaN."""
         optimizer = self._optimizer
-        if _arrays.not_finite(self._model._core.parameters(), "flat_parameters"):
+        if found := _arrays.not_finite(self._model._core.parameters(), "flat_parameters"):
             raise DivergedError(
-                f"the weights became infinite after {optimizer.steps} steps with "
-                f"lr={optimizer.lr}: the learning rate is too large. {_AS_BEFORE}"
+                f"{found} after {optimizer.steps} steps with lr={optimizer.lr}: the learning rate "
+                f"is too large. {_AS_BEFORE}"
             )
         optimizer._check_finite(optimizer._state()[2], _AS_BEFORE)

@@ -335,7 +335,7 @@ def test_what_is_missing_is_written_out(call, message):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s: s.fit(TASK, shuffle=True), r"'shuffle': every pass .*; it takes task, epochs"),
+        (lambda s: s.fit(TASK, shuffle=True), r"'shuffle': every pass .*.* takes task, epochs"),
         (lambda s: s.fit(TASK, 5), r"takes only task without a name; .*: epochs=\.\.\."),
         (lambda s: s.fit(x=X, y=Y), r"'x': pass the data as a task, .*Task\(x, y"),
         (
