@@ -127,9 +127,26 @@ def edge_of_stability(text):
     assert figures(text, "at 0.9 of the largest stable rate: loss #")[0] < 1e-12
 
 
+def optimizer_paths(text):
+    assert figures(text, "gradient descent is its formula to #")[0] < 1e-12
+    (below,) = figures(text, "below the stable rate: the steep coordinate goes from 1 to #")
+    (above,) = figures(text, "above the stable rate: the steep coordinate goes from 1 to #")
+    assert (below, above) == pytest.approx((0.99**200, 1.01**200), rel=1e-2)
+    # With the condition number k: (k - 1) / (k + 1), and (sqrt k - 1) / (sqrt k + 1) from above.
+    (plain,) = figures(text, "gradient descent at its best rate: error times # a step")
+    (heavy,) = figures(text, "heavy ball at its best rate: error times # a step")
+    assert plain == pytest.approx(9 / 11, abs=1e-3)
+    assert 0.519 < heavy < 0.56
+    names = "gradient descent", "momentum 0.9", "Adam", "L-BFGS"
+    values = [figures(text, f"{name}: value # after # steps")[0] for name in names]
+    assert values[0] > values[1] > values[3]
+    assert values[2] < 1
+
+
 #: What an example needs beside matplotlib, and how its output is judged.
 EXAMPLES = {
     "closed_form": ((), closed_form),
+    "optimizer_paths": ((), optimizer_paths),
     "gradient_checking": ((), gradient_checking),
     "conditioning": ((), conditioning),
     "ill_posedness": (("scipy",), ill_posedness),
