@@ -12,7 +12,7 @@
 #   make format   let rustfmt and ruff fix what lint reports
 #   make docs     the manual, in docs/_build/html
 #   make wheel    the wheel, in dist/
-#   make exhaustive  the core's float32 functions on all 2^32 arguments, for each ISA; takes long
+#   make exhaustive  the core's float32 functions on all 2^32 arguments, for each ISA; takes some 20 minutes
 #   make aarch64  the core's tests on an emulated ARM CPU, with NEON (qemu-user, gcc-aarch64-linux-gnu)
 #   make package  build the wheel, install it with NumPy only, train there, check its size
 #   make clean    remove everything that was built
