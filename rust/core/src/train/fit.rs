@@ -12,7 +12,6 @@ use crate::error::Error;
 use crate::loss::{Goals, Objective};
 use crate::model::{Model, Parts};
 use crate::optim::Optimizer;
-
 use crate::project::Projection;
 use crate::rng::{Purpose, Stream};
 use crate::update;
