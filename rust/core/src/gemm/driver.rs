@@ -41,8 +41,8 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
     let (a_scratch, b_scratch) = scratch.split_at_mut(plan.a_scratch());
     let b_scratch = &mut b_scratch[..plan.b_scratch()];
     let nr = S::NV * S::N;
-    // The kernel's wide tile covers all rows of A, so the plan's tile must, too.
-    let wide = if plan.pack_b || plan.rows < m { None } else { kernel::wide(m).map(|nv| nv * S::N) };
+    // The kernel's wide tiles cover all rows of A, so the plan's tile must, too.
+    let wide = if plan.pack_b || plan.rows < m { &[] } else { kernel::wide(m) };
     let (c_ptr, c_row) = (c.as_mut_ptr(), c.row_stride());
     let tiles = m.div_ceil(plan.rows) * n.div_ceil(nr) * k.div_ceil(plan.kc);
     let mut hints = Hints { spans: ahead, tiles, tile: 0 };
@@ -60,11 +60,9 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
             }
             let mut j0 = 0;
             while j0 < n {
-                // A wide tile must not reach into a last panel that is narrower than the others.
-                let cols = match wide {
-                    Some(wide) if n - n % PANEL >= j0 + wide => wide,
-                    _ => nr.min(n - j0),
-                };
+                // Wide tiles are whole panels, and not the last one if it is narrower than the others.
+                let fits = |&cols: &usize| cols.is_multiple_of(PANEL) && n - n % PANEL >= j0 + cols;
+                let cols = wide.iter().map(|nv| nv * S::N).find(fits).unwrap_or(nr.min(n - j0));
                 let (b_ptr, b_step, b_panel) = match &b {
                     Rhs::Panels(b) => {
                         let start = b.data().as_ptr().wrapping_add(pack::offset(k, n, k0, j0));

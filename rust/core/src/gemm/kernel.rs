@@ -89,7 +89,7 @@ pub trait Kernels<T: Element>: Sized {
     /// Vectors in a row of the full tile.
     const NV: usize;
     /// Computes a tile of at most [`MR`](Self::MR) rows, and of columns that fill at most `NV` vectors, or
-    /// exactly the [`wide`] tile for that number of rows.
+    /// exactly one of the [`wide`] tiles for that number of rows.
     ///
     /// # Safety
     /// All elements that the tile refers to must be valid, those of C for writing.
@@ -98,13 +98,13 @@ pub trait Kernels<T: Element>: Sized {
     unsafe fn tile(self, rows: usize, tile: Tile<T>);
 }
 
-/// Vectors of the tile of `rows` rows that is wider than `NV`, if there is one: enough chains for two
-/// multiply-adds per cycle with latency four, on every ISA.
-pub(super) fn wide(rows: usize) -> Option<usize> {
+/// Vectors of the tiles of `rows` rows that are wider than `NV`, the widest first: as many chains as it takes
+/// for two multiply-adds per cycle with latency four, or as near as the columns left allow.
+pub(super) fn wide(rows: usize) -> &'static [usize] {
     match rows {
-        1 => Some(8),
-        2 => Some(4),
-        _ => None,
+        1 => &[8, 6, 4],
+        2 => &[4],
+        _ => &[],
     }
 }
 
@@ -244,10 +244,12 @@ unsafe fn load<T: Element, S: Simd<T>, const NV: usize, const MASKED: bool>(
 unsafe fn pick<T: Element, S: Simd<T>, const MR: usize>(s: S, t: Tile<T>) {
     const { assert!(S::NV == 2 && PANEL.is_multiple_of(2 * S::N)) };
     if t.cols > 2 * S::N {
-        debug_assert!(wide(MR).is_some_and(|nv| t.cols == nv * S::N));
-        return match MR {
-            1 => s.run(TileOp::<T, 1, 8, false, true, false>(t)),
-            _ => s.run(TileOp::<T, 2, 4, false, false, false>(t)),
+        return match (MR, t.cols / S::N) {
+            (1, 8) => s.run(TileOp::<T, 1, 8, false, true, false>(t)),
+            (1, 6) => s.run(TileOp::<T, 1, 6, false, true, false>(t)),
+            (1, 4) => s.run(TileOp::<T, 1, 4, false, true, false>(t)),
+            (2, 4) => s.run(TileOp::<T, 2, 4, false, false, false>(t)),
+            (rows, vectors) => unreachable!("a tile of {rows} rows and {vectors} vectors"),
         };
     }
     // Where masks are free, one instantiation handles full and partial tiles.

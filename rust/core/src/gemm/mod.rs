@@ -11,11 +11,12 @@
 //! (Compared with several partial sums, the price is a slightly larger rounding error, O(√k·ε) in practice.)
 //!
 //! Modules: [`plan`] decides packing and blocking from the shapes, [`pack`] copies operands into panels,
-//! `kernel` multiplies one register tile, and `driver` loops over tiles. [`Epilogue`] is what happens to a
+//! `kernel` multiplies one register tile, `driver` loops over tiles, and `outer` is for very few steps. [`Epilogue`] is what happens to a
 //! tile while it is in the first-level cache.
 
 mod driver;
 mod kernel;
+mod outer;
 pub mod pack;
 pub mod plan;
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub mod split;
 mod tests;
 
 pub use kernel::Kernels;
+pub use outer::FEW_STEPS;
 pub use plan::GemmPlan;
 pub use split::Precision;
 use split::SplitPanels;
@@ -155,7 +157,7 @@ pub struct Gemm<'a, T> {
     pub ahead: &'a [Ahead],
 }
 
-impl<T: Element> Gemm<'_, T> {
+impl<'a, T: Element> Gemm<'a, T> {
     /// Computes the product as the plan says.
     ///
     /// `scratch` must hold at least [`GemmPlan::scratch_len`] elements, with any content.
@@ -168,15 +170,32 @@ impl<T: Element> Gemm<'_, T> {
             type Output = ();
             #[inline(always)]
             fn eval<S: Simd<T>>(self, s: S) {
-                match self.1.precision {
-                    Precision::Full => driver::run(s, self.0, self.1, self.2),
+                let Run(gemm, plan, scratch) = self;
+                match plan.precision {
+                    Precision::Full => match gemm.outer() {
+                        Some((a, b)) => outer::run(s, a, b, gemm.c, gemm.init),
+                        None => driver::run(s, gemm, plan, scratch),
+                    },
                     _ => {
                         let bf16 = Bf16::new().expect("planned where there is bfloat16");
-                        split::run(s, bf16, self.0, self.1, self.2);
+                        split::run(s, bf16, gemm, plan, scratch);
                     }
                 }
             }
         }
         dispatch(isa, Run(self, plan, scratch));
+    }
+
+    /// The operands of a product of few steps that lie as those of a weight gradient do: row by row, each row
+    /// of them a step.
+    fn outer(&self) -> Option<(MatRef<'a, T>, MatRef<'a, T>)> {
+        match (self.a, self.b, &self.epilogue) {
+            (Lhs::Plain(a), Rhs::Plain(b), Epilogue::None)
+                if a.cols() <= FEW_STEPS && a.row_stride() == 1 && b.col_stride() == 1 =>
+            {
+                Some((a, b))
+            }
+            _ => None,
+        }
     }
 }

@@ -136,6 +136,28 @@ fn every_remainder_of_every_tile() {
 }
 
 #[test]
+fn every_number_of_few_steps() {
+    for k in 0..=FEW_STEPS + 1 {
+        for (m, n) in [(1, 1), (3, 8), (9, 31), (20, 64), (33, 67)] {
+            for init in 0..3 {
+                let (a, b) = (Layout::Transposed, Layout::Plain);
+                check_all(&Case { m, n, k, slack: 3, a, b, init, plan: None });
+            }
+        }
+    }
+}
+
+#[test]
+fn one_row_times_every_number_of_panels() {
+    for n in 0..=9 * PANEL + 5 {
+        for m in [1, 2] {
+            let b = [Layout::Plain, Layout::Panels][n % 2];
+            check_all(&Case { m, n, k: 7, slack: 3, a: Layout::Plain, b, init: n % 3, plan: None });
+        }
+    }
+}
+
+#[test]
 fn shapes_of_networks() {
     for (m, n, k) in [
         (128, 400, 784),

@@ -57,13 +57,16 @@ use crate::arena::padded;
 use crate::element::Element;
 use crate::gemm::pack::PANEL;
 use crate::gemm::plan::{GemmShape, LONG_STRIDE, TileShape};
-use crate::gemm::{GemmPlan, Precision};
+use crate::gemm::{FEW_STEPS, GemmPlan, Precision};
 use crate::layer::{Category, TabularInput};
 use crate::network::Network;
 use crate::simd::Isa;
 
 /// Most rows of a tile of weights: with these, its part of the layer's input stays in the second-level cache.
 const TILE_ROWS: usize = 448;
+/// The same where gradients take so few steps that they are soon written: with these, they stay in the
+/// first-level cache until the update reads them.
+const TILE_ROWS_OF_FEW: usize = 128;
 /// Elements of a tile of weights: at most, and at least, since fewer are not worth handing out.
 const TILE_ELEMENTS: (usize, usize) = (32 * 1024, 1024);
 /// Number of multiply-adds that take as long as the gradient and update of one element of a table.
@@ -93,7 +96,7 @@ pub enum Mode {
     /// to the input is also wanted.
     Apart,
     /// The same in evaluation mode: normalizations use their running averages and nothing is dropped, so that
-    /// rows are independent; and without the gradient with respect to the input.
+    /// rows are independent.
     Frozen,
 }
 
@@ -439,8 +442,8 @@ impl Plan {
         }
         let wants_input_gradient = match self.mode {
             Mode::Inference => false,
-            Mode::Step | Mode::Frozen => index > 0,
-            Mode::Apart => true,
+            Mode::Step => index > 0,
+            Mode::Apart | Mode::Frozen => true,
         };
         let backward = wants_input_gradient.then(|| {
             if !split && inputs * outputs * size_of::<T>() > TRANSPOSED_BYTES {
@@ -449,14 +452,16 @@ impl Plan {
             self.add_panels(index, false, outputs, inputs);
             product(outputs, inputs)
         });
-        let long = |width: usize| width * size_of::<T>() >= LONG_STRIDE;
+        let depth = if self.in_shards() { self.block_rows } else { self.kept_rows() };
+        let few = depth <= FEW_STEPS;
+        let long = |width: usize| !few && width * size_of::<T>() >= LONG_STRIDE;
         let pack_input = split || long(inputs) && outputs > 2 * PANEL;
         let pack_delta = split || long(outputs) && inputs > 2 * self.tile.mr;
         // Tiles of equally many rows, whole register tiles each; fewer rows if panels alone are too few to
         // share.
-        let most = (self.tile_elements / PANEL.min(outputs)).clamp(4 * self.tile.mr, TILE_ROWS);
+        let most = if few { TILE_ROWS_OF_FEW } else { TILE_ROWS };
+        let most = (self.tile_elements / PANEL.min(outputs)).clamp(4 * self.tile.mr, most);
         let part = inputs.div_ceil(inputs.div_ceil(most));
-        let depth = if self.in_shards() { self.block_rows } else { self.kept_rows() };
         let weight = match split {
             true => GemmPlan::split::<T>(isa, precision, (part, depth), false),
             false => GemmPlan::gradient::<T>(isa, part, depth),
