@@ -252,3 +252,108 @@ def test_states_say_which_groups_they_belong_to(batch):
     same.load_state_dict(state, trainer.model)
     assert repr(same) == repr(trainer.optimizer)
     assert "add_group(pattern='0.*'" in repr(same)
+
+
+LATE = {
+    "SGD": ({"lr": 0.05, "momentum": 0.9, "dampening": 0.3}, 1e-11),
+    "Adagrad": ({"lr": 0.05, "lr_decay": 0.1}, 1e-11),
+    "Adam": ({"lr": 1e-2}, 1e-11),
+    "AdamW": ({"lr": 1e-2, "amsgrad": True}, 1e-11),
+    "Adamax": ({"lr": 1e-2}, 1e-11),
+    "NAdam": ({"lr": 1e-2}, 1e-7),  # PyTorch keeps its product of momenta in float32
+    "RAdam": ({"lr": 1e-2}, 1e-11),
+    "Rprop": ({"lr": 1e-2, "step_sizes": (0, 50)}, 1e-11),
+    "RMSprop": ({"lr": 1e-3, "centered": True}, 1e-11),
+}
+
+
+@pytest.mark.parametrize("way", ["fused", "by hand", "saved and loaded"])
+@pytest.mark.parametrize("name", LATE)
+def test_what_was_frozen_makes_its_own_steps(name, way, rng):
+    """As in PyTorch, where each parameter counts them: its moments are as old as its own steps."""
+    torch = pytest.importorskip("torch")
+    options, tolerance = LATE[name]
+    x, y = rng.standard_normal((60, 10)), rng.standard_normal((60, 4))
+    model = nn.Sequential(nn.Linear(10, 24), nn.Tanh(), nn.Linear(24, 4), dtype="float64", seed=3)
+    twin = tw.torch.to_torch(model)
+    theirs = getattr(torch.optim, name)(twin.parameters(), **options)
+
+    def make():
+        return getattr(optim, name)(**options)
+
+    def train(part, ours, steps, frozen):
+        ours.add_group(part, frozen=frozen)
+        for parameter_name, parameter in twin.named_parameters():
+            if parameter_name.startswith(part[0]):
+                parameter.requires_grad_(not frozen)
+        trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=ours)
+        for step in range(steps):
+            rows = slice(20 * (step % 3), 20 * (step % 3) + 20)
+            theirs.zero_grad()
+            torch.nn.functional.mse_loss(
+                twin(torch.tensor(x[rows])), torch.tensor(y[rows])
+            ).backward()
+            theirs.step()
+            if way == "by hand":
+                model.zero_grad()
+                trainer.backward(x[rows], y[rows])
+                trainer.update()
+            else:
+                trainer.step(x[rows], y[rows])
+
+    ours, groups = make(), []
+    # The first layer joins late; then the second rests for a while, and the first again.
+    for part, steps, frozen in [
+        ("0.*", 30, True), ("0.*", 7, False), ("2.*", 5, True),
+        ("2.*", 6, False), ("0.*", 4, True), ("0.*", 9, False),
+    ]:  # fmt: skip
+        train(part, ours, steps, frozen)
+        groups.append((part, frozen))
+        if way == "saved and loaded":
+            state, ours = ours.state_dict(), make()
+            for one, is_frozen in groups:
+                ours.add_group(one, frozen=is_frozen)
+            ours.load_state_dict(state, model)
+    assert ours.steps == 61
+    for parameter_name, parameter in twin.named_parameters():
+        np.testing.assert_allclose(
+            model.state_dict()[parameter_name],
+            parameter.detach().numpy(),
+            rtol=tolerance,
+            atol=tolerance,
+        )
+
+
+def test_a_fit_that_fails_gives_back_the_steps_of_what_was_frozen(batch):
+    x, y = batch
+    trainer = make(optim.Adam(lr=1e-2).add_group("0.*", frozen=True))
+    trainer.step(x, y)
+    trainer.optimizer.add_group("0.*", frozen=False)
+    trainer.step(x, y)
+    before, state = trainer.model.flat_parameters, trainer.optimizer.state_dict()
+    assert state["scalars"] == {"steps of 0.weight": 1}
+    with pytest.raises(tw.DivergedError):
+        trainer.fit(x, y, epochs=9, batch_size=10, lr=1e300)
+    after = trainer.optimizer.state_dict()
+    assert after["scalars"] == state["scalars"]
+    np.testing.assert_array_equal(trainer.model.flat_parameters, before)
+    twin = trainer.copy()
+    for one in (trainer, twin):
+        one.step(x, y)
+    np.testing.assert_array_equal(twin.model.flat_parameters, trainer.model.flat_parameters)
+
+
+def test_a_state_with_impossible_steps_is_refused(batch):
+    trainer = make(optim.Adam(lr=1e-2).add_group("0.*", frozen=True))
+    trainer.step(*batch)
+    state = trainer.optimizer.state_dict()
+    for scalars, message in (
+        ({"steps of 0.weight": 2}, "0.weight has made 2 of its 1 steps"),
+        ({"steps of 9.weight": 0}, "9.weight has made 0 of its 1 steps"),
+        ({"steps of 0.weight": 0.5}, "has scalars"),
+        ({"steps of 0.weight": -1}, "has scalars"),
+        ({"mu of 0.weight": 0}, "has scalars"),
+    ):
+        with pytest.raises(tw.ArgumentError, match=message):
+            trainer.optimizer.load_state_dict({**state, "scalars": scalars}, trainer.model)
+        assert trainer.optimizer.state_dict()["scalars"] == state["scalars"]

@@ -53,6 +53,31 @@ def test_forward_gives_what_a_call_gives(model, rng):
     np.testing.assert_array_equal(model.forward(x, training=False), model(x))
 
 
+def test_backward_in_evaluation_is_pytorchs(rng):
+    """With running averages and without dropout: as for an action through a critic."""
+    torch = pytest.importorskip("torch")
+    model = nn.Sequential(
+        nn.BatchNorm1d(4), nn.Linear(4, 30), nn.BatchNorm1d(30), nn.ReLU(), nn.Dropout(0.5),
+        nn.Linear(30, 30), nn.LayerNorm(30), nn.Tanh(), nn.Linear(30, 2), dtype="float64",
+    )  # fmt: skip
+    for _ in range(3):
+        model.forward(3 * rng.standard_normal((50, 4)) + 1)
+    twin = tw.torch.to_torch(model).eval()
+    x, g = rng.standard_normal((7, 4)), rng.standard_normal((7, 2))
+    theirs = torch.tensor(x, requires_grad=True)
+    out = twin(theirs)
+    out.backward(torch.tensor(g))
+    before = model.state_dict()
+    np.testing.assert_array_equal(model.forward(x, training=False), model(x))
+    dx = model.backward(g)
+    np.testing.assert_allclose(dx, theirs.grad.numpy(), rtol=1e-11, atol=1e-13)
+    want = np.concatenate([p.grad.numpy().ravel() for p in twin.parameters()])
+    np.testing.assert_allclose(model.flat_gradients, want, rtol=1e-11, atol=1e-13)
+    np.testing.assert_array_equal(model.backward(g, parameters=False), dx)
+    for name, values in model.state_dict().items():
+        np.testing.assert_array_equal(values, before[name], err_msg=name)
+
+
 def test_backward_is_the_chain_rule(model, rng):
     x, g = rng.standard_normal((5, 4)), rng.standard_normal((5, 3))
     w0, b0, w2, _ = model.state_dict().values()

@@ -1,11 +1,12 @@
 """Training on derivatives with respect to the inputs: how long a step of such a network takes.
 
 torch : gradients of gradients, `torch.autograd.grad(..., create_graph=True)`, the usual way.
-jax : `jax.jvp` of `jax.jvp` along each input, and the gradient of it all, one jitted step.
+jax : `jax.jvp` of `jax.jvp` along each input, or `jax.vjp` for first derivatives by many inputs,
+and the gradient of it all, one jitted step.
 
-The equation is Burgers', u_t + u u_x = ν u_xx, whose residual is squared; a step is one of Adam on
-all points. Gradients must agree to 1e-3 before the clock starts. Times are medians, measured in
-turns.
+The equations are Burgers', u_t + u u_x = ν u_xx, and the eikonal one, |∇u|² = 1, which is also a
+gradient penalty. Residuals are squared; a step is one of Adam on all points. Gradients must agree
+to 1e-3 before the clock starts. Times are medians, measured in turns.
 """
 
 from __future__ import annotations
@@ -26,8 +27,14 @@ from .. import machine
 from ..table import duration
 from .report import Options, say, section, verdict
 
-#: Points, and widths of tanh layers.
-WORKS = ((100, (2, 20, 20, 20, 1)), (1000, (2, 64, 64, 64, 1)), (10000, (2, 128, 128, 128, 128, 1)))
+#: Equations, points, and widths of tanh layers.
+WORKS = (
+    ("Burgers", 100, (2, 20, 20, 20, 1)),
+    ("Burgers", 1000, (2, 64, 64, 64, 1)),
+    ("eikonal", 256, (10, 128, 128, 1)),
+    ("eikonal", 256, (100, 128, 128, 1)),
+    ("Burgers", 10000, (2, 128, 128, 128, 128, 1)),
+)
 NU, LR = 0.01, 1e-3
 ROUNDS, QUICK_ROUNDS, SECONDS = 15, 5, 0.2
 TARGET = 1.5
@@ -35,6 +42,7 @@ TARGET = 1.5
 
 @dataclass(frozen=True)
 class Row:
+    equation: str
     net: str
     points: int
     threads: int
@@ -45,22 +53,19 @@ class Row:
 
 def measure(options: Options) -> list[Row]:
     rows = []
-    for points, widths in WORKS[:2] if options.quick else WORKS:
+    for equation, points, widths in WORKS[:4] if options.quick else WORKS:
         x = np.random.default_rng(0).random((points, widths[0]), dtype=np.float32)
         for threads in sorted({1, options.threads}):
             net = "-".join(map(str, widths))
-            say(f"  {net}, {points} points, {threads} threads")
+            say(f"  {equation}, {net}, {points} points, {threads} threads")
             tw.set_num_threads(threads)
             model = nn.Sequential(*layers(widths, nn.Linear, nn.Tanh))
-            trainer = tw.Trainer(
-                model,
-                loss=nn.DerivativeLoss(burgers, order=(2, 1)),
-                optimizer=optim.Adam(lr=LR),
-            )
+            loss, of_torch, of_jax = EQUATIONS[equation]
+            trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam(lr=LR))
             trainer.backward(x, x)
-            peers = {"torch": with_torch(model, x, threads)}
+            peers = {"torch": with_torch(model, x, threads, of_torch)}
             if threads == options.threads:  # JAX uses all CPUs of the process
-                peers["jax"] = with_jax(model, x)
+                peers["jax"] = with_jax(model, x, of_jax)
             steps = {"thalweg": lambda t=trainer, x=x: t.step(x, x)}
             for name, (gradient, step) in ((n, p) for n, p in peers.items() if p):
                 off = np.linalg.norm(gradient - model.flat_gradients)
@@ -69,7 +74,8 @@ def measure(options: Options) -> list[Row]:
                 steps[name] = step
             times = in_turns(steps, QUICK_ROUNDS if options.quick else ROUNDS)
             ours = times["thalweg"]
-            rows.append(Row(net, points, threads, ours, times.get("torch"), times.get("jax")))
+            theirs = times.get("torch"), times.get("jax")
+            rows.append(Row(equation, net, points, threads, ours, *theirs))
     return rows
 
 
@@ -87,6 +93,52 @@ def burgers(u: Any, du: Any, d2u: Any, _: Any) -> tuple[float, Any]:
     return float(np.mean(left_over**2)), (by * du[0], by_slopes, np.stack([-NU * by]))
 
 
+def burgers_of_torch(net: Any, points: Any) -> Any:
+    import torch
+
+    u = net(points)
+    slope = torch.autograd.grad(u.sum(), points, create_graph=True)[0]
+    bend = torch.autograd.grad(slope[:, 0].sum(), points, create_graph=True)[0][:, :1]
+    return slope[:, 1:] + u * slope[:, :1] - NU * bend
+
+
+def burgers_of_jax(net: Any, points: Any) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    along = [jnp.zeros_like(points).at[:, k].set(1) for k in range(2)]
+    slope = lambda x: jax.jvp(net, (x,), (along[0],))[1]  # noqa: E731
+    u_x, bend = jax.jvp(slope, (points,), (along[0],))
+    u, u_t = jax.jvp(net, (points,), (along[1],))
+    return u_t + u * u_x - NU * bend
+
+
+def eikonal(u: Any, du: Any, _: Any) -> tuple[float, Any]:
+    left_over = np.sum(du**2, axis=0) - 1
+    return float(np.mean(left_over**2)), (None, 4 * left_over * du / len(u))
+
+
+def eikonal_of_torch(net: Any, points: Any) -> Any:
+    import torch
+
+    slope = torch.autograd.grad(net(points).sum(), points, create_graph=True)[0]
+    return slope.square().sum(1) - 1
+
+
+def eikonal_of_jax(net: Any, points: Any) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    u, back = jax.vjp(net, points)
+    return jnp.square(back(jnp.ones_like(u))[0]).sum(1) - 1
+
+
+EQUATIONS = {
+    "Burgers": (nn.DerivativeLoss(burgers, order=(2, 1)), burgers_of_torch, burgers_of_jax),
+    "eikonal": (nn.DerivativeLoss(eikonal, order=1), eikonal_of_torch, eikonal_of_jax),
+}
+
+
 def in_turns(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
     """Measure the seconds of a step of each; a round takes as many steps as time permits."""
     times: dict[str, list[float]] = {name: [] for name in steps}
@@ -102,7 +154,9 @@ def in_turns(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, floa
     return {name: statistics.median(each) for name, each in times.items()}
 
 
-def with_torch(model: nn.Sequential, x: Any, threads: int) -> tuple[Any, Callable[[], Any]] | None:
+def with_torch(
+    model: nn.Sequential, x: Any, threads: int, left_over: Callable[[Any, Any], Any]
+) -> tuple[Any, Callable[[], Any]] | None:
     try:
         import torch
     except ImportError:
@@ -115,12 +169,8 @@ def with_torch(model: nn.Sequential, x: Any, threads: int) -> tuple[Any, Callabl
     points = torch.from_numpy(x.copy()).requires_grad_()
 
     def differentiate() -> Any:
-        u = net(points)
-        slope = torch.autograd.grad(u.sum(), points, create_graph=True)[0]
-        bend = torch.autograd.grad(slope[:, 0].sum(), points, create_graph=True)[0][:, :1]
-        left_over = slope[:, 1:] + u * slope[:, :1] - NU * bend
+        loss = left_over(net, points).square().mean()
         optimizer.zero_grad(set_to_none=True)
-        loss = left_over.square().mean()
         loss.backward(inputs=list(net.parameters()))
         return loss
 
@@ -130,10 +180,14 @@ def with_torch(model: nn.Sequential, x: Any, threads: int) -> tuple[Any, Callabl
         return float(loss.item())
 
     differentiate()
-    return np.concatenate([p.grad.numpy().ravel() for p in net.parameters()]), step
+    # The last bias has no gradient if only derivatives count.
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in net.parameters()]
+    return np.concatenate([grad.numpy().ravel() for grad in grads]), step
 
 
-def with_jax(model: nn.Sequential, x: Any) -> tuple[Any, Callable[[], Any]] | None:
+def with_jax(
+    model: nn.Sequential, x: Any, left_over: Callable[[Any, Any], Any]
+) -> tuple[Any, Callable[[], Any]] | None:
     try:
         import jax
         import jax.numpy as jnp
@@ -142,7 +196,6 @@ def with_jax(model: nn.Sequential, x: Any) -> tuple[Any, Callable[[], Any]] | No
     flat = [jnp.asarray(v) for v in model.state_dict().values()]
     weights = list(zip(flat[::2], flat[1::2], strict=True))
     points, tree = jnp.asarray(x), jax.tree_util.tree_map
-    along = [jnp.zeros_like(points).at[:, k].set(1) for k in range(2)]
 
     def net(weights: Any, x: Any) -> Any:
         *first, (weight, bias) = weights
@@ -151,11 +204,7 @@ def with_jax(model: nn.Sequential, x: Any) -> tuple[Any, Callable[[], Any]] | No
         return x @ weight.T + bias
 
     def loss(weights: Any) -> Any:
-        f = lambda x: net(weights, x)  # noqa: E731
-        slope = lambda x: jax.jvp(f, (x,), (along[0],))[1]  # noqa: E731
-        u_x, bend = jax.jvp(slope, (points,), (along[0],))
-        u, u_t = jax.jvp(f, (points,), (along[1],))
-        return jnp.square(u_t + u * u_x - NU * bend).mean()
+        return jnp.square(left_over(lambda x: net(weights, x), points)).mean()
 
     def update(weights: Any, m: Any, v: Any, t: Any) -> Any:
         value, g = jax.value_and_grad(loss)(weights)
@@ -186,6 +235,7 @@ def markdown(rows: list[Row]) -> str:
     best = {id(row): ratio for row, ratio in ratios}
     body = [
         [
+            row.equation,
             row.net,
             f"{row.points:,}",
             str(row.threads),
@@ -195,15 +245,29 @@ def markdown(rows: list[Row]) -> str:
         ]
         for row in rows
     ]
-    misses = [f"{r.net}, {r.threads} threads, {ratio:.2f}" for r, ratio in ratios if ratio < TARGET]
+    misses = [
+        f"{r.equation}, {r.net}, {r.threads} threads, {ratio:.2f}"
+        for r, ratio in ratios
+        if ratio < TARGET
+    ]
     return section(
         "Derivatives with respect to the inputs",
         [
-            "A step of Adam on the residual of Burgers' equation, in float32: values, first",
-            "derivatives with respect to both inputs, the second derivative with respect to x, and",
-            "the gradient of all of it.",
+            "A step of Adam on the residual of an equation, in float32. Burgers' takes values,",
+            "first derivatives by both inputs and the second derivative by x;",
+            "the eikonal equation, |∇u|² = 1, first derivatives by many inputs, as a gradient",
+            "penalty does.",
         ],
-        ["net", "points", "threads", "thalweg", "PyTorch", "JAX", "best peer ÷ thalweg"],
+        [
+            "equation",
+            "net",
+            "points",
+            "threads",
+            "thalweg",
+            "PyTorch",
+            "JAX",
+            "best peer ÷ thalweg",
+        ],
         body,
         verdict(f"{TARGET:g} times as fast as the best peer", misses, len(ratios)),
     )

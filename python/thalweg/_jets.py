@@ -7,11 +7,19 @@ import numpy as np
 
 from thalweg import _arrays, _core
 from thalweg._arrays import Array
-from thalweg.errors import ArgumentError, ShapeError
+from thalweg.errors import ArgumentError, ShapeError, ThalwegError
 from thalweg.nn import Sequential
 
 #: Users' names for the outputs and their first and second derivatives.
 NAMES = ("u", "du", "d2u")
+#: Says what a function must not do between `forward` and `backward`.
+CHANGED = (
+    "the loss function changed the model's parameters, e.g. by a step of another trainer, so its "
+    "gradient is no longer that of the loss; the model is as it was before this call. Make such "
+    "steps before or after this one"
+)
+#: Rows of a part of a prediction, times the numbers of outputs and derivatives of each row.
+_PREDICTED = 2**14
 
 
 class Jets:
@@ -39,27 +47,125 @@ class Jets:
                 f"order must be 1 or 2, or a sequence with one of them for each of the {count} "
                 f"directions; got {len(orders)}"
             )
-        self._model, self._count, self._highest = model, count, max(orders)
-        self._core = _core.Jet(model._core, np.ascontiguousarray(directions), orders)
+        self._model = model
+        self._rows_at_once = max(_PREDICTED // (1 + sum(orders)), 1)
+        self._at: Any = None  # the parameters of the last `forward`
+        self._way: _Along | _Back
+        if max(orders) == 1 and count > 2 * model.out_features:
+            self._way = _Back(model, None if along is None else directions)
+        else:
+            self._way = _Along(model, directions, orders)
 
     def forward(self, x: Any) -> tuple[Array, ...]:
         """Return outputs (n, out_features), and derivatives (directions, n, out_features).
 
         Second derivatives are those along directions of order 2, and left out if there are none.
         """
-        x = self._model._matrix(x, "x")
-        if len(x) == 0:
+        self._at = self._model._core.parameters()
+        return self._way.forward(self._checked(x))
+
+    def predict(self, x: Any) -> tuple[Array, ...]:
+        """Return the same, without keeping what `backward` needs of more than some of the rows.
+
+        It is the same in evaluation: layers that would behave differently there are rejected.
+        """
+        x = self._checked(x)
+        if len(x) <= self._rows_at_once:
+            return self._way.forward(x)
+        count = self._rows_at_once
+        try:
+            some = [self._way.forward(x[i : i + count]) for i in range(0, len(x), count)]
+        except ThalwegError:
+            return self._way.forward(x)  # an error that counts the rows from the first
+        return tuple(np.concatenate(of, axis=-2) for of in zip(*some, strict=True))
+
+    def _checked(self, x: Any) -> Array:
+        rows = self._model._matrix(x, "x")
+        if len(rows) == 0:
             raise ArgumentError("x has no rows; at least one is needed")
+        return rows
+
+    def backward(self, gradients: Sequence[Array]) -> None:
+        """Add to the model's gradients, given those with respect to the result of `forward`.
+
+        Raises
+        ------
+        ArgumentError
+            If the parameters have changed since then.
+        """
+        if not np.array_equal(self._model._core.parameters(), self._at):
+            raise ArgumentError(CHANGED)
+        self._way.backward(gradients)
+
+
+class _Along:
+    """Derivatives that go forward with the numbers, along each direction."""
+
+    def __init__(self, model: Sequential, directions: Any, orders: list[int]) -> None:
+        self._count, self._highest = len(directions), max(orders)
+        self._core = _core.Jet(model._core, np.ascontiguousarray(directions), orders)
+
+    def forward(self, x: Any) -> tuple[Array, ...]:
+        """Return what `Jets.forward` returns."""
         flat = self._core.forward(x)
         parts = flat.reshape(-1, len(x), flat.shape[1])
         firsts, seconds = parts[1 : 1 + self._count], parts[1 + self._count :]
         return (parts[0], firsts) if self._highest == 1 else (parts[0], firsts, seconds)
 
-    #: The same in evaluation: layers that would behave differently there are rejected.
-    predict = forward
+    def backward(self, gradients: Sequence[Array]) -> None:
+        """See `Jets.backward`."""
+        flat: Any = np.concatenate([part.reshape(-1, part.shape[-1]) for part in gradients])
+        self._core.backward(flat)
+
+
+class _Back:
+    """First derivatives by going back from each output: for more directions than outputs.
+
+    `along` is None for the inputs, one by one.
+    """
+
+    def __init__(self, model: Sequential, along: Array | None) -> None:
+        inputs, outputs = model.in_features, model.out_features
+        none, any_ = (np.zeros((count, inputs), model.dtype) for count in (0, outputs))
+        self._along = along
+        self._plain = _core.Jet(model._core, none, [])
+        # One direction for each output, which differs from row to row.
+        self._own = _core.Jet(model._core, any_, [1] * outputs)
+        self._x: Any = None
+
+    def forward(self, x: Any) -> tuple[Array, ...]:
+        """Return what `Jets.forward` returns."""
+        u = self._plain.forward(x)
+        slopes: list[Any] = []  # for each output, (n, directions)
+        for k in range(u.shape[1]):
+            only = np.zeros_like(u)
+            only[:, k] = 1
+            slope: Any = self._plain.pull(only)
+            if self._along is not None:
+                # Not a product of BLAS, whose sums depend on its threads.
+                slope = np.einsum("nd,sd->ns", slope, self._along)
+            slopes.append(slope)
+        self._x = x
+        du: Any = np.stack(slopes).transpose(2, 1, 0)
+        return u, du
 
     def backward(self, gradients: Sequence[Array]) -> None:
-        """Add to the model's gradients, given those with respect to the result of `forward`."""
-        rows = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]
-        flat: Any = np.concatenate(rows)
-        self._core.backward(flat)
+        """See `Jets.backward`.
+
+        With c the gradient with respect to the derivatives of an output, which is a direction of
+        each row, that with respect to the parameters is the gradient of its derivative along c.
+        """
+        by_u, by_du = gradients
+        rows, outputs = by_u.shape
+        own: Array
+        if self._along is None:
+            own = by_du.transpose(2, 1, 0)
+        else:
+            own = np.einsum("snk,sd->knd", by_du, self._along)
+        weights = np.zeros((1 + outputs, rows, outputs), by_u.dtype)
+        weights[0] = by_u
+        for k in range(outputs):
+            weights[1 + k, :, k] = 1
+        flat: Any = np.ascontiguousarray(own).reshape(outputs * rows, -1)
+        self._own.forward(self._x, flat)
+        self._own.backward(weights.reshape(-1, outputs))

@@ -139,7 +139,12 @@ class Optimizer(Guided):
             Their weight decay; by default the optimizer's.
         frozen : bool, keyword only, default False
             Whether to leave them unchanged. Frozen parameters have no gradient, also for a
-            trainer's clipping. (`nn.utils.clip_grad_norm_` does not know about optimizers.)
+            trainer's clipping. (`nn.utils.clip_grad_norm_` does not know about optimizers.) Layers
+            still work as in training: `nn.BatchNorm1d` uses each batch's statistics and updates its
+            running averages, and `nn.Dropout` drops. For features that stay fixed, call the frozen
+            part, ``features = body(x)``, and train a model of the rest on them; or first merge
+            `nn.BatchNorm1d` into the layer before it with `nn.Sequential.fold`. Parameters that a
+            later group unfreezes count their own steps, as in PyTorch.
 
         Returns
         -------
@@ -306,7 +311,8 @@ class Optimizer(Guided):
             ``"steps"`` (steps taken), ``"options"`` (the hyper-parameters), ``"groups"`` (from
             `add_group`), ``"scalars"`` and ``"arrays"`` (running averages and the like by name:
             single numbers, and arrays of shape (num_parameters,), or shorter where a method says
-            so; none before the first step).
+            so; none before the first step). Parameters that were frozen during some steps have
+            scalars of their own, as ``"steps of 0.weight"``.
         """
         steps, scalars, arrays = self._state()
         options = {**self._options, "lr": self.lr}
@@ -343,8 +349,15 @@ class Optimizer(Guided):
         keys = ("steps", "options", "groups", "scalars", "arrays")
         missing = [key for key in keys if key not in state_dict]
         if missing:
+            theirs = "param_groups" in state_dict  # in PyTorch
             raise ArgumentError(
                 f"state_dict lacks {missing}; it must be what optimizer.state_dict() returns"
+                + (
+                    ', with PyTorch\'s "step" as "steps", and each average in "arrays", those of '
+                    "all parameters one after another as in model.flat_parameters"
+                    if theirs
+                    else ""
+                )
             )
         for key in ("options", "scalars", "arrays"):
             _expect(f"state_dict[{key!r}]", state_dict[key], Mapping, "a dict")
@@ -352,7 +365,11 @@ class Optimizer(Guided):
         saved = dict(state_dict["options"])
         lr = non_negative("lr", saved.pop("lr", None))
         mine = {key: value for key, value in self._options.items() if key != "lr"}
-        if saved != mine:
+        try:
+            same = saved == mine
+        except ValueError:  # one is an array, which is no option
+            same = False
+        if not same:
             raise ArgumentError(
                 f"state_dict was saved with the options {saved}, but this {type(self).__name__} "
                 f"has {mine}"

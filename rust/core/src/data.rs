@@ -1,6 +1,7 @@
 //! The input of networks: rows of features. Those in the model's precision are read where they lie; others
 //! are converted as they are gathered, one batch at a time.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::f16;
@@ -83,6 +84,21 @@ impl<'a, T: Element> Samples<'a, T> {
     /// Number of features.
     pub fn cols(&self) -> usize {
         any!(self, m => m.cols())
+    }
+
+    /// Some of the samples.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn part(&self, rows: Range<usize>) -> Self {
+        let (from, len, cols) = (rows.start, rows.len(), self.cols());
+        match self {
+            Samples::Native(m) => Samples::Native(m.block(from, len, 0, cols)),
+            Samples::Bytes(m) => Samples::Bytes(m.block(from, len, 0, cols)),
+            Samples::Half(m) => Samples::Half(m.block(from, len, 0, cols)),
+            Samples::Single(m) => Samples::Single(m.block(from, len, 0, cols)),
+            Samples::Double(m) => Samples::Double(m.block(from, len, 0, cols)),
+        }
     }
 
     /// The rows themselves, if they need no conversion.
@@ -221,6 +237,10 @@ mod tests {
             let mut row = vec![f32::NAN; 131];
             samples.copy_row(1, &mut row);
             assert_eq!(row, singles[131..], "{samples:?}");
+            row.fill(f32::NAN);
+            samples.part(1..2).copy_row(0, &mut row);
+            assert_eq!(row, singles[131..], "{samples:?}");
+            assert_eq!(samples.part(1..2).rows(), 1);
             assert_eq!((samples.rows(), samples.cols()), (2, 131));
             assert_eq!(samples.first_not_finite(Isa::Scalar), None);
         };

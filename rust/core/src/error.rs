@@ -208,6 +208,20 @@ pub enum Error {
     Unsupported(String),
 }
 
+impl Error {
+    /// The error of a call with the rows from `start` on, as that of a call with all `rows` of them.
+    pub fn in_part(mut self, start: usize, all: usize) -> Self {
+        match &mut self {
+            Error::Code { row, .. } | Error::NotFinite { row, .. } | Error::Overflow { row, .. } => {
+                *row += start
+            }
+            Error::InputWidth { rows, .. } => *rows = all,
+            _ => {}
+        }
+        self
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

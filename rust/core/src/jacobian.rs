@@ -100,7 +100,7 @@ mod tests {
         model.predict(x, &mut expected)?;
         assert!(output.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-14));
         let slope: Vec<f64> = (0..2 * rows).map(|i| (1.0 + i as f64).cos()).collect();
-        model.forward(x, &mut output)?;
+        model.forward(x, &mut output, true)?;
         model.backward(MatRef::new(&slope, rows, 2), None, true)?;
         let mut gradient = vec![0.0; size];
         model.gradients(&mut gradient);

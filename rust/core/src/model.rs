@@ -45,6 +45,8 @@ pub struct Model<T> {
     /// Whether [`backward`](Self::backward) may go back from there: the parameters are still those of that
     /// pass.
     pending: bool,
+    /// Number of passes that were kept for going back.
+    kept: u64,
 }
 
 impl<T: Element> Model<T> {
@@ -83,6 +85,7 @@ impl<T: Element> Model<T> {
             workspaces: Workspaces::default(),
             apart: None,
             pending: false,
+            kept: 0,
         })
     }
 
@@ -351,21 +354,28 @@ impl<T: Element> Model<T> {
         check_output(self.isa, output, self.network.outputs())
     }
 
-    /// The forward pass of a hand-written training loop: as [`predict`](Self::predict), but keeps what
-    /// [`backward`](Self::backward) needs.
+    /// The forward pass of a hand-written loop: as [`predict`](Self::predict), but as in training if
+    /// `training`, and keeps what [`backward`](Self::backward) needs.
     ///
     /// # Errors
     /// As for `predict`.
     ///
     /// # Panics
     /// As for `predict`.
-    pub fn forward<'s>(&mut self, x: impl Into<Samples<'s, T>>, output: &mut [T]) -> Result<(), Error> {
+    pub fn forward<'s>(
+        &mut self,
+        x: impl Into<Samples<'s, T>>,
+        output: &mut [T],
+        training: bool,
+    ) -> Result<(), Error> {
         let x = x.into();
         self.network.check_input(x)?;
         let outputs = self.network.outputs();
         assert_eq!(output.len(), x.rows() * outputs);
-        self.network.check_training_rows(x.rows())?;
-        let mode = Mode::Apart;
+        if training {
+            self.network.check_training_rows(x.rows())?;
+        }
+        let mode = if training { Mode::Apart } else { Mode::Frozen };
         self.pending = false;
         let mut workspace = match self.apart.take() {
             Some(w) if w.serves(&self.network, mode, x.rows()) => w,
@@ -396,10 +406,24 @@ impl<T: Element> Model<T> {
         let last = layout.stages[layout.stages.len() - 1].output;
         output.copy_from_slice(&values[last..last + output.len()]);
         check_output(self.isa, output, outputs)?;
-        update_averages(&self.network, &workspace, &mut self.averages, None);
-        self.draw.pass += 1;
+        if training {
+            update_averages(&self.network, &workspace, &mut self.averages, None);
+            self.draw.pass += 1;
+        }
         (self.apart, self.pending) = (Some(workspace), true);
+        self.kept += 1;
         Ok(())
+    }
+
+    /// Number of forward passes so far that could go back: which of them [`backward`](Self::backward) would
+    /// go back through.
+    pub fn kept(&self) -> u64 {
+        self.kept
+    }
+
+    /// Lets no [`backward`](Self::backward) follow the last forward pass.
+    pub fn forget(&mut self) {
+        self.pending = false;
     }
 
     /// Sets the running averages of normalizations to the means of their statistics over batches of
@@ -492,7 +516,7 @@ impl<T: Element> Model<T> {
             Some(workspace) if self.pending => Ok(workspace.plan.rows),
             _ => Err(Error::Mismatch(
                 "backward needs a forward pass with the current parameters before it: call \
-                 model.forward(x, training=True) first"
+                 model.forward(x) first"
                     .into(),
             )),
         }

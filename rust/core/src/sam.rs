@@ -14,7 +14,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::parallel::{self, RUN};
 use crate::simd::Isa;
-use crate::update::{copy, norm};
+use crate::update::{copy, factors, norm};
 
 /// How far away the gradient is taken.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -80,12 +80,12 @@ impl<T: Element> Ascent<T> {
         if !size.is_finite() {
             return false;
         }
-        let scale = T::lit(self.sam.rho / (size + 1e-12));
+        let [first, second] = factors::<T>(1.0, self.sam.rho, size + 1e-12).map(T::lit);
         let (adaptive, grads) = (self.sam.adaptive, &self.grads);
         parallel::runs_mut(params, RUN, |run, params| {
             for (p, g) in params.iter_mut().zip(&grads[run]) {
                 let weight = if adaptive { size_of(*p) } else { T::ONE };
-                *p += scale * weight * *g;
+                *p += first * weight * *g * second;
             }
         });
         true

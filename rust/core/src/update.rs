@@ -11,11 +11,11 @@
 
 use crate::along::Company;
 use crate::arena::Buffer;
-use crate::element::Element;
+use crate::element::{Dtype, Element};
 use crate::error::Error;
 use crate::optim::{self, Optimizer};
 use crate::parallel::{self, RUN};
-use crate::simd::{self, Isa, Op, Simd, all_finite, dispatch, max_abs, stream_map, sum_of, zip_map};
+use crate::simd::{self, Isa, Op, Simd, all_finite, dispatch, stream_map, sum_of, zip_map};
 
 /// How gradients are clipped.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,12 +47,22 @@ impl Clip {
 /// the same for any number of threads. Infinite or NaN if a gradient is.
 pub fn norm<T: Element>(isa: Isa, grads: &[T]) -> f64 {
     let sum = squares(isa, grads, 1.0);
-    if sum.is_finite() {
-        return sum.sqrt();
-    }
-    // Squares may overflow where the numbers do not.
-    let largest = max_abs(isa, grads).to_f64();
-    if largest.is_finite() { squares(isa, grads, 1.0 / largest).sqrt() * largest } else { f64::NAN }
+    // Squares may overflow where the numbers do not, and all may be so small that those which are denormal, and
+    // lost, count. A power of two changes no digit of a number.
+    let power = 2f64.powi(if T::DTYPE == Dtype::F32 { 80 } else { 600 });
+    let scale = match sum {
+        _ if !sum.is_finite() => 1.0 / power,
+        _ if sum < grads.len() as f64 * (T::TINY / T::EPSILON) => power,
+        _ => return sum.sqrt(),
+    };
+    squares(isa, grads, scale).sqrt() / scale
+}
+
+/// Two numbers to multiply by, one after the other, for factor·a/b: the second is 1, unless that would be
+/// flushed to zero as denormal, where its root is not.
+pub fn factors<T: Element>(factor: f64, a: f64, b: f64) -> [f64; 2] {
+    let whole = factor * (a / b);
+    if whole < T::TINY { [(factor * a).sqrt() / b.sqrt(); 2] } else { [whole, 1.0] }
 }
 
 /// The sum of (scale·g)².
@@ -80,13 +90,15 @@ pub fn add<T: Element>(isa: Isa, into: &mut [T], from: &[T]) {
 
 /// Multiplies gradients by `factor` and clips them; `norm` is their norm before.
 pub fn clip<T: Element>(isa: Isa, grads: &mut [T], factor: f64, norm: f64, clip: Option<Clip>) {
-    let (factor, limit) = match clip {
-        Some(Clip::Norm(most)) => (factor * (most / (factor * norm + 1e-6)).min(1.0), f64::INFINITY),
-        Some(Clip::Value(most)) => (factor, most),
-        None => (factor, f64::INFINITY),
+    let (factors, limit) = match clip {
+        Some(Clip::Norm(most)) if factor * norm + 1e-6 > most => {
+            (factors::<T>(factor, most, factor * norm + 1e-6), f64::INFINITY)
+        }
+        Some(Clip::Value(most)) => ([factor, 1.0], most),
+        _ => ([factor, 1.0], f64::INFINITY),
     };
-    if factor != 1.0 || limit.is_finite() {
-        parallel::runs_mut(grads, RUN, |_, grads| dispatch(isa, Limit { grads, factor, limit }));
+    if factors != [1.0; 2] || limit.is_finite() {
+        parallel::runs_mut(grads, RUN, |_, grads| dispatch(isa, Limit { grads, factors, limit }));
     }
 }
 
@@ -216,10 +228,10 @@ impl<T: Element> Op<T> for Squares<'_, T> {
     }
 }
 
-/// g ← max(−limit, min(limit, factor·g))
+/// g ← max(−limit, min(limit, (factors₁·g)·factors₂))
 struct Limit<'a, T> {
     grads: &'a mut [T],
-    factor: f64,
+    factors: [f64; 2],
     limit: f64,
 }
 
@@ -227,13 +239,14 @@ impl<T: Element> Op<T> for Limit<'_, T> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
-        let [factor, high, low] = [self.factor, self.limit, -self.limit].map(|x| s.splat(T::lit(x)));
+        let [first, second] = self.factors.map(|x| s.splat(T::lit(x)));
+        let [high, low] = [self.limit, -self.limit].map(|x| s.splat(T::lit(x)));
         zip_map(
             s,
             [self.grads],
             [],
             #[inline(always)]
-            |[g], []| [s.max(low, s.min(high, s.mul(factor, g)))],
+            |[g], []| [s.max(low, s.min(high, s.mul(second, s.mul(first, g))))],
         );
     }
 }
@@ -304,13 +317,41 @@ mod tests {
         assert!(found.iter().all(|bits| *bits == found[0]));
     }
 
+    /// Gradients (3, −4, 0)·size, whose norm is 5·size.
+    fn of_size<T: Element>(isa: Isa, size: f64, limit: f64) {
+        let close = |found: f64, exact: f64| (found - exact).abs() <= 8.0 * T::EPSILON * exact.abs();
+        let before = [3.0, -4.0, 0.0].map(|g| T::lit(g * size));
+        let (found, least) = (norm(isa, &before), 5.0 * size + 1e-6);
+        assert!(close(found, 5.0 * size), "{isa} {size}: {found}");
+        let mut after = before;
+        clip(isa, &mut after, 1.0, found, Some(Clip::Norm(limit)));
+        for (a, b) in after.iter().zip(&before) {
+            // In an order in which nothing is denormal.
+            let exact = if least > limit { b.to_f64() / least * limit } else { b.to_f64() };
+            assert!(close(a.to_f64(), exact), "{isa} {size}: {a} {exact}");
+        }
+    }
+
     #[test]
-    fn norms_of_huge_gradients_are_finite_and_of_infinite_ones_are_not() {
+    fn norms_of_huge_and_of_tiny_gradients_are_those_of_the_formula() {
+        // Of the squares, the numbers themselves, or the factor, some overflow or are denormal.
+        for (isa, limit) in Isa::available().into_iter().flat_map(|isa| [(isa, 0.5), (isa, 1e-3)]) {
+            for size in [8e37, 2e37, 1e36, 3e25, 1e18, 1e-15, 1e-18, 1e-20, 1e-30, 1e-37] {
+                of_size::<f32>(isa, size, limit);
+            }
+            for size in [3e307, 1e304, 1e300, 1e160, 1e150, 1e-145, 1e-155, 1e-200, 1e-307] {
+                of_size::<f64>(isa, size, limit);
+            }
+        }
+        // Many whose squares are denormal, and which count beside one whose square is not.
+        let mut many = vec![1e-19f32; 1_000_000];
+        many[7] = 1e-15;
+        let exact = (1e-38 * 999_999.0 + 1e-30f64).sqrt();
         for isa in Isa::available() {
-            let found = norm(isa, &[3e25f32, -4e25, 0.0]);
-            assert!((found - 5e25).abs() <= 1e-6 * 5e25, "{isa}: {found}");
+            assert!((norm(isa, &many) / exact - 1.0).abs() < 1e-6);
             for bad in [f32::NAN, f32::INFINITY] {
                 assert!(!norm(isa, &[1.0, bad, 2.0]).is_finite());
+                assert!(!norm(isa, &[3e38, bad, 2.0]).is_finite());
             }
         }
     }

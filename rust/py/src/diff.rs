@@ -153,16 +153,24 @@ impl Jet {
         Ok(Jet { model: model.clone().unbind(), inner: Mutex::new(inner) })
     }
 
-    /// Outputs, then first and second derivatives, one below the other.
-    fn forward(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    /// Outputs, then first and second derivatives, one below the other. `own` has directions of each row
+    /// instead of those of all: one below the other, too.
+    #[pyo3(signature = (x, own=None))]
+    fn forward(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        own: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Py<PyAny>> {
         let model = self.model.get();
         with_dtype!(model.dtype, T => {
             let x = Matrix::<T>::new("x", x)?;
-            let (x, outputs) = (x.view(), model.network.outputs());
+            let own = own.map(|own| Matrix::<T>::new("along", own)).transpose()?;
+            let (x, own, outputs) = (x.view(), own.as_ref().map(Matrix::view), model.network.outputs());
             let (flat, rows) = self.detached::<T, _>(py, |jet, m| {
                 let rows = jet.parts() * x.rows();
                 let mut flat = room("the outputs and their derivatives", rows, outputs)?;
-                jet.forward(m, x, &mut flat).map(|()| (flat, rows))
+                jet.forward(m, x, own, &mut flat).map(|()| (flat, rows))
             })?;
             matrix_out(py, flat, rows, outputs)
         })
@@ -175,6 +183,20 @@ impl Jet {
             let gradient = Matrix::<T>::new("the gradient", gradient)?;
             let gradient = gradient.view();
             self.detached::<T, _>(py, |jet, m| jet.backward(m, gradient))
+        })
+    }
+
+    /// The gradient with respect to x, given that with respect to the outputs; without directions.
+    fn pull(&self, py: Python<'_>, gradient: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+        let model = self.model.get();
+        with_dtype!(model.dtype, T => {
+            let gradient = Matrix::<T>::new("the gradient", gradient)?;
+            let (gradient, inputs) = (gradient.view(), model.network.inputs());
+            let into = self.detached::<T, _>(py, |jet, m| {
+                let mut into = room("the gradient with respect to x", gradient.rows(), inputs)?;
+                jet.pull(m, gradient, &mut into).map(|()| into)
+            })?;
+            matrix_out(py, into, gradient.rows(), inputs)
         })
     }
 }

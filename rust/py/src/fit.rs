@@ -11,11 +11,11 @@ use thalweg_core::{Error, Fit as CoreFit};
 
 use crate::arrays::{Answers, Features, Weights};
 use crate::dtype::{AnyFit, Real, either, with_dtype};
-use crate::errors::translate;
+use crate::errors::{raise, translate};
 use crate::locks::lock;
 use crate::trainer::Trainer;
 
-/// How long the core runs between two polls for Ctrl-C. It stops between two steps.
+/// How long the core runs between two polls for Ctrl-C. It stops between two steps, or parts of a validation.
 const POLL: Duration = Duration::from_millis(50);
 
 /// (epoch, loss, accuracy, penalty, val_loss, val_accuracy, seconds)
@@ -54,6 +54,25 @@ impl Arrays {
             y: Answers::new(&format!("{prefix}y"), self.y.bind(py))?,
             weights: Weights::new(&format!("{prefix}sample_weight"), weights)?,
         })
+    }
+}
+
+impl Fit {
+    /// Ends the fit because an array cannot be used any more, with model and optimizer as before.
+    fn undo<T: Real>(&self, py: Python<'_>, error: &PyErr) -> PyErr {
+        let undone = py.detach(|| {
+            let mut fit = lock(&self.inner);
+            let fit = T::of(&mut fit).expect("of the model's precision");
+            self.trainer.get().locked::<T, _>(|t, m, o| {
+                fit.undo(t, m, o);
+                Ok(())
+            })
+        });
+        let message = format!(
+            "{}: it has changed since the fit began; do not change its shape or dtype meanwhile",
+            error.value(py)
+        );
+        undone.map_or_else(|e| translate(py, e), |()| raise(py, "ArgumentError", message))
     }
 }
 
@@ -139,31 +158,37 @@ impl Fit {
                 || max_seconds.is_some_and(|s| begin.elapsed().as_secs_f64() >= s)
         };
         with_dtype!(trainer.model.get().dtype, T => {
-            let borrowed = self.training.borrow::<T>(py, "")?;
-            let held_out = self.validation.as_ref().map(|v| v.borrow::<T>(py, "validation_")).transpose()?;
+            let changed = |e: PyErr| self.undo::<T>(py, &e);
+            let borrowed = self.training.borrow::<T>(py, "").map_err(changed)?;
+            let held_out = self.validation.as_ref().map(|v| v.borrow::<T>(py, "validation_"));
+            let held_out = held_out.transpose().map_err(changed)?;
             let (data, held_out) = (borrowed.view(), held_out.as_ref().map(Borrowed::view));
             let mut epochs = 0;
             loop {
                 // One slice: until the next poll for Ctrl-C.
-                let slice = || -> Result<(usize, bool), Error> {
+                let slice = || -> Result<(usize, bool, bool), Error> {
                     let mut fit = lock(&self.inner);
                     let fit = T::of(&mut fit).expect("of the model's precision");
                     let slice = Instant::now();
                     let result = trainer.locked::<T, _>(|t, m, o| {
-                        fit.run(t, m, o, data, held_out, |n| {
-                            batches.fetch_add(1, Ordering::Relaxed);
-                            over(epochs + n) || slice.elapsed() >= POLL
+                        fit.run(t, m, o, data, held_out, |ended| {
+                            let enough = ended.is_some_and(|n| {
+                                batches.fetch_add(1, Ordering::Relaxed);
+                                over(epochs + n)
+                            });
+                            enough || slice.elapsed() >= POLL
                         })
                     });
                     // Including epochs that ended before an error.
                     let records = result.as_ref().map_or_else(|_| fit.take_ended(), Vec::clone);
                     lock(&self.ended).extend(records.iter().map(|r| record(r, has_accuracy)));
-                    result.map(|_| (records.len(), fit.done()))
+                    result.map(|_| (records.len(), fit.done(), fit.is_validating()))
                 };
-                let (ended, done) = py.detach(slice).map_err(|e| translate(py, e))?;
+                let (ended, done, validating) = py.detach(slice).map_err(|e| translate(py, e))?;
                 epochs += ended;
                 py.check_signals()?;
-                if done || over(epochs) {
+                // A batch that ends an epoch is not over before its validation.
+                if done || !validating && over(epochs) {
                     return Ok(self.take_ended());
                 }
             }

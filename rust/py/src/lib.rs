@@ -1,5 +1,5 @@
-//! The Python interface of `thalweg-core`: it borrows arrays, translates errors and polls for Ctrl-C. There
-//! is no arithmetic here, and no `unsafe`.
+//! The Python interface of `thalweg-core`: it borrows or converts arrays, translates errors, and divides long
+//! calls into parts, between which it polls for Ctrl-C. Nothing is computed here, and nothing is `unsafe`.
 //!
 //! Everything that may take time runs with the interpreter detached (the GIL released). Locks that are held
 //! meanwhile are also taken there, never while attached, so that a thread that waits for one cannot block the

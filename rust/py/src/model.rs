@@ -18,6 +18,9 @@ use crate::dtype::{AnyModel, Real, parse, with_dtype};
 use crate::errors::translate;
 use crate::locks::lock;
 
+/// Rows that are predicted between two polls for Ctrl-C; as many as in a part of an evaluation.
+const PREDICTED: usize = 16 * 1024;
+
 /// A network with its parameters and gradients, in one precision.
 #[pyclass(frozen, module = "thalweg._core")]
 pub struct Model {
@@ -174,6 +177,10 @@ impl Model {
         with_dtype!(self.dtype, T => self.detached::<T, _>(py, |m| Ok(m.passes())))
     }
 
+    fn kept(&self, py: Python<'_>) -> PyResult<u64> {
+        with_dtype!(self.dtype, T => self.detached::<T, _>(py, |m| Ok(m.kept())))
+    }
+
     fn set_passes(&self, py: Python<'_>, passes: u64) -> PyResult<()> {
         with_dtype!(self.dtype, T => self.detached::<T, _>(py, |m| { m.set_passes(passes); Ok(()) }))
     }
@@ -264,24 +271,44 @@ impl Model {
         with_dtype!(self.dtype, T => {
             let Ok(x) = Features::<T>::new("x", x) else { return Ok(None) };
             let (x, outputs) = (x.view(), self.network.outputs());
-            let y = self.detached::<T, _>(py, |m| {
-                let mut y = room("the outputs", x.rows(), outputs)?;
-                m.predict(x, &mut y).map(|()| y)
-            })?;
-            matrix_out(py, y, x.rows(), outputs).map(Some)
+            let (all, mut y, mut done) = (x.rows(), Vec::new(), 0);
+            loop {
+                let rows = done..all.min(done + PREDICTED);
+                done = rows.end;
+                self.detached::<T, _>(py, |m| {
+                    if rows.start == 0 {
+                        y = room("the outputs", all, outputs)?;
+                    }
+                    let into = &mut y[rows.start * outputs..rows.end * outputs];
+                    m.predict(x.part(rows.clone()), into).map_err(|e| e.in_part(rows.start, all))
+                })?;
+                if done == all {
+                    return matrix_out(py, y, all, outputs).map(Some);
+                }
+                py.check_signals()?;
+            }
         })
     }
 
-    fn forward(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
+    #[pyo3(signature = (x, training=true))]
+    fn forward(&self, py: Python<'_>, x: &Bound<'_, PyAny>, training: bool) -> PyResult<Py<PyAny>> {
         with_dtype!(self.dtype, T => {
             let x = Features::<T>::new("x", x)?;
             let (x, outputs) = (x.view(), self.network.outputs());
             let y = self.detached::<T, _>(py, |m| {
                 let mut y = room("the outputs", x.rows(), outputs)?;
-                m.forward(x, &mut y).map(|()| y)
+                m.forward(x, &mut y, training).map(|()| y)
             })?;
             matrix_out(py, y, x.rows(), outputs)
         })
+    }
+
+    /// Lets no backward pass follow the last forward pass.
+    fn forget(&self, py: Python<'_>) -> PyResult<()> {
+        with_dtype!(self.dtype, T => self.detached::<T, _>(py, |m| {
+            m.forget();
+            Ok(())
+        }))
     }
 
     /// Outputs, and their derivatives with respect to the parameters, with a row for each output of each row

@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use thalweg_core::arena::zeros;
 use thalweg_core::network::Network;
-use thalweg_core::optim::{Config, Group, Optimizer as CoreOptimizer, Value};
+use thalweg_core::optim::{Clock, Clocks, Config, Group, Optimizer as CoreOptimizer, Scalars, Value};
 use thalweg_core::simd::Isa;
 use thalweg_core::update::Clip;
 use thalweg_core::{Dtype, Error};
@@ -84,6 +84,24 @@ impl Optimizer {
         *config = state.config; // a schedule may have set the learning rate
         result
     }
+}
+
+/// The state's scalars, and the time of each block that was frozen during some steps, whose scalars are named
+/// "steps of 0.weight" and so on; `None` if something is missing, or if there is anything else.
+fn scalars_of(config: &Config, named: &BTreeMap<String, f64>) -> Option<(Vec<f64>, Clocks)> {
+    let names: Vec<_> = config.scalars().iter().map(|scalar| scalar.name).collect();
+    let all = |of: &str| -> Option<Vec<f64>> {
+        names.iter().map(|name| named.get(&format!("{name}{of}")).copied()).collect()
+    };
+    let late = named.iter().filter_map(|(name, steps)| Some((name.strip_prefix("steps of ")?, *steps)));
+    let clocks = late.map(|(block, steps)| {
+        let mut clock = Clock { steps: steps as u64, scalars: Scalars::default() };
+        clock.scalars[..names.len()].copy_from_slice(&all(&format!(" of {block}"))?);
+        (clock.steps as f64 == steps).then(|| (block.to_owned(), clock))
+    });
+    let (own, clocks) = (all("")?, clocks.collect::<Option<Vec<_>>>()?);
+    let expected = names.len() + clocks.len() * (1 + names.len());
+    (named.len() == expected).then_some((own, clocks))
 }
 
 #[pymethods]
@@ -201,11 +219,20 @@ impl Optimizer {
             let scalars = inner.config.scalars();
             let copy = |bond: &Bond| {
                 let Model { network, isa, .. } = bond.model.get();
-                let (steps, values, arrays): (_, _, Any<Copies>) = match &bond.state {
-                    Any::F32(o) => (o.steps, o.scalars, Any::F32(export(*isa, network, o)?)),
-                    Any::F64(o) => (o.steps, o.scalars, Any::F64(export(*isa, network, o)?)),
+                let arrays: Any<Copies> = match &bond.state {
+                    Any::F32(o) => Any::F32(export(*isa, network, o)?),
+                    Any::F64(o) => Any::F64(export(*isa, network, o)?),
                 };
-                Ok((steps, scalars.into_iter().zip(values), arrays))
+                let (steps, values, clocks) =
+                    either!(&bond.state, o => (o.steps, o.scalars, o.clocks(network)));
+                let names: Vec<_> = scalars.iter().map(|scalar| scalar.name).collect();
+                let pairs = |values: Scalars| names.clone().into_iter().zip(values);
+                let mut named: Vec<_> = pairs(values).map(|(name, x)| (name.to_owned(), x)).collect();
+                for (block, Clock { steps, scalars }) in clocks {
+                    let own = std::iter::once(("steps", steps as f64)).chain(pairs(scalars));
+                    named.extend(own.map(|(name, x)| (format!("{name} of {block}"), x)));
+                }
+                Ok((steps, named, arrays))
             };
             inner.bond.as_ref().map(copy).transpose()
         });
@@ -216,8 +243,8 @@ impl Optimizer {
         let Some((steps, values, arrays)) = copy.map_err(|e| translate(py, e))? else {
             return Ok((0, scalars.unbind(), dict.unbind()));
         };
-        for (scalar, value) in values {
-            scalars.set_item(scalar.name, value)?;
+        for (name, value) in values {
+            scalars.set_item(name, value)?;
         }
         either!(arrays, arrays => fill(py, &dict, arrays)?);
         Ok((steps, scalars.unbind(), dict.unbind()))
@@ -252,13 +279,18 @@ impl Optimizer {
                     format!("the optimizer's state has arrays {}, expected {expected:?}", arrays.keys());
                 return Err(fail(Error::Mismatch(text)));
             }
-            let names: Vec<_> = config.scalars().iter().map(|s| s.name).collect();
-            let values: Vec<_> = names.iter().filter_map(|name| scalars.get(*name).copied()).collect();
-            if !fresh && (scalars.len() != names.len() || values.len() != names.len()) {
-                let text =
-                    format!("the optimizer's state has scalars {:?}, expected {names:?}", scalars.keys());
-                return Err(fail(Error::Mismatch(text)));
-            }
+            let (values, clocks) = match scalars_of(&config, scalars) {
+                Some(found) => found,
+                None if fresh => Default::default(),
+                None => {
+                    let expected: Vec<_> = config.scalars().iter().map(|s| s.name).collect();
+                    let text = format!(
+                        "the optimizer's state has scalars {:?}, expected {expected:?}",
+                        scalars.keys()
+                    );
+                    return Err(fail(Error::Mismatch(text)));
+                }
+            };
             for (slot, into) in slots.iter().zip(&mut optimizer.state) {
                 let Some(array) = arrays.get_item(slot.name)? else { continue };
                 let flat = vector::<T>(slot.name, &array, config.public_length(slot, &model.network))?;
@@ -269,6 +301,7 @@ impl Optimizer {
                 optimizer.set_scalars(&values).map_err(fail)?;
             }
             optimizer.steps = steps;
+            optimizer.set_clocks(&clocks, &model.network).map_err(fail)?;
             Ok(T::wrap(optimizer))
         }
         let (mut config, groups) = py.detach(|| {

@@ -13,7 +13,7 @@ use thalweg_core::loss::{Loss, Targets};
 use thalweg_core::optim::Optimizer as CoreOptimizer;
 use thalweg_core::project::{self, Memory, Projection, Rule};
 use thalweg_core::sam::Sam;
-use thalweg_core::train::StepOptions;
+use thalweg_core::train::{Evaluation, StepOptions};
 use thalweg_core::update::{Average, Averaging, Clip};
 use thalweg_core::{Error, Model as CoreModel, Trainer as CoreTrainer};
 
@@ -186,9 +186,16 @@ impl Trainer {
             let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
             let w = Weights::<T>::new("sample_weight", sample_weight)?;
             let (x, y) = (x.view(), w.with(y.view()));
-            let evaluate = |t: &mut CoreTrainer<T>| self.model.get().locked::<T, _>(|m| t.evaluate(m, x, y));
-            let tally = self.detached::<T, _>(py, evaluate).map_err(|e| translate(py, e))?;
-            Ok((tally.value(), self.has_accuracy().then(|| tally.accuracy())))
+            let mut evaluation = Evaluation::<T>::default();
+            loop {
+                let part = |t: &mut CoreTrainer<T>| {
+                    self.model.get().locked::<T, _>(|m| evaluation.run(t, m, x, y))
+                };
+                if let Some(tally) = self.detached::<T, _>(py, part).map_err(|e| translate(py, e))? {
+                    return Ok((tally.value(), self.has_accuracy().then(|| tally.accuracy())));
+                }
+                py.check_signals()?;
+            }
         })
     }
 

@@ -46,17 +46,18 @@ class Calling(SequentialBase):
         return y
 
     def forward(self, x: npt.ArrayLike, training: bool = True) -> Array:
-        """Compute the output for the rows of `x` as in training; store what `backward` needs.
+        """Compute the output for the rows of `x`; store what `backward` needs.
 
-        `BatchNorm1d` uses the statistics of these rows, and `Dropout` drops different elements in
-        each call.
+        As in training, `BatchNorm1d` uses the statistics of these rows, and `Dropout` drops
+        different elements in each call.
 
         Parameters
         ----------
         x : array_like, shape (n, in_features)
             As for calling the model.
         training : bool, default True
-            False is the same as calling the model: evaluation mode, with nothing stored.
+            False for evaluation mode, as when calling the model: `BatchNorm1d` uses its running
+            averages, and nothing is dropped. (Calling the model stores nothing, and so is faster.)
 
         Returns
         -------
@@ -67,9 +68,9 @@ class Calling(SequentialBase):
         ShapeError, DataError, DtypeError
             If `x` is not such an array.
         """
-        if training is not True and not _checks.flag("training", training):
-            return self(x)
-        y = self._core.forward(self._samples(x, "x"))
+        training = training is True or _checks.flag("training", training)
+        rows = self._samples(x, "x")
+        y = self._core.forward(rows, training) if training or len(rows) else self(x)
         if self._shaper is not None:
             self._in_shape = np.shape(x)[1:]
         return y
@@ -124,7 +125,7 @@ class Calling(SequentialBase):
         except ArgumentError as error:
             raise ArgumentError(
                 f"{error}; a step or a forward pass that failed since then has left none. "
-                "Gradients by the input in evaluation are diagnostics.jacobian(model, x)"
+                "For evaluation mode call model.forward(x, training=False) first"
             ) from None
         if grad is None or self._in_shape is None:
             return grad

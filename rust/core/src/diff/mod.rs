@@ -125,8 +125,8 @@ pub fn jvp<T: Element>(
     network.check_input(x.into())?;
     check_flat("v", v)?;
     check_rows(model, x, training)?;
-    let at = Weights::new(network, isa, None, T::ONE, false, |into| into.copy_from_slice(&model.params))?;
-    let way = Weights::new(network, isa, None, T::ZERO, false, |into| network.import(isa, v, into))?;
+    let at = Weights::new(network, isa, None, T::ONE, None, |into| into.copy_from_slice(&model.params))?;
+    let way = Weights::new(network, isa, None, T::ZERO, None, |into| network.import(isa, v, into))?;
     let site = Site {
         network,
         isa,
@@ -186,13 +186,14 @@ struct Weights<T> {
     arena: Buffer<T>,
     /// The normalization's scale and shift, by stage.
     affine: Vec<Affine<T>>,
-    /// Transposed weights by stage; the first stage has none.
+    /// Transposed weights by stage, where gradients go back to the stage's input.
     transposed: Vec<Vec<T>>,
 }
 
 impl<T: Element> Weights<T> {
     /// Makes those that `write` provides in the order of the arena, reusing the memory of others. `scale` is
-    /// the scale of normalizations without one; `back` says whether transposed weights are needed.
+    /// the scale of normalizations without one; `back` is the first stage that gradients go back through, if
+    /// there is one.
     ///
     /// # Errors
     /// If there is not enough memory.
@@ -201,7 +202,7 @@ impl<T: Element> Weights<T> {
         isa: Isa,
         spare: Option<Self>,
         scale: T,
-        back: bool,
+        back: Option<usize>,
         write: impl FnOnce(&mut [T]),
     ) -> Result<Self, Error> {
         let len = network.arena_len();
@@ -226,7 +227,9 @@ impl<T: Element> Weights<T> {
         let affine = affine.collect();
         transposed.resize(network.stages().len(), Vec::new());
         for (index, (stage, into)) in network.stages().iter().zip(&mut transposed).enumerate() {
-            let Some(dense) = stage.dense.filter(|_| back && index > 0) else { continue };
+            let Some(dense) = stage.dense.filter(|_| back.is_some_and(|first| index >= first)) else {
+                continue;
+            };
             let len = stage.inputs * stage.outputs;
             let weight = Panels::new(&arena[dense.weight..dense.weight + len], stage.inputs, stage.outputs);
             if into.len() != len {

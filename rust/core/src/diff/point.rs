@@ -158,7 +158,7 @@ impl<T: Element> Point<T> {
             matrix,
             training,
             draw: model.draw,
-            at: Weights::new(network, isa, at, T::ONE, true, |into| into.copy_from_slice(&model.params))?,
+            at: Weights::new(network, isa, at, T::ONE, Some(1), |into| into.copy_from_slice(&model.params))?,
             averages: model.averages.to_vec(),
             x: rows(x)?,
             y: match goals.targets {
@@ -238,7 +238,7 @@ impl<T: Element> Point<T> {
         let site = self.site(model);
         let (network, isa) = (site.network, site.isa);
         let write = |into: &mut [T]| network.import(isa, v, into);
-        let way = Weights::new(network, isa, memory.way.take(), T::ZERO, site.curved, write)?;
+        let way = Weights::new(network, isa, memory.way.take(), T::ZERO, site.curved.then_some(1), write)?;
         let len = network.arena_len();
         let mut result = match memory.result.take().filter(|spare| spare.len() == len) {
             Some(mut spare) => {

@@ -52,7 +52,7 @@ impl<T: Element> Replay<T> {
     pub fn new(model: &Model<T>, x: MatRef<'_, T>) -> Result<Self, Error> {
         let (network, isa) = (model.network(), model.isa());
         let mut replay = Replay {
-            at: Weights::new(network, isa, None, T::ONE, false, |into| into.copy_from_slice(&model.params))?,
+            at: Weights::new(network, isa, None, T::ONE, None, |into| into.copy_from_slice(&model.params))?,
             averages: model.averages.to_vec(),
             draw: model.draw,
             isa,

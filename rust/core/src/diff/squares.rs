@@ -101,10 +101,11 @@ impl<T: Element> Squares<T> {
         })
     }
 
-    /// Adds some rows of the data; targets are those of all rows.
+    /// Adds some rows of the data, which must have been checked (see [`Sweep::forward`]); targets are those
+    /// of all rows.
     ///
     /// # Errors
-    /// If shapes do not fit or something is not finite; nothing is added then.
+    /// If something is not finite; nothing is added then.
     pub fn add<'s>(
         &mut self,
         model: &mut Model<T>,

@@ -47,10 +47,11 @@ impl<T: Element> Sweep<T> {
         self.workspace.as_mut().expect("rows went forward")
     }
 
-    /// Takes some rows of the data forward; returns whether they are in a new workspace.
+    /// Takes some rows of the data forward; returns whether they are in a new workspace. The data must have
+    /// passed [`Network::check_input`](crate::network::Network::check_input), once: it looks at all rows.
     ///
     /// # Errors
-    /// If shapes do not fit or something is not finite.
+    /// If something is not finite.
     pub fn forward(
         &mut self,
         model: &mut Model<T>,
@@ -58,7 +59,6 @@ impl<T: Element> Sweep<T> {
         rows: Range<usize>,
     ) -> Result<bool, Error> {
         let (isa, len) = (model.isa(), rows.len());
-        model.network().check_input(x)?;
         let outputs = model.network().outputs();
         let new = self.workspace.as_ref().is_none_or(|w| !w.serves(model.network(), Mode::Frozen, len));
         if new {

@@ -398,14 +398,14 @@ fn jet_networks(act: Activation) -> [Vec<Layer>; 2] {
     let dense =
         |inputs, outputs, bias| Layer::Linear(Linear { inputs, outputs, bias, init: Init::KaimingUniform });
     let features = Fourier { inputs: WIDTHS[0], frequencies: Frequencies::Normal { count: 9, sigma: 0.2 } };
-    let scales = |inverse| {
-        let numbers = |from: f64| (0..18).map(|j| from + 0.1 * f64::from(j)).collect();
+    let scales = |width, inverse| {
+        let numbers = |from: f64| (0..width).map(|j| from + 0.1 * j as f64).collect();
         Layer::Standardize(Standardize { mean: numbers(-0.5), std: numbers(0.9), inverse })
     };
-    let inner =
-        vec![scales(false), dense(18, 37, true), Layer::Activation(act), dense(37, 18, false), scales(true)];
+    let (into, out) = (scales(18, false), scales(18, true));
+    let inner = vec![into, dense(18, 37, true), Layer::Activation(act), dense(37, 18, false), out];
     let behind = [Layer::Residual(inner), Layer::Activation(act), dense(18, WIDTHS[3], true)];
-    let with_block = [Layer::Fourier(features)].into_iter().chain(behind).collect();
+    let with_block = [scales(WIDTHS[0], false), Layer::Fourier(features)].into_iter().chain(behind).collect();
     [network(Behind::Nothing, act), with_block]
 }
 
@@ -422,7 +422,7 @@ fn jets_are_derivatives_of_the_outputs_along_each_direction() {
                 let moved: Vec<f64> =
                     x.iter().enumerate().map(|(i, x)| x + step * direction[i % WIDTHS[0]]).collect();
                 let mut all = vec![f64::NAN; 5 * size];
-                jet.forward(&model, MatRef::new(&moved, ROWS, WIDTHS[0]), &mut all).unwrap();
+                jet.forward(&model, MatRef::new(&moved, ROWS, WIDTHS[0]), None, &mut all).unwrap();
                 all
             };
             let here = at(0, 0.0);
@@ -453,7 +453,7 @@ fn jets_have_the_second_derivatives_that_are_wanted() {
         let run = |orders: &[usize]| {
             let mut jet = Jet::new(model.network(), along, orders).unwrap();
             let mut all = vec![f64::NAN; jet.parts() * ROWS * WIDTHS[3]];
-            jet.forward(&model, x, &mut all).unwrap();
+            jet.forward(&model, x, None, &mut all).unwrap();
             all.chunks(ROWS * WIDTHS[3]).map(<[f64]>::to_vec).collect::<Vec<_>>()
         };
         let all = run(&[2, 2, 2]);
@@ -484,7 +484,7 @@ fn what_goes_back_from_a_jet_is_the_gradient() {
                 let parts = jet.parts();
                 let weights = draw::<f64>(parts * rows * WIDTHS[3], 8);
                 let mut output = vec![0.0; weights.len()];
-                jet.forward(&model, x, &mut output).unwrap();
+                jet.forward(&model, x, None, &mut output).unwrap();
                 // The result is added to what was there.
                 model.set_gradients(&vec![1.0; n]).unwrap();
                 jet.backward(&mut model, MatRef::new(&weights, parts * rows, WIDTHS[3])).unwrap();
@@ -497,7 +497,7 @@ fn what_goes_back_from_a_jet_is_the_gradient() {
                 let mut at = |step: f64| {
                     let moved: Vec<f64> = theta.iter().zip(&v).map(|(p, v)| p + step * v).collect();
                     model.set_parameters(&moved).unwrap();
-                    jet.forward(&model, x, &mut output).unwrap();
+                    jet.forward(&model, x, None, &mut output).unwrap();
                     dot(&output, &weights)
                 };
                 // A difference of fourth order: third derivatives of second derivatives are large.
@@ -507,6 +507,59 @@ fn what_goes_back_from_a_jet_is_the_gradient() {
                 assert!(error < 1e-7, "{isa} {} {orders:?} {which}: {found} {numeric}", act.name());
             }
         }
+    }
+}
+
+#[test]
+fn a_jet_without_directions_goes_back_to_the_inputs() {
+    let (x, g) = (draw::<f64>(ROWS * WIDTHS[0], 1), draw::<f64>(ROWS * WIDTHS[3], 2));
+    let (x, g) = (MatRef::new(&x, ROWS, WIDTHS[0]), MatRef::new(&g, ROWS, WIDTHS[3]));
+    for isa in Isa::available() {
+        let [_, features] = jet_networks(Activation::Tanh);
+        let behind = features[2..].to_vec();
+        let first =
+            Layer::Linear(Linear { inputs: WIDTHS[0], outputs: 18, bias: true, init: Init::KaimingUniform });
+        let skipped = vec![Layer::Residual(vec![
+            first.clone(),
+            Layer::Linear(Linear { inputs: 18, outputs: WIDTHS[0], bias: true, init: Init::KaimingUniform }),
+        ])];
+        let skipped = [skipped, vec![first], behind].concat();
+        for (which, layers) in jet_networks(Activation::Tanh).into_iter().chain([skipped]).enumerate() {
+            let mut model = Model::<f64>::with_isa(layers, 3, isa).unwrap();
+            let mut jet = Jet::new(model.network(), MatRef::new(&[], 0, WIDTHS[0]), &[]).unwrap();
+            let (mut y, mut found) = (vec![0.0; ROWS * WIDTHS[3]], vec![f64::NAN; ROWS * WIDTHS[0]]);
+            jet.forward(&model, x, None, &mut y).unwrap();
+            jet.pull(&model, g, &mut found).unwrap();
+            let mut want = vec![f64::NAN; found.len()];
+            model.forward(x, &mut y, true).unwrap();
+            model.backward(g, Some(&mut want), false).unwrap();
+            assert!(distance(&found, &want) < 1e-13, "{isa} {which}");
+        }
+    }
+}
+
+#[test]
+fn rows_may_have_directions_of_their_own() {
+    let (x, along) = (draw::<f64>(ROWS * WIDTHS[0], 1), draw::<f64>(2 * ROWS * WIDTHS[0], 5));
+    let (x, along) = (MatRef::new(&x, ROWS, WIDTHS[0]), MatRef::new(&along, 2 * ROWS, WIDTHS[0]));
+    let size = WIDTHS[3];
+    for layers in jet_networks(Activation::Tanh) {
+        let model = Model::<f64>::new(layers, 3).unwrap();
+        let any = [0.0; 2 * WIDTHS[0]];
+        let mut jet = Jet::new(model.network(), MatRef::new(&any, 2, WIDTHS[0]), &[2, 1]).unwrap();
+        let mut found = vec![f64::NAN; 4 * ROWS * size];
+        jet.forward(&model, x, Some(along), &mut found).unwrap();
+        for r in 0..ROWS {
+            let own = [along.row(r), along.row(ROWS + r)].concat();
+            let mut jet = Jet::new(model.network(), MatRef::new(&own, 2, WIDTHS[0]), &[2, 1]).unwrap();
+            let mut want = vec![f64::NAN; 4 * size];
+            jet.forward(&model, x.block(r, 1, 0, WIDTHS[0]), None, &mut want).unwrap();
+            for (part, want) in want.chunks(size).enumerate() {
+                assert!(distance(&found[(part * ROWS + r) * size..][..size], want) < 1e-13, "{r} {part}");
+            }
+        }
+        let short = along.block(0, ROWS, 0, WIDTHS[0]);
+        assert!(jet.forward(&model, x, Some(short), &mut found).is_err(), "one direction is missing");
     }
 }
 
@@ -521,7 +574,7 @@ fn jets_have_the_same_bits_for_any_number_of_threads_and_are_near_in_single_prec
         let mut jet = Jet::new(model.network(), MatRef::new(&along, 2, WIDTHS[0]), &[2, 2]).unwrap();
         let weights = draw::<T>(5 * rows * WIDTHS[3], 8);
         let mut all = vec![T::ZERO; weights.len()];
-        jet.forward(&model, MatRef::new(&x, rows, WIDTHS[0]), &mut all).unwrap();
+        jet.forward(&model, MatRef::new(&x, rows, WIDTHS[0]), None, &mut all).unwrap();
         jet.backward(&mut model, MatRef::new(&weights, 5 * rows, WIDTHS[3])).unwrap();
         let mut gradient = vec![T::ZERO; model.network().num_parameters()];
         model.gradients(&mut gradient);
@@ -555,7 +608,7 @@ fn jets_do_not_go_through_what_they_cannot() {
     let (x, gradient) = (draw::<f64>(4 * WIDTHS[0], 1), draw::<f64>(12 * WIDTHS[3], 2));
     let gradient = MatRef::new(&gradient, 12, WIDTHS[3]);
     assert!(jet.backward(&mut model, gradient).is_err(), "nothing went forward");
-    jet.forward(&model, MatRef::new(&x, 4, WIDTHS[0]), &mut [0.0; 12 * WIDTHS[3]]).unwrap();
+    jet.forward(&model, MatRef::new(&x, 4, WIDTHS[0]), None, &mut [0.0; 12 * WIDTHS[3]]).unwrap();
     let short = MatRef::new(&gradient.row(0)[..3], 1, 3);
     assert!(jet.backward(&mut model, short).is_err(), "too few rows");
     assert!(jet.backward(&mut model, gradient).is_ok());

@@ -6,11 +6,8 @@
 
 use super::Function;
 use crate::element::Element;
-use crate::math;
+use crate::math::{self, gelu::FRAC_1_SQRT_2PI};
 use crate::simd::Simd;
-
-/// 1/√(2π)
-const FRAC_1_SQRT_2PI: f64 = 0.398_942_280_401_432_7;
 
 #[derive(Clone, Copy)]
 pub struct Gelu;

@@ -86,4 +86,4 @@ pub fn with_derivative<T: Element, S: Simd<T>>(s: S, x: S::V) -> (S::V, S::V) {
 }
 
 /// 1/√(2π)
-const FRAC_1_SQRT_2PI: f64 = 0.398_942_280_401_432_7;
+pub const FRAC_1_SQRT_2PI: f64 = 0.398_942_280_401_432_7;

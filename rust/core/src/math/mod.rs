@@ -4,9 +4,9 @@
 //! Each file states its formula, its range reduction and its error analysis, and has a function `f32` and a
 //! function `f64` that serve every ISA: the algorithm is the same, with polynomials of the degree that the
 //! type needs. `MAX_ULP_F32` and `MAX_ULP_F64` bound the error, |result − exact| in units in the last place of
-//! the exact result, on every ISA for which the file does not name another bound. In single precision they are the largest errors over all 2³² arguments,
-//! rounded up; in double precision the largest over a million arguments, with a margin. The tests check these
-//! bounds.
+//! the exact result, on every ISA for which the file does not name another bound. In single precision they are
+//! the largest errors over all 2³² arguments, rounded up; in double precision the largest over a million
+//! arguments, with a margin. The tests check these bounds.
 //!
 //! All of them share these properties:
 //! - NaN gives NaN, and a NaN in one lane leaves the others alone.

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{Config, Step};
+use super::{Config, Scalars, Step};
 use crate::error::Error;
 use crate::network::Block;
 
@@ -21,17 +21,31 @@ pub struct Group {
     pub frozen: bool,
 }
 
-/// A block of the arena that belongs to a group.
+/// A block of the arena, with what sets it apart from others.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Member {
     /// Its place.
     pub(super) range: Range<usize>,
-    /// The group.
-    pub(super) group: usize,
+    /// The group that it belongs to.
+    pub(super) group: Option<usize>,
+    /// Its time, if it was frozen during some of the optimizer's steps.
+    pub(super) clock: Option<Clock>,
 }
 
-/// Finds the members of groups among the blocks of a network, in the arena's order. If several groups match,
-/// the last one counts.
+/// How many steps some parameters have made, and the scalars of their state.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Clock {
+    /// Number of steps.
+    pub steps: u64,
+    /// The [scalars](Config::scalars), where they depend on time only.
+    pub scalars: Scalars,
+}
+
+/// Clocks by the names of their blocks.
+pub type Clocks = Vec<(String, Clock)>;
+
+/// Finds the groups of the blocks of a network, in the arena's order. If several groups match, the last one
+/// counts.
 pub(super) fn members(groups: &[Group], blocks: &[Block]) -> Result<Vec<Member>, Error> {
     for group in groups {
         if !blocks.iter().any(|b| matches(&group.pattern, &b.name)) {
@@ -42,8 +56,8 @@ pub(super) fn members(groups: &[Group], blocks: &[Block]) -> Result<Vec<Member>,
         }
     }
     let of = |b: &Block| groups.iter().rposition(|g| matches(&g.pattern, &b.name));
-    let member = |b: &Block| of(b).map(|group| Member { range: b.offset..b.offset + b.len(), group });
-    let mut members: Vec<_> = blocks.iter().filter_map(member).collect();
+    let member = |b: &Block| Member { range: b.offset..b.offset + b.len(), group: of(b), clock: None };
+    let mut members: Vec<_> = blocks.iter().map(member).collect();
     members.sort_by_key(|m| m.range.start);
     Ok(members)
 }
@@ -68,8 +82,8 @@ fn matches(pattern: &str, name: &str) -> bool {
 #[derive(Clone, Copy)]
 pub struct Steps<'a> {
     pub(super) usual: Step,
-    /// What it does to each group; `None` if the group is frozen.
-    pub(super) groups: &'a [Option<Step>],
+    /// What it does to each member; `None` if it is frozen.
+    pub(super) apart: &'a [Option<Step>],
     pub(super) members: &'a [Member],
 }
 
@@ -78,7 +92,7 @@ impl Steps<'_> {
     pub fn at(&self, element: usize) -> Option<&Step> {
         match self.find(element).ok() {
             None => Some(&self.usual),
-            Some(i) => self.groups[self.members[i].group].as_ref(),
+            Some(i) => self.apart[i].as_ref(),
         }
     }
 
@@ -134,8 +148,9 @@ mod tests {
     #[test]
     fn parts_cover_a_range_and_change_where_blocks_do() {
         let step = Config::Sgd(super::super::Sgd::default()).at(1, &super::super::Scalars::default());
-        let members = [Member { range: 10..14, group: 0 }, Member { range: 16..20, group: 1 }];
-        let steps = Steps { usual: step, groups: &[None, Some(step)], members: &members };
+        let member = |range| Member { range, group: None, clock: None };
+        let members = [member(10..14), member(16..20)];
+        let steps = Steps { usual: step, apart: &[None, Some(step)], members: &members };
         let parts: Vec<_> = steps.parts(8..18).map(|(r, s)| (r, s.is_some())).collect();
         assert_eq!(parts, [(8..10, true), (10..14, false), (14..16, true), (16..18, true)]);
         assert!(steps.parts(11..13).map(|(r, _)| r).eq(std::iter::once(11..13)));

@@ -449,5 +449,7 @@ pub(super) fn sign<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
 
 /// 1 − βᵗ, the factor by which an average over t steps from 0 falls short.
 pub(super) fn filled(beta: f64, t: u64) -> f64 {
-    1.0 - beta.powf(t as f64)
+    // βᵗ ≤ exp(−t(1 − β)), which soon is too small to count, and then much too small to be computed quickly.
+    let t = t as f64;
+    if t * (1.0 - beta) > 40.0 { 1.0 } else { 1.0 - beta.powf(t) }
 }

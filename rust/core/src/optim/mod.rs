@@ -27,7 +27,7 @@ pub use adadelta::Adadelta;
 pub use adagrad::Adagrad;
 pub use adam::Adam;
 pub use adamax::Adamax;
-pub use groups::{Group, Steps};
+pub use groups::{Clock, Clocks, Group, Steps};
 pub use lion::Lion;
 pub use method::{Convention, Extent, Options, Scalar, Scalars, Slot, Value};
 pub use nadam::Nadam;
@@ -215,7 +215,7 @@ pub struct Optimizer<T: Element> {
     pub steps: u64,
     groups: Vec<Group>,
     members: Vec<Member>,
-    /// What the current step does to each group.
+    /// What the current step does to each member.
     prepared: Vec<Option<Step>>,
     /// Workspace of a method that does not work element by element.
     room: Option<Room<T>>,
@@ -257,7 +257,14 @@ impl<T: Element> Optimizer<T> {
     /// # Errors
     /// If a pattern matches nothing, or there is not enough memory; nothing is changed then.
     pub fn set_groups(&mut self, groups: &[Group], network: &Network) -> Result<(), Error> {
-        let members = groups::members(groups, network.blocks())?;
+        let mut members = match groups {
+            [] => Vec::new(),
+            _ => groups::members(groups, network.blocks())?,
+        };
+        for (member, before) in members.iter_mut().zip(&self.members) {
+            member.clock = before.clock;
+        }
+        let prepared = vec![None; members.len()];
         // Where a block's state lies follows from the optimizer's own options.
         let alike = |config: &Config, block: &Block| {
             let shape = &block.shape;
@@ -272,7 +279,7 @@ impl<T: Element> Optimizer<T> {
         let before = (
             std::mem::replace(&mut self.members, members),
             std::mem::replace(&mut self.groups, groups.to_vec()),
-            std::mem::replace(&mut self.prepared, vec![None; groups.len()]),
+            std::mem::replace(&mut self.prepared, prepared),
         );
         let room = Room::new(self, network).and_then(|room| {
             room.as_ref().map_or(Ok(()), Room::check)?;
@@ -295,16 +302,18 @@ impl<T: Element> Optimizer<T> {
     pub fn save(&self, spare: Option<Saved<T>>) -> Result<Saved<T>, Error> {
         let fits =
             |saved: &Saved<T>| saved.state.iter().map(|s| s.len()).eq(self.state.iter().map(|s| s.len()));
-        let mut state = match spare.filter(fits) {
-            Some(spare) => spare.state,
+        let (mut state, mut clocks) = match spare.filter(fits) {
+            Some(spare) => (spare.state, spare.clocks),
             None => {
                 let empty =
                     |array: &Buffer<T>| Buffer::zeroed("a copy of the optimizer's state", array.len());
-                self.state.iter().map(empty).collect::<Result<_, _>>()?
+                (self.state.iter().map(empty).collect::<Result<_, _>>()?, Vec::new())
             }
         };
         state.iter_mut().zip(&self.state).for_each(|(to, from)| update::copy(to, from));
-        Ok(Saved { config: self.config, state, scalars: self.scalars, steps: self.steps })
+        clocks.clear();
+        clocks.extend(self.members.iter().map(|member| member.clock));
+        Ok(Saved { config: self.config, state, scalars: self.scalars, steps: self.steps, clocks })
     }
 
     /// Restores a saved state; groups stay as they are.
@@ -315,6 +324,45 @@ impl<T: Element> Optimizer<T> {
         assert_eq!(self.state.len(), saved.state.len());
         self.state.iter_mut().zip(&saved.state).for_each(|(to, from)| to.copy_from_slice(from));
         (self.config, self.scalars, self.steps) = (saved.config, saved.scalars, saved.steps);
+        // There were no members if there were no groups.
+        let clocks = saved.clocks.iter().copied().chain(std::iter::repeat(None));
+        self.members.iter_mut().zip(clocks).for_each(|(member, clock)| member.clock = clock);
+    }
+
+    /// The time of each block that was frozen during some steps: names, and the clocks.
+    pub fn clocks(&self, network: &Network) -> Clocks {
+        let name =
+            |start| network.blocks().iter().find(|block| block.offset == start).map(|b| b.name.clone());
+        let late = self.members.iter().filter_map(|m| Some((name(m.range.start)?, m.clock?)));
+        late.collect()
+    }
+
+    /// Sets the time of blocks that were frozen during some steps.
+    ///
+    /// # Errors
+    /// If there is no such block, or if a clock is ahead of the optimizer's steps or has a scalar out of
+    /// range; some may have been set then.
+    pub fn set_clocks(&mut self, clocks: &[(String, Clock)], network: &Network) -> Result<(), Error> {
+        if !clocks.is_empty() && self.members.is_empty() {
+            self.members = groups::members(&[], network.blocks())?;
+            self.prepared = vec![None; self.members.len()];
+        }
+        for (name, clock) in clocks {
+            let block = network.blocks().iter().find(|block| block.name == *name);
+            let start = block.map(|block| block.offset);
+            let member = self.members.iter_mut().find(|member| Some(member.range.start) == start);
+            let Some(member) = member.filter(|_| clock.steps <= self.steps) else {
+                let text = format!(
+                    "the optimizer's state says that {name} has made {} of its {} steps, which cannot be",
+                    clock.steps, self.steps
+                );
+                return Err(Error::Mismatch(text));
+            };
+            let scalars = self.config.scalars();
+            scalars.iter().zip(clock.scalars).try_for_each(|(scalar, value)| scalar.check(value))?;
+            member.clock = Some(*clock);
+        }
+        Ok(())
     }
 
     /// The largest learning rate of any parameter.
@@ -325,7 +373,11 @@ impl<T: Element> Optimizer<T> {
 
     /// Parts of the arena that are frozen.
     pub fn frozen(&self) -> impl Iterator<Item = Range<usize>> {
-        self.members.iter().filter(|m| self.groups[m.group].frozen).map(|m| m.range.clone())
+        self.members.iter().filter(|member| self.is_frozen(member)).map(|member| member.range.clone())
+    }
+
+    fn is_frozen(&self, member: &Member) -> bool {
+        member.group.is_some_and(|group| self.groups[group].frozen)
     }
 
     /// Sets the [scalars](Config::scalars) of its state.
@@ -359,19 +411,49 @@ impl<T: Element> Optimizer<T> {
     /// What the next step will do, and the state arrays, lent to the threads of a region; an array that is
     /// not kept is empty.
     pub fn begin(&mut self) -> (Steps<'_>, [Shared<'_, T>; MAX_STATE]) {
-        let scalars = self.next_scalars();
-        let usual = self.config.at(self.steps + 1, &scalars);
-        for (step, group) in self.prepared.iter_mut().zip(&self.groups) {
-            let config = group.config.with_lr(group.lr_scale * self.config.lr());
-            *step = (!group.frozen).then(|| config.at(self.steps + 1, &scalars));
+        let (t, scalars) = (self.steps + 1, self.next_scalars());
+        let usual = self.config.at(t, &scalars);
+        for i in 0..self.members.len() {
+            let Member { group, clock, .. } = self.members[i];
+            let alike =
+                |&last: &usize| (self.members[last].group, self.members[last].clock) == (group, clock);
+            self.prepared[i] = match (i.checked_sub(1).filter(alike), group.map(|group| &self.groups[group]))
+            {
+                (Some(last), _) => self.prepared[last],
+                (None, Some(group)) if group.frozen => None,
+                (None, group) => {
+                    let own = group.map(|group| group.config.with_lr(group.lr_scale * self.config.lr()));
+                    let (t, scalars) = match clock {
+                        Some(Clock { steps, .. }) if !self.is_elementwise() => (steps + 1, scalars),
+                        Some(mut clock) => {
+                            self.config.advance(clock.steps + 1, &mut clock.scalars);
+                            (clock.steps + 1, clock.scalars)
+                        }
+                        None => (t, scalars),
+                    };
+                    Some(own.unwrap_or(self.config).at(t, &scalars))
+                }
+            };
         }
         let mut state = self.state.iter_mut();
         let state = std::array::from_fn(|_| state.next().map_or(Shared::new(&mut []), Buffer::share));
-        (Steps { usual, groups: &self.prepared, members: &self.members }, state)
+        (Steps { usual, apart: &self.prepared, members: &self.members }, state)
     }
 
     /// Records that the step was done.
     pub fn advance(&mut self) {
+        let now = Clock { steps: self.steps, scalars: self.scalars };
+        for i in 0..self.members.len() {
+            let frozen = self.is_frozen(&self.members[i]);
+            match &mut self.members[i].clock {
+                empty @ None if frozen => *empty = Some(now),
+                Some(clock) if !frozen => {
+                    clock.steps += 1;
+                    self.config.advance(clock.steps, &mut clock.scalars);
+                }
+                _ => {}
+            }
+        }
         self.steps += 1;
         self.config.advance(self.steps, &mut self.scalars);
     }
@@ -383,6 +465,7 @@ pub struct Saved<T> {
     state: Vec<Buffer<T>>,
     scalars: Scalars,
     steps: u64,
+    clocks: Vec<Option<Clock>>,
 }
 
 /// One step's constants.

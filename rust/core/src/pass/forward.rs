@@ -25,7 +25,7 @@ impl<'a, T: Element> Pass<'a, T> {
         let Some(data) = self.input else { return };
         if !self.in_place() {
             // SAFETY: the block's own rows, to which this item has no other reference here.
-            let mut into = unsafe { self.rows_mut(self.layout.input, local, data.cols()) };
+            let mut into = unsafe { self.rows_mut(self.layout.input, local, self.network.inputs()) };
             let at = |r: usize| self.rows.at(rows.start + r);
             if let Rows::Listed(_) = self.rows {
                 (0..AHEAD.min(rows.len())).for_each(|r| data.prefetch_row(at(r)));

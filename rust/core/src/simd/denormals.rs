@@ -48,9 +48,8 @@ mod register {
     pub fn set_control(value: u64) {
         let mxcsr = value as u32;
         // SAFETY: loads a value that was read from the register, with only the two flush bits changed. Rust
-        // assumes the default mode, so arithmetic that the compiler moved across this could be done in either
-        // mode, within its error. What a region computes is behind calls through pointers, into which the
-        // compiler cannot see, so it moves nothing there.
+        // assumes the default mode, so the compiler may move arithmetic across this; it is then done in the
+        // other mode, and only results or operands that are denormal can come out differently, as zero or not.
         unsafe { asm!("ldmxcsr [{}]", in(reg) &mxcsr, options(nostack, preserves_flags)) };
     }
 }

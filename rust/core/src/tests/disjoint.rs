@@ -196,7 +196,7 @@ fn items_of_passes_without_a_loss_are_disjoint() {
         let (rows, outputs) = (x.rows(), model.network().outputs());
         let mut y = vec![0.0; rows * outputs];
         model.predict(x, &mut y).unwrap();
-        model.forward(x, &mut y).unwrap();
+        model.forward(x, &mut y, true).unwrap();
         let mut dx = vec![0.0; rows * x.cols()];
         model.backward(MatRef::new(&y, rows, outputs), Some(&mut dx), true).unwrap();
     });

@@ -6,7 +6,7 @@ use crate::arena::Buffer;
 use crate::check::Check;
 use crate::gemm::Precision;
 use crate::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
-use crate::loss::{Loss, Targets};
+use crate::loss::{Goals, Loss, Targets};
 use crate::optim::{Adam, Config, Lamb, Optimizer, Sgd};
 use crate::rng::{Purpose, Stream};
 use crate::sam::Sam;
@@ -183,7 +183,7 @@ fn forward_and_backward_by_hand_are_the_step_and_accumulate() {
     for act in ACTIVATIONS {
         let mut model = Model::new(layers(&[4, 6, 3], act), 2).unwrap();
         let mut output = vec![0.0; 9 * 3];
-        model.forward(data.x(), &mut output).unwrap();
+        model.forward(data.x(), &mut output, true).unwrap();
         let mut predicted = vec![0.0; 9 * 3];
         model.predict(data.x(), &mut predicted).unwrap();
         assert_eq!(bits(&output), bits(&predicted), "both passes compute the same");
@@ -207,7 +207,7 @@ fn forward_and_backward_by_hand_are_the_step_and_accumulate() {
             assert!((by_input[place] - numeric).abs() < 1e-8, "{} {place}", act.name());
         }
 
-        model.forward(data.x(), &mut output).unwrap();
+        model.forward(data.x(), &mut output, true).unwrap();
         model.backward(MatRef::new(&c, 9, 3), Some(&mut by_input), true).unwrap();
         let mut twice = vec![0.0; once.len()];
         model.gradients(&mut twice);
@@ -469,6 +469,82 @@ fn a_fit_that_is_left_and_resumed_gives_the_same_bits() {
 }
 
 #[test]
+fn a_fit_that_is_left_in_a_validation_and_resumed_gives_the_same_bits() {
+    let _turn = THREADS.lock().unwrap();
+    let run = |leave: bool| {
+        let loss = Loss::CROSS_ENTROPY;
+        let (data, held_out) = (Data::<f32>::new(40, 3, 2), Data::<f32>::new(40_000, 3, 2));
+        let mut model = Model::new(layers(&[3, 2], Activation::Tanh), 0).unwrap();
+        let mut trainer = Trainer::new(loss);
+        let mut optimizer = Optimizer::new(momentum(0.05), model.network()).unwrap();
+        let options = FitOptions { epochs: 2, batch_size: 16, shuffle: true, seed: 1 };
+        let (set, validation) = (data.set(loss), Some(held_out.set(loss)));
+        let mut fit = Fit::new(options, &trainer, &model, set, validation).unwrap();
+        let (mut records, mut parts) = (Vec::new(), 0);
+        while !fit.done() {
+            let until = |ended: Option<usize>| {
+                parts += usize::from(ended.is_none());
+                leave && ended.is_none()
+            };
+            records
+                .extend(fit.run(&mut trainer, &mut model, &mut optimizer, set, validation, until).unwrap());
+            assert!(fit.done() || fit.is_validating() && optimizer.steps == 3 * (records.len() as u64 + 1));
+        }
+        assert_eq!((records.len(), parts), (2, 4)); // three parts each
+        let last = trainer.evaluate(&mut model, held_out.x(), held_out.y(loss)).unwrap();
+        assert_eq!(records[1].validation, Some(last));
+        (
+            bits(&parameters(&model)),
+            records.into_iter().map(|r| (r.training, r.validation)).collect::<Vec<_>>(),
+        )
+    };
+    assert_eq!(run(true), run(false));
+}
+
+#[test]
+fn a_fit_whose_data_change_their_shape_is_undone() {
+    let _turn = THREADS.lock().unwrap();
+    let loss = Loss::Mse;
+    let data = Data::<f32>::new(32, 4, 2);
+    let weights: &'static [f32] = &[1.0; 32];
+    let set = |x: (usize, usize), y: (usize, usize), weights: &'static [f32]| DataSet {
+        x: MatRef::new(&data.x[..x.0 * x.1], x.0, x.1).into(),
+        y: Goals {
+            targets: Targets::Values(MatRef::new(&data.y[..y.0 * y.1], y.0, y.1)),
+            weights: Some(weights),
+        },
+    };
+    let whole = set((32, 4), (32, 2), weights);
+    let labels = DataSet { y: Targets::Labels(&data.labels).into(), ..whole };
+    let expected = "when the fit began: do not change its shape or dtype meanwhile";
+    for (training, validation, message) in [
+        (set((10, 4), (32, 2), weights), whole, "x has shape (10, 4), but had (32, 4)"),
+        (set((32, 2), (32, 2), weights), whole, "x has shape (32, 2), but had (32, 4)"),
+        (set((32, 4), (10, 2), weights), whole, "y has shape (10, 2), but had (32, 2)"),
+        (set((32, 4), (32, 1), weights), whole, "y has shape (32, 1), but had (32, 2)"),
+        (set((32, 4), (32, 2), &weights[..9]), whole, "sample_weight has shape (9,), but had (32,)"),
+        (labels, whole, "y has shape (32,), but had (32, 2)"),
+        (whole, set((32, 4), (10, 2), weights), "validation_data: y has shape (10, 2), but had (32, 2)"),
+    ] {
+        let mut model = Model::new(layers(&[4, 8, 2], Activation::Relu), 0).unwrap();
+        let mut trainer = Trainer::new(loss);
+        let mut optimizer = Optimizer::new(momentum(0.01), model.network()).unwrap();
+        let before = bits(&parameters(&model));
+        let options = FitOptions { epochs: 3, batch_size: 8, shuffle: true, seed: 0 };
+        let mut fit = Fit::new(options, &trainer, &model, whole, Some(whole)).unwrap();
+        let leave = |ended| ended == Some(1);
+        fit.run(&mut trainer, &mut model, &mut optimizer, whole, Some(whole), leave).unwrap();
+        assert_eq!(optimizer.steps, 4);
+        let error = fit
+            .run(&mut trainer, &mut model, &mut optimizer, training, Some(validation), |_| false)
+            .unwrap_err();
+        assert_eq!(error.to_string(), format!("{message} {expected}"));
+        assert!(fit.done());
+        assert_eq!((bits(&parameters(&model)), optimizer.steps), (before, 0));
+    }
+}
+
+#[test]
 fn an_epoch_sees_every_row_once_in_an_order_of_its_own() {
     let _turn = THREADS.lock().unwrap();
     // One linear unit on one-hot rows with learning rate 1 and zero targets: each row's SGD step sets its own
@@ -551,7 +627,7 @@ fn bad_data_are_named_and_change_nothing() {
             fails(Fit::new(options, &trainer, &model, data.set(loss), None).map(|_| ()));
             let mut output = vec![0.0; 64];
             fails(model.predict(data.x(), &mut output));
-            fails(model.forward(data.x(), &mut output));
+            fails(model.forward(data.x(), &mut output, true));
             assert_eq!(before, bits(&parameters(&model)));
             assert_eq!(optimizer.steps, 0);
         }
@@ -610,8 +686,8 @@ fn single_precision_follows_double_precision() {
             let rounded: Vec<f64> = parameters(&b).iter().map(|v| f64::from(*v)).collect();
             a.set_parameters(&rounded).unwrap();
             let (mut oa, mut ob) = (vec![0.0; 165], vec![0.0; 165]);
-            a.forward(MatRef::new(&wide, 33, 20), &mut oa).unwrap();
-            b.forward(single.x(), &mut ob).unwrap();
+            a.forward(MatRef::new(&wide, 33, 20), &mut oa, true).unwrap();
+            b.forward(single.x(), &mut ob, true).unwrap();
             let (mut ia, mut ib) = (vec![0.0; 660], vec![0.0; 660]);
             let c: Vec<f32> = (0..165).map(|i| (i as f32).sin()).collect();
             let cw: Vec<f64> = c.iter().map(|v| f64::from(*v)).collect();

@@ -170,14 +170,16 @@ impl<T: Element> Trainer<T> {
             self.gathered.make_room(model.network().arena_len(), optimizer)?;
         }
         let (isa, draw) = (model.isa(), model.draw);
-        let workspace = self.workspaces.get(model.network(), isa, Mode::Step, batch.len)?;
+        // Not in waves where gradients wait for an update: a later wave could stop the pass when those of the
+        // first have already been added.
+        let mode = if self.options.accumulate > 1 { Mode::Apart } else { Mode::Step };
+        let workspace = self.workspaces.get(model.network(), isa, mode, batch.len)?;
         let Parts { network, params, grads, averages } = model.parts();
         let mut pass = BatchPass { batch, totals, objective: &self.objective, network, isa, draw, workspace };
         let mut at_params = None;
         if let Some(ascent) = &mut self.ascent {
             let done = pass.run(params, averages, WeightTask::gradients(ascent.grads.share()));
             if !done || !ascent.up(isa, params, averages, optimizer.frozen()) {
-                self.gathered.batches = 0;
                 return Err(pass.why_not(params, optimizer));
             }
             at_params = Some(pass.tally());
@@ -195,7 +197,6 @@ impl<T: Element> Trainer<T> {
             along: self.along.share(None, taken).filter(|_| fused),
         };
         if !pass.run(params, averages, task) {
-            self.gathered.batches = 0;
             if let Some(ascent) = &self.ascent {
                 ascent.undo(params, averages);
             }

@@ -11,8 +11,8 @@ use crate::model::{Model, Parts};
 use crate::pass::{LossTask, Pass};
 use crate::plan::Mode;
 
-/// Rows that an evaluation processes at once: few enough to bound its memory, enough to keep every thread
-/// busy.
+/// Rows that an evaluation processes at once: few enough to bound its memory and the time until it can be
+/// interrupted, enough to keep every thread busy.
 const EVALUATION_ROWS: usize = 16 * 1024;
 
 impl<T: Element> Trainer<T> {
@@ -30,48 +30,94 @@ impl<T: Element> Trainer<T> {
         T: 't,
     {
         let (x, y) = (x.into(), y.into());
-        let uneven = self.check(model, x, &y)?;
-        let outputs = model.network().outputs();
-        let Objective { reduction, .. } = self.objective;
-        let mut tally = Tally { reduction, ..Tally::default() };
-        for start in (0..x.rows()).step_by(EVALUATION_ROWS) {
-            let len = EVALUATION_ROWS.min(x.rows() - start);
-            let isa = model.isa();
-            let workspace = self.workspaces.get(model.network(), isa, Mode::Inference, len)?;
-            let Parts { network, params, averages, .. } = model.still_parts();
-            let mut pass = Pass {
-                loss: Some(LossTask {
-                    objective: &self.objective,
-                    goals: y,
-                    scale: 0.0, // no gradient
-                    backward: false,
-                }),
-                ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(start))
-            };
-            pass.run();
-            if pass.stopped.load(Ordering::Relaxed) {
-                check_values(&self.objective, isa, x, &y)?;
-                // Batches that were skipped have no losses.
-                let losses = workspace.losses.iter().map(|row| row.loss);
-                return Err(too_large(losses.into_iter().find(|l| !l.is_finite()).unwrap_or(f64::NAN)));
+        let mut evaluation = Evaluation::default();
+        loop {
+            if let Some(tally) = evaluation.run(self, model, x, y)? {
+                return Ok(tally);
             }
-            let totals = self.objective.totals(&y, |r| start + r, len, outputs, uneven);
-            tally.add(Tally::new(reduction, &workspace.losses, totals));
         }
-        if tally.totals.loss == 0.0 {
+    }
+}
+
+/// An evaluation that may be left, and continued, between its parts.
+#[derive(Default)]
+pub struct Evaluation<T> {
+    /// Rows that are done.
+    done: usize,
+    /// The loss with which it began, if rows are left.
+    objective: Option<Objective<T>>,
+    /// Whether some rows may count more than others.
+    uneven: bool,
+    tally: Tally,
+}
+
+impl<T: Element> Evaluation<T> {
+    /// Processes the next rows. Returns the sum over all of them after the last; the data must stay the same
+    /// until then.
+    ///
+    /// # Errors
+    /// As for [`Trainer::evaluate`], or if the loss was changed.
+    pub fn run(
+        &mut self,
+        trainer: &mut Trainer<T>,
+        model: &mut Model<T>,
+        x: Samples<'_, T>,
+        y: Goals<'_, T>,
+    ) -> Result<Option<Tally>, Error> {
+        let Objective { reduction, .. } = trainer.objective;
+        match &self.objective {
+            None => {
+                self.uneven = trainer.check(model, x, &y)?;
+                self.tally.reduction = reduction;
+            }
+            Some(before) if *before != trainer.objective => {
+                let text = "the loss was changed during an evaluation: change it before or after";
+                return Err(Error::Mismatch(text.into()));
+            }
+            Some(_) => {}
+        }
+        let start = self.done;
+        let len = EVALUATION_ROWS.min(x.rows() - start);
+        let (isa, outputs) = (model.isa(), model.network().outputs());
+        let workspace = trainer.workspaces.get(model.network(), isa, Mode::Inference, len)?;
+        let Parts { network, params, averages, .. } = model.still_parts();
+        let mut pass = Pass {
+            loss: Some(LossTask {
+                objective: &trainer.objective,
+                goals: y,
+                scale: 0.0, // no gradient
+                backward: false,
+            }),
+            ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(start))
+        };
+        pass.run();
+        if pass.stopped.load(Ordering::Relaxed) {
+            check_values(&trainer.objective, isa, x, &y)?;
+            // Batches that were skipped have no losses.
+            let losses = workspace.losses.iter().map(|row| row.loss);
+            return Err(too_large(losses.into_iter().find(|l| !l.is_finite()).unwrap_or(f64::NAN)));
+        }
+        let totals = trainer.objective.totals(&y, |r| start + r, len, outputs, self.uneven);
+        self.tally.add(Tally::new(reduction, &workspace.losses, totals));
+        self.done += len;
+        if self.done < x.rows() {
+            self.objective.get_or_insert_with(|| trainer.objective.clone());
+            return Ok(None);
+        }
+        if self.tally.totals.loss == 0.0 {
             return Err(Error::NothingCounts);
         }
-        if !tally.loss.is_finite() {
-            return Err(too_large(tally.loss));
+        if !self.tally.loss.is_finite() {
+            return Err(too_large(self.tally.loss));
         }
-        Ok(tally)
+        Ok(Some(self.tally))
     }
 }
 
 /// The error for a loss that is not finite although the data are.
 fn too_large(loss: f64) -> Error {
     Error::Mismatch(format!(
-        "the loss is {loss} although the data are finite: the weights are too large; retrain with a smaller \
-         learning rate, or set them to smaller values"
+        "the loss is {loss} although the data are finite: (a) inputs or targets are badly scaled, standardize \
+         them; (b) the weights are too large, retrain with a smaller learning rate, or set them to smaller values"
     ))
 }

@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use super::batch::Batch;
+use super::evaluate::Evaluation;
 use super::snapshot::Snapshot;
 use super::{Tally, Trainer, check_values};
 use crate::arena::{copied, zeros};
 use crate::data::{Rows, Samples};
 use crate::element::Element;
 use crate::error::Error;
-use crate::loss::{Goals, Objective};
+use crate::loss::{Goals, Objective, Targets};
 use crate::model::{Model, Parts};
 use crate::optim::Optimizer;
 use crate::project::Projection;
@@ -53,6 +54,40 @@ pub struct DataSet<'a, T> {
     pub y: Goals<'a, T>,
 }
 
+/// An array's name, its rows, and its columns, unless it is a vector.
+type Shape = (&'static str, usize, Option<usize>);
+
+impl<T: Element> DataSet<'_, T> {
+    fn shapes(&self) -> [Shape; 3] {
+        let DataSet { x, y: Goals { targets, weights } } = self;
+        let columns = match targets {
+            Targets::Values(y) => Some(y.cols()),
+            Targets::Labels(_) => None,
+        };
+        [
+            ("x", x.rows(), Some(x.cols())),
+            ("y", targets.rows(), columns),
+            ("sample_weight", weights.map_or(0, <[T]>::len), None),
+        ]
+    }
+}
+
+/// Checks that arrays have the shapes that they had when the fit began: their owner may change them, and only
+/// values are checked as they are used.
+fn same(before: [Shape; 3], now: [Shape; 3]) -> Result<(), Error> {
+    let Some((then, now)) = before.into_iter().zip(now).find(|(then, now)| then != now) else {
+        return Ok(());
+    };
+    let tell = |(_, rows, columns): Shape| match columns {
+        Some(columns) => format!("({rows}, {columns})"),
+        None => format!("({rows},)"),
+    };
+    let (name, now, then) = (then.0, tell(now), tell(then));
+    Err(Error::Mismatch(format!(
+        "{name} has shape {now}, but had {then} when the fit began: do not change its shape or dtype meanwhile"
+    )))
+}
+
 /// Shuffles the rows for an epoch, counted from 0. The order depends only on the seed and the epoch's number,
 /// not on earlier orders.
 pub fn shuffle(seed: u64, epoch: usize, order: &mut [u32]) {
@@ -66,6 +101,8 @@ pub struct Fit<T: Element> {
     /// The loss that targets were checked for.
     objective: Objective<T>,
     rows: usize,
+    /// Of the training and the validation data.
+    shapes: ([Shape; 3], Option<[Shape; 3]>),
     /// Whether some rows may count more than others.
     uneven: bool,
     order: Vec<u32>,
@@ -85,6 +122,8 @@ pub struct Fit<T: Element> {
     updates: usize,
     /// Epochs that have ended and have not been handed out.
     ended: Vec<EpochRecord>,
+    /// The validation at the end of the epoch, as far as it has come.
+    evaluation: Evaluation<T>,
     /// The state before the first step.
     before: Option<Snapshot<T>>,
 }
@@ -135,6 +174,7 @@ impl<T: Element> Fit<T> {
             options,
             objective: trainer.objective.clone(),
             rows,
+            shapes: (training.shapes(), validation.map(|data| data.shapes())),
             uneven,
             order,
             epoch: 0,
@@ -147,6 +187,7 @@ impl<T: Element> Fit<T> {
             rates_by_epoch: false,
             updates: 0,
             ended: Vec::new(),
+            evaluation: Evaluation::default(),
             before: None,
         })
     }
@@ -186,6 +227,11 @@ impl<T: Element> Fit<T> {
         self.epoch == self.options.epochs
     }
 
+    /// Whether all batches of an epoch are over, but not its validation.
+    pub fn is_validating(&self) -> bool {
+        self.batch == self.batches()
+    }
+
     /// Epochs ended, batches done in this one, batches per epoch, and this epoch's tally so far.
     pub fn progress(&self) -> (usize, usize, usize, Tally) {
         (self.epoch, self.batch, self.batches(), self.tally)
@@ -200,14 +246,15 @@ impl<T: Element> Fit<T> {
         self.rows.div_ceil(self.options.batch_size)
     }
 
-    /// Takes steps until all epochs are over, or `until` returns true: it is called after every batch with
-    /// the number of epochs that have ended in this call. Returns these epochs.
+    /// Takes steps until all epochs are over, or `until` returns true. It is called after every batch (the last
+    /// of an epoch includes its validation) with the number of epochs that have ended in this call, and between
+    /// the parts of a validation with `None`. Returns the epochs that have ended.
     ///
     /// The data must be those of [`new`](Self::new).
     ///
     /// # Errors
-    /// If training diverges. Model and optimizer are then as before the fit, and
-    /// [`take_ended`](Self::take_ended) returns the epochs that had ended in this call.
+    /// If training diverges, or the data have other shapes than they had. Model and optimizer are then as
+    /// before the fit, and [`take_ended`](Self::take_ended) returns the epochs that had ended in this call.
     pub fn run(
         &mut self,
         trainer: &mut Trainer<T>,
@@ -215,7 +262,7 @@ impl<T: Element> Fit<T> {
         optimizer: &mut Optimizer<T>,
         training: DataSet<'_, T>,
         validation: Option<DataSet<'_, T>>,
-        mut until: impl FnMut(usize) -> bool,
+        mut until: impl FnMut(Option<usize>) -> bool,
     ) -> Result<Vec<EpochRecord>, Error> {
         if self.before.is_none() {
             let mut before = Snapshot::take(trainer.spare.take(), model, optimizer)?;
@@ -245,30 +292,38 @@ impl<T: Element> Fit<T> {
             {
                 *error = Error::StepOverflow { what: "a parameter", step: optimizer.steps, lr };
             }
-            let Parts { params, averages, .. } = model.parts();
-            params.copy_from_slice(&before.params);
-            averages.copy_from_slice(&before.averages);
-            model.set_passes(before.passes);
-            optimizer.restore(&before.optimizer);
-            if let (Some(average), Some((values, count))) = (&mut trainer.average, &before.average) {
-                average.values.copy_from_slice(values);
-                average.count = *count;
-            }
-            if let (Some(path), Some(values)) = (&mut trainer.along.path, &before.path) {
-                path.values.copy_from_slice(values);
-            }
-            if let (Some(walk), Some(parts)) = (&mut trainer.along.walk, &before.walk) {
-                walk.parts.iter_mut().zip(parts).for_each(|(now, was)| now.copy_from_slice(was));
-            }
-            if let (Some(projection), Some(place)) = (&mut trainer.projection, &before.place) {
-                projection.go_back(place);
-            }
-            self.epoch = self.options.epochs; // nothing is left to run
+            self.undo(trainer, model, optimizer);
         }
-        if self.done() {
+        if self.done() && self.before.is_some() {
             trainer.spare = self.before.take();
         }
         result.map(|()| self.take_ended())
+    }
+
+    /// Ends the fit, with model, optimizer and trainer as they were before it.
+    pub fn undo(&mut self, trainer: &mut Trainer<T>, model: &mut Model<T>, optimizer: &mut Optimizer<T>) {
+        self.epoch = self.options.epochs; // nothing is left to run
+        let Some(before) = self.before.take() else { return };
+        trainer.forget();
+        let Parts { params, averages, .. } = model.parts();
+        params.copy_from_slice(&before.params);
+        averages.copy_from_slice(&before.averages);
+        model.set_passes(before.passes);
+        optimizer.restore(&before.optimizer);
+        if let (Some(average), Some((values, count))) = (&mut trainer.average, &before.average) {
+            average.values.copy_from_slice(values);
+            average.count = *count;
+        }
+        if let (Some(path), Some(values)) = (&mut trainer.along.path, &before.path) {
+            path.values.copy_from_slice(values);
+        }
+        if let (Some(walk), Some(parts)) = (&mut trainer.along.walk, &before.walk) {
+            walk.parts.iter_mut().zip(parts).for_each(|(now, was)| now.copy_from_slice(was));
+        }
+        if let (Some(projection), Some(place)) = (&mut trainer.projection, &before.place) {
+            projection.go_back(place);
+        }
+        trainer.spare = Some(before);
     }
 
     /// Returns the epochs that have ended and have not been handed out.
@@ -283,13 +338,11 @@ impl<T: Element> Fit<T> {
         optimizer: &mut Optimizer<T>,
         training: DataSet<'_, T>,
         validation: Option<DataSet<'_, T>>,
-        until: &mut impl FnMut(usize) -> bool,
+        until: &mut impl FnMut(Option<usize>) -> bool,
     ) -> Result<(), Error> {
-        if training.x.rows() != self.rows {
-            let found = training.x.rows();
-            let text =
-                format!("x has {found} rows, but had {} when the fit began: do not resize it", self.rows);
-            return Err(Error::Mismatch(text));
+        same(self.shapes.0, training.shapes())?;
+        if let (Some(before), Some(data)) = (self.shapes.1, validation) {
+            same(before, data.shapes()).map_err(|e| Error::Validation(Box::new(e)))?;
         }
         if trainer.objective != self.objective {
             let text = "the loss was changed during a fit: change it before or after, not in a callback";
@@ -297,39 +350,19 @@ impl<T: Element> Fit<T> {
         }
         let mut begin = Instant::now();
         while !self.done() {
-            if self.batch == 0 && self.options.shuffle {
-                shuffle(self.options.seed, self.first_epoch + self.epoch, &mut self.order);
+            if !self.is_validating() {
+                self.step(trainer, model, optimizer, training)?;
             }
-            let start = self.batch * self.options.batch_size;
-            let len = self.options.batch_size.min(self.rows - start);
-            let rows = if self.options.shuffle {
-                Rows::Listed(&self.order[start..start + len])
-            } else {
-                Rows::From(start)
-            };
-            if let Some(rates) = &self.rates {
-                let at = if self.rates_by_epoch { self.epoch } else { self.updates };
-                optimizer.config.set_lr(rates[at.min(rates.len() - 1)])?;
-            }
-            // Gradients are not carried over into another epoch.
-            let last = self.batch + 1 == self.batches();
-            let before = optimizer.steps;
-            // A batch whose rows all have weight 0 is skipped.
-            let (DataSet { x, y }, uneven) = (training, self.uneven);
-            let batch = Batch { x, y, rows, len, uneven, checked: true };
-            self.last_loss = f64::NAN;
-            if let Some(tally) = trainer.batch(model, optimizer, batch, last)? {
-                self.last_loss = tally.value();
-                self.tally.add(tally);
-            }
-            self.updates += (optimizer.steps - before) as usize;
-            self.batch += 1;
-            if self.batch == self.batches() {
-                model.check_step(optimizer)?;
+            if self.is_validating() {
                 let validation = match validation {
-                    Some(data) => Some(trainer.evaluate(model, data.x, data.y)?),
+                    Some(DataSet { x, y }) => match self.evaluation.run(trainer, model, x, y)? {
+                        None if until(None) => break,
+                        None => continue,
+                        whole => whole,
+                    },
                     None => None,
                 };
+                self.evaluation = Evaluation::default();
                 self.epoch += 1;
                 self.batch = 0;
                 self.time += begin.elapsed();
@@ -341,11 +374,48 @@ impl<T: Element> Fit<T> {
                 self.ended.push(EpochRecord { epoch: self.epoch, training, penalty, validation, time });
                 self.time = Duration::ZERO;
             }
-            if until(self.ended.len()) {
+            if until(Some(self.ended.len())) {
                 break;
             }
         }
         self.time += begin.elapsed();
         Ok(())
+    }
+
+    /// One batch.
+    fn step(
+        &mut self,
+        trainer: &mut Trainer<T>,
+        model: &mut Model<T>,
+        optimizer: &mut Optimizer<T>,
+        DataSet { x, y }: DataSet<'_, T>,
+    ) -> Result<(), Error> {
+        if self.batch == 0 && self.options.shuffle {
+            shuffle(self.options.seed, self.first_epoch + self.epoch, &mut self.order);
+        }
+        let start = self.batch * self.options.batch_size;
+        let len = self.options.batch_size.min(self.rows - start);
+        let rows = if self.options.shuffle {
+            Rows::Listed(&self.order[start..start + len])
+        } else {
+            Rows::From(start)
+        };
+        if let Some(rates) = &self.rates {
+            let at = if self.rates_by_epoch { self.epoch } else { self.updates };
+            optimizer.config.set_lr(rates[at.min(rates.len() - 1)])?;
+        }
+        // Gradients are not carried over into another epoch.
+        let last = self.batch + 1 == self.batches();
+        let before = optimizer.steps;
+        // A batch whose rows all have weight 0 is skipped.
+        let batch = Batch { x, y, rows, len, uneven: self.uneven, checked: true };
+        self.last_loss = f64::NAN;
+        if let Some(tally) = trainer.batch(model, optimizer, batch, last)? {
+            self.last_loss = tally.value();
+            self.tally.add(tally);
+        }
+        self.updates += (optimizer.steps - before) as usize;
+        self.batch += 1;
+        if last { model.check_step(optimizer) } else { Ok(()) }
     }
 }

@@ -11,6 +11,7 @@ mod gathered;
 mod snapshot;
 mod tally;
 
+pub use self::evaluate::Evaluation;
 pub use self::fit::{DataSet, EpochRecord, Fit, FitOptions, shuffle};
 pub use self::tally::Tally;
 

@@ -23,6 +23,11 @@
 //! activations are kept, z and its derivatives: the way back recomputes the rest, which is faster than
 //! fetching it from memory.
 //!
+//! A jet without directions is a plain pass, which can also go back to the inputs. If there are fewer outputs
+//! than inputs, that is the faster way to first derivatives along all of these, and their gradients come from
+//! a jet along one direction for each output, which then differs from row to row: with c the gradient of a
+//! loss with respect to ∂y/∂x, ∂(c·∂y/∂x)/∂W is the gradient of ẏ along c.
+//!
 //! This module defines jets and divides the work; `work` takes blocks through stages, `kernels` has the
 //! arithmetic.
 
@@ -73,8 +78,17 @@ struct Site<'a, T> {
     isa: Isa,
     at: &'a Weights<T>,
     averages: &'a [T],
-    along: &'a [T],
+    along: Along<'a, T>,
     ways: &'a [Way],
+}
+
+/// Directions.
+#[derive(Clone, Copy)]
+enum Along<'a, T> {
+    /// Of all rows, one after the other.
+    Same(&'a [T]),
+    /// Of each row its own: the first directions of all rows, then the second ones, and so on.
+    Own(MatRef<'a, T>),
 }
 
 impl<T: Element> Jet<T> {
@@ -83,19 +97,19 @@ impl<T: Element> Jet<T> {
     ///
     /// # Errors
     /// If there is a layer that jets do not go through, the number of orders is not that of directions, an
-    /// order is not 1 or 2, there is no direction, or one is not finite.
+    /// order is not 1 or 2, or a direction is not finite.
     pub fn new(network: &Network, along: MatRef<'_, T>, orders: &[usize]) -> Result<Self, Error> {
         let inputs = network.inputs();
         let wrong = |name, value, accepted: String| Err(Error::Argument { name, value, accepted });
         if let Some((place, layer)) = refused("", network.layers()) {
             return Err(Error::Unsupported(format!(
                 "derivatives with respect to the inputs are not supported for layer {place} ({}); the network may \
-                 have Linear, Residual, Standardize, FourierFeatures as its first layer, and layers that work \
-                 element by element, except Dropout",
+                 have Linear, Residual, Standardize, layers that work element by element, except Dropout, and \
+                 FourierFeatures with nothing but Standardize before it",
                 layer.name()
             )));
         }
-        if along.rows() == 0 || along.cols() != inputs {
+        if along.cols() != inputs {
             let value = format!("of shape ({}, {})", along.rows(), along.cols());
             return wrong("along", value, format!("it needs a row of {inputs} numbers for each direction"));
         }
@@ -123,23 +137,41 @@ impl<T: Element> Jet<T> {
         parts(&self.ways)
     }
 
-    /// Computes the parts, one after the other, each rows × outputs.
+    /// Computes the parts, one after the other, each rows × outputs. `own` gives each row directions of its
+    /// own instead of the jet's: the first directions of all rows, then the second ones, and so on.
     ///
     /// # Errors
-    /// If the input has another width, no rows, or NaN or infinity in it, or something overflows.
+    /// If the input has another width, no rows, or NaN or infinity in it, `own` is not of that kind, or
+    /// something overflows.
     ///
     /// # Panics
     /// If `output` has another length, or the network differs from the one that this was made for.
-    pub fn forward(&mut self, model: &Model<T>, x: MatRef<'_, T>, output: &mut [T]) -> Result<(), Error> {
+    pub fn forward(
+        &mut self,
+        model: &Model<T>,
+        x: MatRef<'_, T>,
+        own: Option<MatRef<'_, T>>,
+        output: &mut [T],
+    ) -> Result<(), Error> {
         self.pending = None;
         let (network, isa, rows) = (model.network(), model.isa(), x.rows());
         network.check_input(Samples::from(x))?;
         Samples::from(x).check_finite("x", isa)?;
+        if let Some(own) = own {
+            if (own.rows(), own.cols()) != (self.ways.len() * rows, network.inputs()) {
+                let value = format!("of shape ({}, {})", own.rows(), own.cols());
+                let accepted = format!("{} rows of {} numbers are needed", self.ways.len() * rows, x.cols());
+                return Err(Error::Argument { name: "along", value, accepted });
+            }
+            Samples::from(own).check_finite("along", isa)?;
+        }
         let (parts, part) = (self.parts(), rows * network.outputs());
         assert_eq!(output.len(), parts * part);
         let write = |into: &mut [T]| into.copy_from_slice(&model.params);
-        let at = Weights::new(network, isa, self.at.take(), T::ONE, true, write)?;
+        let back = usize::from(!self.ways.is_empty());
+        let at = Weights::new(network, isa, self.at.take(), T::ONE, Some(back), write)?;
         let Jet { along, ways, shards, .. } = self;
+        let along = own.map_or(Along::Same(along), Along::Own);
         let site = Site { network, isa, at: &at, averages: &model.averages, along, ways };
         work::share(shards, &site, rows)?;
         parallel::pieces(shards, team(network, rows * parts), |shard| shard.forward(&site, x));
@@ -165,27 +197,65 @@ impl<T: Element> Jet<T> {
     /// # Panics
     /// If the network differs from the one that this was made for.
     pub fn backward(&mut self, model: &mut Model<T>, gradient: MatRef<'_, T>) -> Result<(), Error> {
-        let (isa, parts) = (model.isa(), self.parts());
+        let isa = model.isa();
+        let still = model.still_parts();
+        let (network, averages) = (still.network, still.averages);
+        self.back(network, isa, averages, gradient, |shard, site, rows| {
+            shard.backward(site, gradient, rows, true);
+        })?;
+        parallel::runs_mut(still.grads, RUN, |run, into| {
+            self.shards.iter().for_each(|shard| update::add(isa, into, shard.gradients(run.clone())));
+        });
+        let size = max_abs(isa, still.grads).to_f64();
+        model.note_gradients(size);
+        Ok(())
+    }
+
+    /// Goes back to the inputs instead, from the gradient with respect to the outputs of a jet without
+    /// directions; writes the gradient with respect to x, rows × inputs.
+    ///
+    /// # Errors
+    /// As for [`backward`](Self::backward), or if something overflows.
+    ///
+    /// # Panics
+    /// If there are directions, `into` has another length, or the network differs from the one that this was
+    /// made for.
+    pub fn pull(&mut self, model: &Model<T>, gradient: MatRef<'_, T>, into: &mut [T]) -> Result<(), Error> {
+        assert!(self.ways.is_empty());
+        let inputs = model.network().inputs();
+        self.back(model.network(), model.isa(), &model.averages, gradient, |shard, site, rows| {
+            shard.backward(site, gradient, rows, false);
+        })?;
+        assert_eq!(into.len(), gradient.rows() * inputs);
+        self.shards.iter().for_each(|shard| shard.inputs(inputs, into));
+        if all_finite(model.isa(), into) {
+            return Ok(());
+        }
+        Err(too_large("a derivative of the outputs with respect to the inputs"))
+    }
+
+    /// Takes a gradient with respect to all parts of the outputs back.
+    fn back(
+        &mut self,
+        network: &Network,
+        isa: Isa,
+        averages: &[T],
+        gradient: MatRef<'_, T>,
+        shard: impl Fn(&mut Shard<T>, &Site<'_, T>, usize) + Sync,
+    ) -> Result<(), Error> {
+        let parts = self.parts();
         let Jet { along, ways, shards, pending, at } = self;
         let Some((rows, at)) = pending.zip(at.as_ref()) else {
             return Err(Error::Mismatch("backward needs a forward pass before it".into()));
         };
         let found = (gradient.rows(), gradient.cols());
-        let expected = (parts * rows, model.network().outputs());
+        let expected = (parts * rows, network.outputs());
         if found != expected {
             return Err(Error::GradientShape { found, expected });
         }
         Samples::from(gradient).check_finite("the gradient", isa)?;
-        let still = model.still_parts();
-        let network = still.network;
-        let site = Site { network, isa, at, averages: still.averages, along, ways };
-        let threads = team(network, rows * parts);
-        parallel::pieces(shards, threads, |shard| shard.backward(&site, gradient, rows));
-        parallel::runs_mut(still.grads, RUN, |run, into| {
-            shards.iter().for_each(|shard| update::add(isa, into, shard.gradients(run.clone())));
-        });
-        let size = max_abs(isa, still.grads).to_f64();
-        model.note_gradients(size);
+        let site = Site { network, isa, at, averages, along: Along::Same(along), ways };
+        parallel::pieces(shards, team(network, rows * parts), |piece| shard(piece, &site, rows));
         Ok(())
     }
 }
@@ -198,7 +268,11 @@ fn refused<'l>(path: &str, layers: &'l [Layer]) -> Option<(String, &'l Layer)> {
             Layer::Linear(_) | Layer::Standardize(_) => None,
             Layer::Activation(act) => matches!(act, Activation::Dropout(_)).then_some((place, layer)),
             Layer::Residual(inner) => refused(&format!("{place}."), inner),
-            Layer::Fourier(_) => (place != "0").then_some((place, layer)),
+            Layer::Fourier(_) => {
+                // Second derivatives of its inputs are taken to be 0, and nothing before it learns.
+                let scaled = layers[..index].iter().all(|layer| matches!(layer, Layer::Standardize(_)));
+                (!path.is_empty() || !scaled).then_some((place, layer))
+            }
             Layer::BatchNorm(_) | Layer::RowNorm(_) | Layer::Tabular(_) => Some((place, layer)),
         }
     })

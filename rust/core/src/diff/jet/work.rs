@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::kernels::{Back, Forth, encode};
-use super::{Site, parts};
+use super::{Along, Site, parts};
 use crate::arena::Buffer;
 use crate::diff::block::{multiply, outer};
 use crate::diff::gather::{self, Part, add_rows};
@@ -11,8 +11,8 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::Init;
 use crate::gemm::pack::Panels;
-use crate::layer::Activation;
 use crate::layer::standardize::Scales;
+use crate::layer::{Activation, fourier};
 use crate::network::{Encoder, Stage};
 use crate::simd::{add, dispatch};
 use crate::view::{MatMut, MatRef};
@@ -21,6 +21,8 @@ use crate::view::{MatMut, MatRef};
 const BLOCK: usize = 192;
 /// Most shards: each has a copy of the gradients.
 const SHARDS: usize = 16;
+/// Rows of x from which they are divided into more blocks, for more threads.
+const LEAST_ROWS: usize = 32;
 /// This many shards are allowed, if there are enough blocks, however large these copies are.
 const LEAST_SHARDS: usize = 4;
 
@@ -41,6 +43,8 @@ struct Block<T> {
     /// By stage, the input of its activation, or its output if it has none.
     z: Vec<Vec<T>>,
     output: Vec<T>,
+    /// The gradient with respect to x.
+    dx: Vec<T>,
 }
 
 /// What is recomputed for the current block, in the same layout.
@@ -69,7 +73,9 @@ fn acts(stage: &Stage) -> bool {
 /// # Errors
 /// If there is not enough memory.
 pub fn share<T: Element>(shards: &mut Vec<Shard<T>>, site: &Site<'_, T>, rows: usize) -> Result<(), Error> {
-    let block_rows = (BLOCK / parts(site.ways)).max(1);
+    let most = (BLOCK / parts(site.ways)).max(1);
+    // Blocks of equally many rows, and enough of them for several threads.
+    let block_rows = rows.div_ceil(rows.div_ceil(most).max(LEAST_SHARDS.min(rows.div_ceil(LEAST_ROWS))));
     let blocks = rows.div_ceil(block_rows);
     // Copies of the gradients should not be larger than everything else.
     let kept = rows * parts(site.ways) * site.network.stages().iter().map(|s| s.outputs).sum::<usize>();
@@ -97,7 +103,7 @@ impl<T: Element> Shard<T> {
     pub fn forward(&mut self, site: &Site<'_, T>, x: MatRef<'_, T>) {
         let mut first = self.rows.start;
         for block in &mut self.blocks {
-            block.fit(site, x.block(first, block.rows, 0, x.cols()));
+            block.fit(site, x, first);
             self.desk.fit(site, block);
             (0..site.network.stages().len()).for_each(|index| self.desk.forward(site, block, index));
             let last = site.network.stages().len() - 1;
@@ -120,8 +126,8 @@ impl<T: Element> Shard<T> {
     }
 
     /// Takes the gradients with respect to all parts of the outputs back, for the shard's own rows out of
-    /// `rows`, and sums the gradients of the parameters.
-    pub fn backward(&mut self, site: &Site<'_, T>, gradient: MatRef<'_, T>, rows: usize) {
+    /// `rows`: to the parameters, whose gradients it sums, or to the inputs.
+    pub fn backward(&mut self, site: &Site<'_, T>, gradient: MatRef<'_, T>, rows: usize, parameters: bool) {
         let Shard { rows: own, blocks, desk, grads } = self;
         grads.fill(T::ZERO);
         let mut parts = gather::parts(site.network, grads);
@@ -141,15 +147,25 @@ impl<T: Element> Shard<T> {
                 if index > 0 {
                     desk.turn(site, block, index - 1);
                 }
-                for (_, part, into) in parts.iter_mut().filter(|(stage, ..)| *stage == index) {
+                for (_, part, into) in parts.iter_mut().filter(|(stage, ..)| parameters && *stage == index) {
                     desk.gather(site, block, index, *part, into);
                 }
-                if index > 0 {
-                    desk.enter(site, index);
+                if index > 0 || !parameters {
+                    desk.enter(site, block, index);
                 }
+            }
+            if !parameters {
+                block.dx.clear();
+                block.dx.extend_from_slice(&desk.back[..block.rows * site.network.inputs()]);
             }
             first += block.rows;
         }
+    }
+
+    /// Writes the gradients with respect to the shard's rows, with n columns, to their place among all rows.
+    pub fn inputs(&self, n: usize, into: &mut [T]) {
+        let dx = self.blocks.iter().flat_map(|block| &block.dx);
+        into[self.rows.start * n..self.rows.end * n].iter_mut().zip(dx).for_each(|(into, dx)| *into = *dx);
     }
 
     /// A part of these sums.
@@ -159,14 +175,24 @@ impl<T: Element> Shard<T> {
 }
 
 impl<T: Element> Block<T> {
-    /// Receives rows, and makes room for their results. Whatever the memory holds is overwritten before it is
-    /// read.
-    fn fit(&mut self, site: &Site<'_, T>, x: MatRef<'_, T>) {
+    /// Receives rows of x from the `first` on, and makes room for their results. Whatever the memory holds is
+    /// overwritten before it is read.
+    fn fit(&mut self, site: &Site<'_, T>, x: MatRef<'_, T>, first: usize) {
         let parts = parts(site.ways);
+        let own = first..first + self.rows;
         self.x.clear();
-        (0..self.rows).for_each(|r| self.x.extend_from_slice(x.row(r)));
-        for direction in site.along.chunks_exact(x.cols()) {
-            (0..self.rows).for_each(|_| self.x.extend_from_slice(direction));
+        own.clone().for_each(|r| self.x.extend_from_slice(x.row(r)));
+        match site.along {
+            Along::Same(along) => {
+                for direction in along.chunks_exact(x.cols()) {
+                    own.clone().for_each(|_| self.x.extend_from_slice(direction));
+                }
+            }
+            Along::Own(along) => {
+                for start in (0..along.rows()).step_by(x.rows()) {
+                    own.clone().for_each(|r| self.x.extend_from_slice(along.row(start + r)));
+                }
+            }
         }
         self.x.resize(parts * self.rows * x.cols(), T::ZERO);
         self.z.resize_with(site.network.stages().len(), Vec::new);
@@ -287,7 +313,7 @@ impl<T: Element> Desk<T> {
     }
 
     /// Goes back through the rest of a stage, to the gradient with respect to its input.
-    fn enter(&mut self, site: &Site<'_, T>, index: usize) {
+    fn enter(&mut self, site: &Site<'_, T>, block: &Block<T>, index: usize) {
         let stage = &site.network.stages()[index];
         let Desk { dz, back, scratch, .. } = self;
         let dx = &mut back[..dz[index].len() / stage.outputs * stage.inputs];
@@ -300,12 +326,27 @@ impl<T: Element> Desk<T> {
             add(site.isa, dx, &dz[end]);
         }
         let dz = &dz[index];
-        if let Some(Encoder::Standardize { layer, starts }) =
-            stage.encoder.map(|e| &site.network.encoders()[e])
-        {
+        if let Some(encoder) = stage.encoder.map(|e| &site.network.encoders()[e]) {
             let (n, adds) = (stage.outputs, matches!(init, Init::Accumulate));
-            let (dz, dx) = (MatRef::new(dz, dz.len() / n, n), MatMut::new(&mut *dx, dz.len() / n, n));
-            Scales::of(layer, *starts, site.averages).slope(site.isa, dz, dx, adds);
+            let rows = dz.len() / n;
+            let dz = MatRef::new(dz, rows, n);
+            match encoder {
+                Encoder::Standardize { layer, starts } => {
+                    let dx = MatMut::new(dx, rows, n);
+                    Scales::of(layer, *starts, site.averages).slope(site.isa, dz, dx, adds);
+                }
+                // Only jets without directions need this: nothing before it learns.
+                Encoder::Fourier { layer, start, .. } => {
+                    if !adds {
+                        dx.fill(T::ZERO);
+                    }
+                    let frequencies = &site.averages[*start..start + layer.inputs * layer.count()];
+                    let (y, dx) =
+                        (MatRef::new(&block.z[index], rows, n), MatMut::new(dx, rows, layer.inputs));
+                    fourier::backward(site.isa, y, dz, frequencies, dx);
+                }
+                Encoder::Tabular { .. } => unreachable!("refused when this was made"),
+            }
         } else if stage.dense.is_some() {
             let weight = Panels::new(&site.at.transposed[index], stage.outputs, stage.inputs);
             multiply(site.isa, dz, weight, dx, dz.len() / stage.outputs, init, scratch);

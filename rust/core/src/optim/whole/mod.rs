@@ -26,6 +26,7 @@ pub use shampoo::Shampoo;
 pub(super) use work::{Own, Work};
 
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::{Extent, MAX_STATE, Optimizer};
 use crate::arena::{Buffer, Shared};
@@ -341,8 +342,13 @@ pub fn step<T: Element>(isa: Isa, params: &mut Buffer<T>, grads: &[T], optimizer
         packs: packs.share(),
         scalars: Shared::new(&mut scalars),
     };
-    threads::run(&Job(work), threads::num_threads().0.min(wanted));
+    let threads = threads::num_threads().0.min(wanted);
+    // The room goes back also after a panic of an item, so that the optimizer stays usable.
+    let ended = catch_unwind(AssertUnwindSafe(|| threads::run(&Job(work), threads)));
     (optimizer.room, optimizer.scalars) = (Some(room), scalars);
+    if let Err(panic) = ended {
+        resume_unwind(panic);
+    }
     optimizer.advance();
 }
 

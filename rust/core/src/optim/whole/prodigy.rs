@@ -13,8 +13,9 @@
 //! d ← d′
 //! ```
 //!
-//! Instead of θ₀, θ₀ − θ is kept. The first phase does everything up to the sums, the second adds them up,
-//! the third updates θ.
+//! Instead of θ₀, θ₀ − θ is kept, as it would be if θ were not rounded: the first steps, of about d₀, may be
+//! less than a unit in the last place of θ, and d would not grow if they did not count. The first phase does
+//! everything up to the sums, the second adds them up, the third updates θ.
 
 use super::{Items, Own, Piece, Whole, Work};
 use crate::element::Element;
