@@ -734,6 +734,58 @@ def test_labels_that_are_changed_during_a_fit_are_an_error(classifier):
         classifier.fit(X, y, epochs=3, batch_size=5, callbacks=[Relabel()])
 
 
+def resize(name, *shape):
+    return lambda data: data[name].resize(shape, refcheck=False)
+
+
+def retype(name, dtype):
+    return lambda data: setattr(data[name], "dtype", dtype)
+
+
+# What a callback does to an array, and the message.
+CHANGED = {
+    "x shorter": (resize("x", 10, 5), r"^x has shape \(10, 5\), but had \(20, 5\) when the fit"),
+    "x narrower": (resize("x", 20, 4), r"^x has shape \(20, 4\), but had \(20, 5\) when the fit"),
+    "x of bytes": (retype("x", "u1"), r"^x has shape \(20, 20\), but had \(20, 5\) when the fit"),
+    "x of int32": (retype("x", "i4"), r"^x must be a .*float32 array.* since the fit began"),
+    "x in depth": (resize("x", 20, 5, 1), r"^x must be a .*\(rows, features\).* the fit began"),
+    "y shorter": (resize("y", 10), r"^y has shape \(10,\), but had \(20,\) when the fit"),
+    "y of int32": (retype("y", "i4"), r"^y must be a .* since the fit began"),
+    "weights shorter": (resize("w", 10), r"^sample_weight has shape \(10,\), but had \(20,\)"),
+    "weights of float16": (retype("w", "f2"), r"^sample_weight must be a .* since the fit began"),
+    "validation": (resize("v", 10), r"^validation_data: y has shape \(10,\), but had \(20,\)"),
+    "validation of int32": (retype("v", "i4"), r"^validation_y must be a .* since the fit began"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CHANGED)
+def test_arrays_that_change_their_shape_during_a_fit_undo_it(classifier, case):
+    """Otherwise threads would read or write what is no longer there."""
+    change, message = CHANGED[case]
+    data = {"x": X.copy(), "y": Y.copy(), "w": np.ones(20, np.float32), "v": Y.copy()}
+
+    class Change:
+        def on_epoch_end(self, trainer, record):
+            change(data)
+
+    options = {"sample_weight": data["w"], "validation_data": (X, data["v"])}
+    with pytest.raises(tw.ArgumentError, match=message):
+        classifier.fit(
+            data["x"], data["y"], epochs=3, batch_size=5, callbacks=[Change()], **options
+        )
+
+
+def test_targets_that_change_their_width_during_a_fit_undo_it(regressor):
+    targets = T.astype(np.float32)
+
+    class Change:
+        def on_epoch_end(self, trainer, record):
+            targets.resize((20, 1), refcheck=False)
+
+    with pytest.raises(tw.ArgumentError, match=r"y has shape \(20, 1\), but had \(20, 2\)"):
+        regressor.fit(X, targets, epochs=3, batch_size=5, callbacks=[Change()])
+
+
 @pytest.mark.parametrize("late", [0, 1, 7])
 def test_a_bad_batch_of_a_stream_undoes_all_epochs(classifier, late):
     """The first, the second, or one of the second epoch."""
@@ -796,3 +848,47 @@ def test_every_error_is_also_the_built_in_one_that_people_catch():
     ]:
         assert issubclass(kind, builtin)
         assert issubclass(kind, tw.ThalwegError)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t: nn.Sequential(nn.Linear(5, 3), dtype=np.ones(3)), r"dtype must be one of"),
+        (
+            lambda t: tw.Trainer(
+                t.model, loss=t.loss, optimizer=optim.SGD(0.1), precision=np.ones(3)
+            ),
+            "precision must be one of",
+        ),
+        (lambda t: nn.CrossEntropyLoss(active=np.array(3)), r"must be a sequence; got array\(3\)"),
+        (
+            lambda t: t.optimizer.load_state_dict(
+                {**t.optimizer.state_dict(), "options": {"lr": 0.1, "betas": np.ones(3)}}, t.model
+            ),
+            "saved with the options .*array",
+        ),
+    ],
+)
+def test_arrays_where_there_are_none(classifier, call, message):
+    """Neither the truth of several numbers nor a loop over a single one is tried."""
+    with pytest.raises(tw.ArgumentError, match=message):
+        call(classifier)
+
+
+def test_an_average_of_no_steps_is_none(classifier):
+    """Also where the optimizer already belongs to the model: in a copy, after a failed step."""
+
+    def made():
+        return tw.Trainer(
+            nn.Sequential(nn.Linear(5, 3)),
+            loss=nn.CrossEntropyLoss(), optimizer=optim.ScheduleFreeAdamW(),
+        )  # fmt: skip
+
+    failed = made()
+    with pytest.raises(tw.ShapeError):
+        failed.step(X, Y[:3])
+    for trainer in (made(), made().copy(), failed):
+        with pytest.raises(tw.ArgumentError, match="has taken no step with this model"):
+            trainer.average_model()
+        trainer.step(X, Y)
+        assert trainer.average_model().num_parameters == 18

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -188,7 +189,10 @@ def test_more_accuracy_is_better(classifier, blobs):
 @pytest.mark.parametrize(
     ("monitor", "message"),
     [
-        ("val_loss", "EarlyStopping monitors 'val_loss'; pass validation_data to fit"),
+        (
+            "val_loss",
+            "EarlyStopping monitors 'val_loss'; pass validation_data to fit, or monitor=\"loss\"",
+        ),
         ("val_los", "monitors 'val_los'; pass validation_data to fit"),
         ("los", 'did you mean "loss"'),
     ],
@@ -448,6 +452,54 @@ def test_the_history_is_whole_when_a_callback_is_told_of_a_divergence(rng):
     assert len(seen[0]) > 1
 
 
+@pytest.mark.parametrize("schedule", [None, optim.schedules.StepLR(10**6)])
+def test_a_callback_that_is_told_of_a_divergence_may_choose_another_rate(schedule, rng):
+    """It sees the rate from before the fit, and the one that it sets stays."""
+    seen = []
+
+    class Halved:
+        def on_diverged(self, trainer, error):
+            seen.append((trainer.optimizer.lr, trainer.optimizer.steps, trainer._epochs))
+            trainer.optimizer.lr /= 2
+
+    x = rng.standard_normal((20, 3))
+    trainer = tw.Trainer(
+        nn.Sequential(nn.Linear(3, 1)),
+        loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.125), schedule=schedule,
+    )  # fmt: skip
+    with pytest.raises(tw.DivergedError):
+        trainer.fit(x, 1e3 * x[:, 0], epochs=5000, callbacks=[Halved()], lr=50.0)
+    assert seen == [(0.125, 0, 0)]
+    assert trainer.optimizer.lr == 0.0625
+
+
+def test_an_error_in_a_callback_keeps_what_was_learned(classifier, blobs):
+    class Fails:
+        def on_epoch_end(self, trainer, record):
+            if record["epoch"] == 2:
+                raise tw.ArgumentError("here")
+
+    before = classifier.model.flat_parameters
+    with pytest.raises(tw.ArgumentError, match="here"):
+        classifier.fit(blobs.x, blobs.y, epochs=5, callbacks=[Fails()])
+    assert (classifier.model.flat_parameters != before).any()
+    assert classifier.history.epochs == 2
+
+
+def test_an_epoch_is_recorded_without_a_look_at_all_those_before():
+    """Else a fit of n epochs would take n^2 time."""
+    record = {"loss": 1.0, "accuracy": 0.5, "seconds": 0.1}
+    history = tw.History({key: [0.0] * 50_000 for key in record})
+    history.append(record)  # the lists grow, and then have room for more
+    tracemalloc.start()
+    try:
+        history.append(record)
+        assert tracemalloc.get_traced_memory()[1] < 10_000  # bytes
+    finally:
+        tracemalloc.stop()
+    assert {len(figures) for figures in history.values()} == {50_002}
+
+
 def test_a_figure_that_is_missing_is_nan(classifier, blobs):
     history = classifier.fit(blobs.x, blobs.y, epochs=4, callbacks=[Counted([2, 3])])
     np.testing.assert_array_equal(history["count"], [np.nan, 2, 3, np.nan])
@@ -519,3 +571,14 @@ def test_early_stopping_shows_what_is_not_usual():
     )
     usual = EarlyStopping("val_accuracy", mode="max")
     assert repr(usual) == "EarlyStopping(monitor='val_accuracy', patience=0)"
+
+
+def test_a_folder_is_no_file_to_save_to(classifier, blobs, tmp_path):
+    (tmp_path / "epoch-1").mkdir()
+    before = classifier.model.flat_parameters
+    for path in (tmp_path, f"{tmp_path}/", tmp_path / "epoch-{epoch}"):
+        with pytest.raises(IsADirectoryError, match="path must name a file; this is a folder"):
+            classifier.fit(blobs.x, blobs.y, callbacks=[ModelCheckpoint(path)])
+    with pytest.raises(tw.ArgumentError, match="path must name a file; it is empty"):
+        ModelCheckpoint("")
+    np.testing.assert_array_equal(classifier.model.flat_parameters, before)

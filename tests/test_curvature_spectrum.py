@@ -1,5 +1,7 @@
 """Eigenvalues and spectra through products only, beside what NumPy finds for the formed matrix."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -135,6 +137,23 @@ def test_estimates_tell_how_far_off_they_are(rng):
         assert 0 < estimate.standard_error < 0.05 * exact
         assert abs(estimate.value - exact) < 4 * estimate.standard_error
     assert np.isnan(curvature.trace(matrix, probes=1).standard_error)
+
+
+def test_too_few_steps_for_a_logdet_are_noticed():
+    """It was ten standard errors too large, and nothing was said."""
+    values = np.logspace(-8, 0, 300)
+    exact = np.log(values).sum()
+    with pytest.warns(RuntimeWarning, match=r"too few steps make it too large.* use more steps"):
+        few = curvature.logdet(values.__mul__, size=300, steps=60)
+    assert few.value > exact + 8 * few.standard_error
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        enough = curvature.logdet(values.__mul__, size=300, steps=300)
+        shifted = curvature.logdet(values.__mul__, size=300, shift=1e-2)
+        single = curvature.logdet(np.diag([1.0, 2.0]), steps=1)  # half of it is one, too
+    assert abs(enough.value - exact) < 3 * enough.standard_error
+    assert abs(shifted.value - np.log(values + 1e-2).sum()) < 3 * shifted.standard_error
+    assert single.value > 0
 
 
 def test_logdet_needs_a_positive_matrix_or_a_shift(mlp):

@@ -676,3 +676,28 @@ def test_a_momentum_that_no_gradient_enters_has_no_threshold():
     trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=sgd)
     with pytest.raises(tw.UnsupportedError, match="dampening=1"):
         max_stable_lr(trainer, np.eye(2), np.ones((2, 1)))
+
+
+def test_with_more_dampening_no_rate_is_stable(rng):
+    """Its largest rate was negative, and what diverges was said to oscillate and converge."""
+    trainer, x, y = quadratic(rng, optim.SGD(lr=1e-3, momentum=0.5, dampening=1.5))
+    with pytest.raises(tw.UnsupportedError, match=r"dampening=1\.5, above 1, .*no rate is stable"):
+        max_stable_lr(trainer, x, y)
+    loss = train(trainer, x, y, 2000)
+    assert loss[-1] > 1e6 * loss[0]
+
+
+def test_downward_curvature_is_not_said_to_converge():
+    """At a saddle, every rate diverges: the report is about the sharpest direction alone."""
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False), dtype="float64")
+    model.flat_parameters = [0.5, 0.5]  # the loss is (w1 w2 - 2)^2
+    hessian = Operator(model, [[1.0]], [2.0], loss=nn.MSELoss()).dense()
+    np.testing.assert_allclose(np.linalg.eigvalsh(hessian), [-2.5, 3.5])
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+    assert "errors shrink along this direction" in str(max_stable_lr(trainer, [[1.0]], [2.0]))
+
+    def saddle(theta):
+        return theta @ hessian @ theta / 2, hessian @ theta
+
+    away = optim.minimize(saddle, [1e-3, 0], optim.SGD(lr=0.1), 100)
+    assert abs(away.theta).max() > 1e3

@@ -167,6 +167,80 @@ def test_ctrl_c_stops_between_two_steps_and_leaves_a_usable_model(progress):
     assert done.stdout == "usable\n"
 
 
+PART = 16 * 1024  # rows between two polls for Ctrl-C
+
+
+def test_rows_of_a_long_prediction_are_those_of_short_ones(rng):
+    model = nn.Sequential(
+        nn.Linear(7, 33), nn.BatchNorm1d(33), nn.Tanh(), nn.Residual(nn.Linear(33, 33)),
+        nn.Linear(33, 5), seed=0,
+    )  # fmt: skip
+    x = rng.standard_normal((2 * PART + 1, 7))
+    for kind in ("float32", "float64", "float16"):
+        data = x.astype(kind)
+        pieces = [model(data[i : i + 5000]) for i in range(0, len(data), 5000)]
+        assert model(data).tobytes() == np.concatenate(pieces).tobytes()
+    x[PART + 3, 2] = np.nan
+    with pytest.raises(tw.DataError, match=rf"x\[{PART + 3}, 2\] is NaN"):
+        model(x)
+    with pytest.raises(tw.ShapeError, match=rf"shape \({2 * PART + 1}, 6\)"):
+        model(x[:, :6])
+    model = nn.Sequential(nn.Linear(1, 2, bias=False))
+    model.flat_parameters = [1.0, 1e30]
+    data = np.ones((PART + 9, 1), np.float32)
+    data[PART + 5] = 1e10
+    with pytest.raises(tw.DivergedError, match=rf"output\[{PART + 5}, 1\] is inf"):
+        model(data)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer signal")
+@pytest.mark.parametrize("call", ["predict", "evaluate"])
+def test_signals_are_answered_during_a_long_call(call):
+    """A handler runs between its parts. It may even use the model."""
+    tw.set_num_threads(1)
+    model = nn.Sequential(nn.Linear(16, 128), nn.Tanh(), nn.Linear(128, 128), nn.Linear(128, 1))
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD())
+    x, y = np.zeros((8 * PART, 16), np.float32), np.zeros((8 * PART, 1), np.float32)
+    calls = {"predict": lambda: model(x), "evaluate": lambda: trainer.evaluate(x, y)}
+    alone, heard = calls[call](), []
+    before = signal.signal(signal.SIGALRM, lambda *_: heard.append(model(x[:2]).shape))
+    signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)  # a part takes longer
+    try:
+        found = calls[call]()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    # Signals that come while nobody listens are one.
+    assert len(heard) >= 6
+    np.testing.assert_array_equal(found, alone)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer signal")
+def test_ctrl_c_ends_a_fit_in_a_long_validation():
+    """Between two of its parts: the last step has been taken, but its epoch has not ended."""
+    tw.set_num_threads(1)
+    model = nn.Sequential(nn.Linear(8, 512), nn.Tanh(), nn.Linear(512, 512), nn.Linear(512, 1))
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD())
+    x, y = np.zeros((4 * PART, 8), np.float32), np.zeros((4 * PART, 1), np.float32)
+
+    def interrupt(*_):
+        if trainer.optimizer.steps == 2:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            trainer.fit(x[:4], y[:4], epochs=1, batch_size=2, validation_data=(x, y))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert (trainer.history.epochs, trainer.optimizer.steps) == (0, 2)
+    # It goes on from there.
+    assert trainer.fit(x[:4], y[:4], epochs=1).epochs == 1
+
+
 def test_an_environment_variable_sets_the_number_of_threads():
     for variables, expected, warned in [
         ({"THALWEG_NUM_THREADS": "3", "OMP_NUM_THREADS": "5"}, "3", False),

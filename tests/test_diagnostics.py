@@ -49,6 +49,22 @@ def test_batch_normalization_undoes_a_stretch_along_the_axes_and_not_a_rotated_o
     assert white[0].condition == pytest.approx(1, rel=1e-10)
 
 
+def test_other_scalings_of_columns_are_better_than_unit_variances_by_a_root_at_most(rng):
+    """Van der Sluis 1969: for p columns, by no more than the square root of p."""
+    white = rng.standard_normal((400, 5))
+    white, _ = np.linalg.qr(white - white.mean(axis=0))
+    mixed = white @ [
+        [0, -1, -2, 0, -2], [0, 1, -1, -1, 0], [0, 0, 2, 2, 1], [-1, 1, 0, -2, 2],
+        [1, -2, -2, 1, -2],
+    ]  # fmt: skip
+    x = mixed / mixed.std(axis=0)
+    net = nn.Sequential(nn.Linear(5, 1))
+    standardized = diagnostics.conditioning(net, x)[0].standardized
+    other = diagnostics.conditioning(net, x * [0.666, 0.901, 1.700, 1.797, 1.124])[0]
+    assert other.standardized == pytest.approx(standardized, rel=1e-9)
+    assert standardized / np.sqrt(5) < other.condition < 0.85 * standardized
+
+
 def test_the_hessian_of_a_layer_counts_scales_and_offsets(rng):
     scale, offset = np.geomspace(1, 100, 6), np.linspace(-300, 300, 6)
     x = rng.standard_normal((500, 6)) * scale + offset
@@ -107,6 +123,15 @@ def test_over_the_batch_normalization_is_a_projection(rng):
         values = np.linalg.svd(found, compute_uv=False)
         assert (values > 1e-9 * values[0]).sum() == n - 2
         assert values[0] / values[n - 3] == pytest.approx(1, rel=1e-9)
+
+
+def test_over_the_batch_a_large_eps_is_left_out_of_x_hat(rng):
+    x, eps = rng.standard_normal(8), 0.5
+    found = diagnostics.batch_jacobian(nn.BatchNorm1d(1, eps=eps), x[:, np.newaxis])[0]
+    z, variance = (x - x.mean()) / x.std(), x.var()
+    shrunk = variance / (variance + eps) * np.outer(z, z)
+    closed = (np.eye(8) - 1 / 8 - shrunk / 8) / np.sqrt(variance + eps)
+    np.testing.assert_allclose(found, closed, atol=1e-12)
 
 
 def test_identities_of_batch_normalization(rng):

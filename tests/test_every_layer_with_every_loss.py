@@ -82,3 +82,26 @@ def test_gradients_agree_with_differences(layer, loss, rng):
     loss, kind = LOSSES[loss]
     report = tw.gradcheck(model, x, targets(kind, rng), loss=loss)
     assert report.passed, f"\n{report}"
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=lambda layer: type(layer).__name__)
+def test_the_first_layers_of_a_model_are_a_model(layer, rng):
+    """As the page on training makes it: of the layers, with the numbers copied by name.
+
+    And a model that follows a fresh one of its layers is as new, but for scales that were set.
+    """
+    width = getattr(layer, "out_features", WIDTH)
+    whole = nn.Sequential(layer, nn.Linear(width, 3), nn.Linear(3, OUT), dtype="float64", seed=5)
+    state = {name: 1.5 * values + 0.1 for name, values in whole.state_dict().items()}
+    whole.load_state_dict(state)
+    part = nn.Sequential(*whole.layers[:2], dtype="float64")
+    part.load_state_dict({name: state[name] for name in part.state_dict()})
+    x = rng.integers(0, 3, (N, whole.in_features))  # codes, for the layers that have them
+    np.testing.assert_allclose(
+        whole(x), part(x) @ state["2.weight"].T + state["2.bias"], rtol=1e-12
+    )
+    fresh = nn.Sequential(layer, *whole.layers[1:], dtype="float64", seed=9).state_dict()
+    whole.follow(nn.Sequential(*whole.layers, dtype="float64", seed=9))
+    for name, values in whole.state_dict().items():
+        kept = name in ("0.mean", "0.std")
+        np.testing.assert_array_equal(values, (state if kept else fresh)[name], err_msg=name)

@@ -1,12 +1,16 @@
 """Models and trainings in files."""
 
 import copy
+import errno
 import importlib
 import json
+import os
 import pickle
 import re
 import stat
 import threading
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -99,16 +103,100 @@ def test_files_that_are_cut_short_are_refused(keep, tmp_path):
         nn.Sequential.load(path)
 
 
-def test_arrays_that_lie_elsewhere_are_refused(tmp_path):
-    """Offsets that point into the header, or that overlap the end."""
-    for offsets in ([-8, 0], [0, 16], [8, 0]):
-        entry = {"dtype": "F32", "shape": [2], "data_offsets": offsets}
-        header = json.dumps({"0.weight": entry}).encode()
-        header += b" " * (-len(header) % 8)
-        path = tmp_path / "model.safetensors"
-        path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 8)
-        with pytest.raises(tw.DataError, match="lies outside of the file"):
-            nn.Sequential.load(path)
+def raw_file(path, entries, size):
+    """Write a file of some entries and a number of bytes, as another program might."""
+    header = json.dumps(entries).encode()
+    header += b" " * (-len(header) % 8)
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * size)
+
+
+def entry(offsets, shape):
+    return {"dtype": "F32", "shape": shape, "data_offsets": offsets}
+
+
+OUTSIDE = "lies outside of the file"
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([entry([-8, 0], [2])], OUTSIDE),
+        ([entry([0, 16], [2])], OUTSIDE),
+        ([entry([8, 0], [2])], OUTSIDE),
+        ([entry([0, 4], [1])], "4 bytes follow its last array"),
+        ([entry([4, 8], [1])], "leave a gap at byte 0"),
+        ([entry([0, 8], [2]), entry([4, 8], [1])], "overlap or leave a gap at byte 4"),
+        ([entry([0, 8], [-1])], r"a0 has shape \[-1\]"),
+    ],
+)
+def test_arrays_that_do_not_fill_the_file_are_refused(entries, message, tmp_path):
+    """As the package safetensors refuses them: each byte belongs to one array."""
+    raw_file(tmp_path / "model", {f"a{i}": one for i, one in enumerate(entries)}, 8)
+    with pytest.raises(tw.DataError, match=message):
+        nn.Sequential.load(tmp_path / "model")
+
+
+def test_arrays_may_lie_in_another_order_than_their_names(tmp_path):
+    from thalweg import _safetensors
+
+    entries = {"a": entry([4, 12], [2]), "none": entry([4, 4], [0]), "b": entry([0, 4], [1])}
+    raw_file(tmp_path / "file", entries, 12)
+    arrays, text = _safetensors.load(tmp_path / "file")
+    assert {name: array.shape for name, array in arrays.items()} == {
+        "a": (2,), "none": (0,), "b": (1,)
+    }  # fmt: skip
+    assert not text
+
+
+def test_a_damaged_bit_is_found_wherever_it_is(tmp_path):
+    path = tmp_path / "training"
+    trainer = make_trainer()
+    trainer.save(path)
+    whole = path.read_bytes()
+    start = 8 + int.from_bytes(whole[:8], "little")
+    lr = whole.index(b'\\"lr\\": ') + len(b'\\"lr\\": ')
+    for place in (lr, start, start + 777, len(whole) - 1):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(tw.DataError, match=r"do not match the checksum thalweg\.crc32"):
+            tw.Trainer.load(path)
+    # Files of earlier versions and of other programs have no checksum.
+    path.write_bytes(whole.replace(b"thalweg.crc32", b"of-the-others"))
+    again = tw.Trainer.load(path).model.flat_parameters
+    np.testing.assert_array_equal(again, trainer.model.flat_parameters)
+
+
+def test_the_checksum_is_what_the_manual_says(tmp_path):
+    make().save(tmp_path / "model")
+    raw = (tmp_path / "model").read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:start])
+    checksum = header["__metadata__"].pop("thalweg.crc32")
+    assert int(checksum, 16) == zlib.crc32(
+        json.dumps(header, sort_keys=True).encode() + raw[start:]
+    )
+
+
+def test_files_take_their_size_in_memory_once(tmp_path):
+    """Writing takes none beside the arrays; reading takes the file, and the arrays are in it."""
+    from thalweg import _safetensors
+
+    arrays = {str(i): np.arange(2.0**17) for i in range(4)}
+    size, path = 4 * 2**20, tmp_path / "file"
+    tracemalloc.start()
+    try:
+        _safetensors.save(path, arrays, {})
+        written = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        again, _ = _safetensors.load(path)
+        read = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert written < 0.2 * size
+    assert read < 1.2 * size
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(again[name], array)
 
 
 def test_files_of_others_and_of_the_future_are_named(tmp_path):
@@ -267,7 +355,7 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(training, tmp_path
         )
 
 
-@pytest.mark.parametrize("training", [name for name in TRAININGS if name != "plateau"])
+@pytest.mark.parametrize("training", [t for t in TRAININGS if t not in ("plateau", "by epochs")])
 def test_a_loop_by_hand_goes_on_in_the_middle_of_an_epoch(training, tmp_path, rng):
     """After the fourth of seven batches. What `fit` does is saved between epochs only."""
     x, y = rng.standard_normal((50, 5)), rng.integers(0, 3, 50)
@@ -394,6 +482,106 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path):
     with pytest.raises(IsADirectoryError, match=re.escape(repr(str(tmp_path / "folder")))):
         make().save(tmp_path / "folder")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_link_stays_one_and_permissions_remain(tmp_path):
+    """What is replaced is a file, with all that its owner has decided about it."""
+    for name in ("model", "latest"):
+        path = tmp_path / name
+        if name == "latest":
+            path.symlink_to("model")
+        else:
+            make().save(path)
+            path.chmod(0o600)
+        model = make("float64")
+        model.save(path)
+        np.testing.assert_array_equal(
+            nn.Sequential.load(tmp_path / "model").flat_parameters, model.flat_parameters
+        )
+        assert stat.S_IMODE((tmp_path / "model").stat().st_mode) == 0o600
+    assert (tmp_path / "latest").is_symlink()
+    (tmp_path / "dangling").symlink_to(tmp_path / "new")
+    make().save(tmp_path / "dangling")
+    assert (tmp_path / "new").is_file()
+    assert (tmp_path / "dangling").is_symlink()
+
+
+def test_what_is_no_file_is_written_to(tmp_path):
+    """A pipe, here: as a device, it is not replaced by a file."""
+    path, read = tmp_path / "pipe", []
+    os.mkfifo(path)
+    reader = threading.Thread(target=lambda: read.append(path.read_bytes()), daemon=True)
+    reader.start()
+    make().save(path)
+    reader.join()
+    make().save(tmp_path / "model")
+    assert read == [(tmp_path / "model").read_bytes()]
+    assert stat.S_ISFIFO(path.stat().st_mode)
+
+
+def test_a_file_that_is_mounted_by_itself_is_overwritten(tmp_path, monkeypatch):
+    """A container may see a single file of the host, which cannot be replaced there."""
+    path = tmp_path / "model"
+    path.write_text("of the host")
+    same = path.stat().st_ino
+
+    def busy(old, new):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), old, None, new)
+
+    monkeypatch.setattr(os, "replace", busy)
+    make().save(path)
+    nn.Sequential.load(path)
+    assert path.stat().st_ino == same
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_that_takes_no_file_is_named(tmp_path, monkeypatch):
+    """Even if the file could be written: the folder is what is in the way."""
+    path = tmp_path / "model"
+    path.write_text("as it was")
+
+    def denied(name, mode):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
+
+    monkeypatch.setattr(_atomic, "open", denied, raising=False)
+    with pytest.raises(PermissionError, match="can be made in this folder") as found:
+        make().save(path)
+    assert found.value.filename == str(tmp_path)
+    assert path.read_text() == "as it was"
+
+
+def test_what_was_written_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch):
+    path, events = tmp_path / "model", []
+    sync, replace = os.fsync, os.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (events.append(os.fstat(file).st_size), sync(file))
+    )
+    monkeypatch.setattr(os, "replace", lambda *names: (events.append("named"), replace(*names)))
+    make().save(path)
+    assert events == [path.stat().st_size, "named"]
+
+
+def test_what_killed_processes_have_left_is_removed_later(tmp_path):
+    """Once it is so old that nobody can still be writing it."""
+    old, new = tmp_path / "model.123-45.part", tmp_path / "model.678-9.part"
+    others = [tmp_path / "model.final.part", tmp_path / "model2.123-45.part"]
+    for path in (old, new, *others):
+        path.write_text("half")
+    hours_ago = old.stat().st_mtime - 2 * 3600
+    for path in (old, *others):
+        os.utime(path, (hours_ago, hours_ago))
+    make().save(tmp_path / "model")
+    assert {p.name for p in tmp_path.iterdir()} == {"model", new.name, *(p.name for p in others)}
+
+
+def test_a_number_is_no_file(tmp_path):
+    """It would be that of a file that something else has open."""
+    make().save(tmp_path / "model")
+    with (tmp_path / "model").open("rb") as file:
+        for load in (nn.Sequential.load, tw.Trainer.load):
+            with pytest.raises(TypeError, match="not int"):
+                load(file.fileno())
+        assert file.read(1)  # still open
 
 
 OVERFLOWED = {

@@ -107,6 +107,45 @@ def test_empirical_and_batched_are_squares_of_the_data_s_gradients(net, likeliho
     assert off(found, expected) < 1e-12
 
 
+#: Other losses, and the slopes of the sum over a row's outputs, from their definitions.
+OTHERS = {
+    "poisson": (nn.PoissonNLLLoss(), lambda f, y: np.exp(f) - y),
+    "huber": (nn.HuberLoss(delta=0.5), lambda f, y: np.clip(f - y, -0.5, 0.5)),
+    "l1": (nn.L1Loss(), lambda f, y: np.sign(f - y)),
+    "quantile": (nn.QuantileLoss(0.9), lambda f, y: np.where(f < y, -0.9, 0.1)),
+    "gaussian of its own variance": (
+        nn.GaussianNLLLoss(reduction="sum"),
+        lambda f, y: np.concatenate(
+            [
+                (f[:, :2] - y) / np.exp(f[:, 2:]),
+                0.5 - 0.5 * (f[:, :2] - y) ** 2 / np.exp(f[:, 2:]),
+            ],
+            axis=1,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", OTHERS)
+def test_losses_that_are_no_likelihoods_have_gradients(name, dtype, rng):
+    """The reduction does not count, nor does rounding where outputs are larger than slopes."""
+    loss, slope = OTHERS[name]
+    model, x = make("norms"), rng.standard_normal((11, 6)).astype(dtype)
+    y = rng.poisson(1.0, (11, 2 if "variance" in name else 4)).astype(float)
+    g = np.einsum("nk,nkj->nj", slope(model(x), y), slopes(model, x))
+    model, tolerance = model.astype(dtype), 1e-12 if dtype == "float64" else 1e-6
+    found = fisher_diagonal(model, x, y, kind="empirical", loss=loss)
+    assert found.dtype == dtype
+    assert off(found, (g**2).mean(axis=0)) < tolerance
+    expected = np.mean([b.mean(axis=0) ** 2 for b in (g[:4], g[4:8], g[8:])], axis=0)
+    found = fisher_diagonal(model, x, y, kind="batched", batch_size=4, loss=loss)
+    assert off(found, expected) < tolerance
+    part = fisher_diagonal(model, x, y, kind="empirical", loss=loss, n_samples=5, seed=4)
+    chosen = np.sort(np.random.default_rng(4).choice(11, 5, replace=False))
+    assert off(part, (g[chosen] ** 2).mean(axis=0)) < tolerance
+
+
 def test_many_rows_go_through_in_parts(rng):
     model, x = make("deep"), rng.standard_normal((2500, 6))
     every = [fisher_diagonal(model, x[i : i + 1]) for i in range(0, 2500)]
@@ -246,6 +285,18 @@ def test_tables_of_categories_have_one_too(rng):
     assert off(fisher_diagonal(model, x), expected) < 1e-12
 
 
+def test_codes_are_checked_wherever_they_are(rng):
+    """Once, before the first of the parts in which the rows are taken."""
+    model = nn.Sequential(nn.TabularInput(2, {0: (4, 2)}), nn.Linear(3, 2))
+    x = np.c_[rng.integers(0, 4, 5000), rng.standard_normal(5000)].astype("float32")
+    x[4321, 0] = 4
+    for kind in ("exact", "sampled"):
+        with pytest.raises(tw.DataError, match=r"x\[4321, 0\] is 4.*codes must be .* to 3"):
+            fisher_diagonal(model, x, kind=kind)
+    with pytest.raises(tw.DataError, match=r"x\[4321, 0\] is 4.*codes must be .* to 3"):
+        tw.curvature.kfac_factors(model, x)
+
+
 @pytest.mark.parametrize("kind", ["exact", "sampled", "empirical", "batched"])
 def test_the_bits_are_the_same_for_any_number_of_threads(kind, rng):
     model = nn.Sequential(nn.Linear(30, 200), nn.BatchNorm1d(200), nn.ReLU(), nn.Linear(200, 10))
@@ -285,7 +336,11 @@ def test_a_part_of_the_samples_will_do(rng):
         ({"classes": 3}, tw.ArgumentError, r"e\.g\. \[0, 1\]; got 3"),
         ({"kind": "predicted", "classes": (0, 4)}, tw.ArgumentError, "outputs from 0 to 3"),
         ({"n_samples": 0}, tw.ArgumentError, "n_samples"),
-        ({"loss": nn.L1Loss()}, tw.UnsupportedError, "nn.MSELoss"),
+        ({"loss": nn.L1Loss()}, tw.UnsupportedError, 'MSELoss; got L1Loss.*Use kind="empirical"'),
+        ({"loss": nn.L1Loss(), "kind": "empirical"}, tw.ArgumentError, "y is None"),
+        ({"loss": nn.L1Loss(), "kind": "batched", "y": np.ones((3, 3))}, tw.ShapeError, "4"),
+        ({"loss": nn.L1Loss(), "kind": "batched", "y": np.ones((2, 4))}, tw.ShapeError, "3.*2"),
+        ({"loss": nn.CustomLoss(len), "kind": "empirical"}, tw.UnsupportedError, "only supported"),
         ({"kind": "weighted"}, tw.ArgumentError, "y is None"),
         ({"kind": "predicted", "loss": nn.MSELoss()}, tw.UnsupportedError, "needs classes"),
         ({"kind": "weighted", "y": np.eye(4)[:3]}, tw.ThalwegError, "to be class labels"),

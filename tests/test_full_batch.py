@@ -35,6 +35,21 @@ def make(optimizer, *, loss=None, dtype="float64", layers=(), seed=4, **options)
 # --- L-BFGS --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_lbfgs_learns_from_raw_columns(dtype, rng):
+    """With a curvature above 1/eps of float32, it rejected all pairs and was gradient descent."""
+    area, rooms, year = rng.uniform([500, 1, 1900], [4000, 6, 2020], (400, 3)).T
+    x = np.stack([area, rooms, year], axis=1)
+    price = x @ [100, 2e4, 50] + 1e4 * rng.standard_normal(400)
+    model = nn.Sequential(nn.Linear(3, 1), dtype=dtype)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.LBFGS())
+    with pytest.warns(RuntimeWarning, match="changed no parameter"):  # it is there
+        history = trainer.fit(x, price, epochs=100, batch_size=None)
+    least = tw.solve.least_squares(x, price).sum_of_squares / 400
+    # In float32, the offset of the year is hardly told from its coefficient.
+    assert history["loss"][-1] < least * (1.01 if dtype == "float32" else 1 + 1e-12)
+
+
 @pytest.mark.skipif(not HAS_TORCH, reason="needs PyTorch")
 @pytest.mark.parametrize(
     "options",
@@ -393,3 +408,12 @@ def test_a_closure_that_gives_no_number_is_named():
         with pytest.raises(tw.ArgumentError, match="must return the loss, a number; got"):
             optim.LBFGS().step(model, lambda value=value: value)
     assert (model.flat_parameters == before).all()
+
+
+@pytest.mark.parametrize("optimizer", BOTH)
+def test_targets_whose_loss_overflows_are_named_as_a_cause(optimizer, rng):
+    model = nn.Sequential(nn.Linear(3, 2))
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer())
+    x = rng.standard_normal((20, 3))
+    with pytest.raises(tw.ArgumentError, match=r"loss is inf .* targets are badly scaled, stand"):
+        trainer.fit(x, np.full((20, 2), 1e20))

@@ -168,6 +168,43 @@ def test_after_an_error_the_model_is_as_it_was(hook, error, message, loss):
         assert it.optimizer.steps == steps
 
 
+@pytest.mark.parametrize("loss", [nn.MSELoss(), squares], ids=["of the core", "custom"])
+def test_a_hook_may_call_backward_of_its_trainer(loss):
+    """For a gradient of other rows, here added to that of the batch."""
+    both, alone = trainer(loss, optim.SGD(lr=1.0)), trainer(loss)
+
+    def with_others(gradient):
+        both.model.zero_grad()
+        both.backward(X[:5], T[:5])
+        return gradient + both.model.flat_gradients
+
+    before = both.model.flat_parameters
+    with both.gradient_hook(with_others):
+        both.step(X, T)
+    alone.backward(X, T)
+    alone.backward(X[:5], T[:5])
+    found = before - both.model.flat_parameters
+    np.testing.assert_allclose(found, alone.model.flat_gradients, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", ["step", "fit", "update"])
+def test_a_hook_cannot_train_within_its_own_step(name):
+    it = trainer(nn.MSELoss())
+
+    def again(gradient):
+        getattr(it, name)(*() if name == "update" else (X, T))
+        return gradient
+
+    before = it.model.flat_parameters
+    message = (
+        f"^trainer.{name} was called by a function within a step of the same.* a gradient hook"
+    )
+    with it.gradient_hook(again), pytest.raises(ArgumentError, match=message):
+        it.step(X, T)
+    np.testing.assert_array_equal(it.model.flat_parameters, before)
+    assert it.optimizer.steps == 0
+
+
 def test_what_has_no_single_gradient_is_refused():
     for optimizer in (optim.LBFGS(), optim.SAM(optim.SGD(lr=0.1))):
         it = trainer(optimizer=optimizer)
@@ -205,3 +242,52 @@ def test_the_loss_may_change_inside():
         with pytest.raises(UnsupportedError, match="plan is not supported inside gradient_hook"):
             it.plan(8)
     assert it.plan(8).workspace_bytes > 0
+
+
+def test_a_hook_that_adds_two_gradients_ties_their_weights():
+    """An autoencoder, as in PyTorch with one parameter in two places."""
+    torch = pytest.importorskip("torch")
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 4), seed=0, dtype="float64")
+    model.load_state_dict(model.state_dict() | {"2.weight": model.state_dict()["0.weight"].T})
+    w, b, c = (torch.tensor(model.state_dict()[n]) for n in ("0.weight", "0.bias", "2.bias"))
+    theirs = torch.optim.Adam([it.requires_grad_() for it in (w, b, c)], lr=0.01)
+    autoencoder = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam(lr=0.01))
+
+    def tied(gradient):
+        parts = model.unflatten(gradient)
+        both = parts["0.weight"] + parts["2.weight"].T
+        parts["0.weight"][:], parts["2.weight"][:] = both, both.T
+        return gradient
+
+    x = torch.tensor(X)
+    with autoencoder.gradient_hook(tied):
+        for _ in range(20):
+            theirs.zero_grad()
+            torch.nn.functional.mse_loss((x @ w.T + b).tanh() @ w + c, x).backward()
+            theirs.step()
+            autoencoder.step(X, X)
+    found = model.state_dict()
+    for ours, expected in zip(found.values(), (w, b, w.T, c), strict=True):
+        np.testing.assert_allclose(ours, expected.detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_blocks_may_end_in_any_order():
+    """As with an `ExitStack` for each: a hook is called from its block's beginning to its end."""
+    it, seen = trainer(), []
+
+    def noted(name):
+        return lambda gradient: (seen.append(name), gradient)[1]
+
+    twice = noted("a")
+    hooks = [twice, noted("b"), twice]
+    blocks = [it.gradient_hook(hook) for hook in hooks]
+    plain = type(it._core)
+    for block in blocks:
+        block.__enter__()
+    for k, wanted in ((None, "aba"), (0, "ba"), (2, "b"), (1, "")):
+        if k is not None:
+            blocks[k].__exit__(None, None, None)
+        seen.clear()
+        it.step(X, Y)
+        assert "".join(seen) == wanted
+    assert type(it._core) is plain

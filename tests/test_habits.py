@@ -35,6 +35,8 @@ from thalweg import callbacks, continual, curvature, nn, optim
         ("lerp", r"target\.follow\(model, tau\)"),
         ("update_target", r"target\.follow\(model, tau\)"),
         ("copy_", r"target\.follow\(model\) copies them"),
+        ("grad_sample", r"trainer\.backward\(x\[i:i\+1\], y\[i:i\+1\]\)"),
+        ("tie_weights", r"trainer\.gradient_hook"),
         ("num_params", r"did you mean num_parameters\?"),  # a slip
     ],
 )
@@ -105,6 +107,11 @@ def test_what_trainers_of_others_have(name, advice, regressor):
         (optim.schedules, "exponential_decay", "it is ExponentialLR"),
         (optim.schedules, "OneCycle", r"did you mean OneCycleLR\?"),
         (optim.schedules, "CyclicLR", "LambdaLR"),
+        (optim.schedules, "ChainedScheduler", "LambdaLR of the product of their factors"),
+        (optim, "ASGD", r"it is SGD; .*average=optim\.SWA\(\)"),
+        (nn, "SmoothL1Loss", r"is HuberLoss\(delta=b\) divided by b"),
+        (tw, "vmap", r"single samples, call .*trainer\.backward\(x\[i:i\+1\]"),
+        (tw, "per_sample_gradients", r"trainer\.backward\(x\[i:i\+1\], y\[i:i\+1\]\)"),
         (callbacks, "ProgressBar", "progress=True"),
         (tw.solve, "lstsq", r"least_squares\(x, y\)"),
         (tw.diagnostics, "condition", r"conditioning\(model, x\)"),
@@ -465,7 +472,13 @@ def with_model(**options):
             lambda: nn.Sequential(nn.Linear(2, 1), random_state=0),
             "Sequential .*'random_state': it is seed.* takes layers, dtype, seed",
         ),
-        (lambda: nn.HuberLoss(dleta=1), r"HuberLoss .*'dleta'; did you mean delta\?"),
+        (lambda: nn.HuberLoss(dleta=1), r"'dleta'; did you mean delta\? HuberLoss takes delta, "),
+        (lambda: nn.HuberLoss(beta=2), r"'beta': .* is HuberLoss\(delta=b\) divided by b\. Hub"),
+        (lambda: nn.BCEWithLogitsLoss(weight=[1, 2]), r"'weight': .*sample_weight.*nn\.CustomLoss"),
+        (
+            lambda: nn.utils.clip_grad_norm_(with_model().model, 1.0, norm_type=1),
+            r"clip_grad_norm_\(\) .*'norm_type': the norm is the Euclidean one",
+        ),
         (lambda: optim.schedules.StepLR(step=3), r"StepLR .*'step'; did you mean step_size\?"),
         (lambda: with_model(criterion=nn.MSELoss()), "Trainer .*'criterion': it is loss"),
         (lambda: with_model(scheduler=None), "Trainer .*'scheduler': it is schedule"),
@@ -529,7 +542,12 @@ def test_names_of_arguments_of_others(call, message):
         (nn.PoissonNLLLoss, "predict", r"np\.exp\(model\(x\)\)"),
         (nn.GaussianNLLLoss, "backward", r"trainer\.backward\(x, y\)"),
         (nn.CrossEntropyLoss, "predict_proba", r"have probabilities\(model\(x\)\)"),
-        (lambda: optim.schedules.StepLR(3), "step", r"schedule=\.\.\.\) sets the rate"),
+        (
+            lambda: optim.schedules.StepLR(3),
+            "step",
+            r"schedule=\.\.\.\) sets .*epochs=1\) for each",
+        ),
+        (lambda: optim.schedules.StepLR(3), "get_lr", r"trainer\.optimizer\.lr"),
         (lambda: optim.schedules.StepLR(3), "get_last_lr", r"trainer\.optimizer\.lr"),
         (optim.schedules.ReduceLROnPlateau, "step", r"schedule=\.\.\.\) sets the rate"),
         (optim.Adam, "save", r"pickle\.dumps\(\(model, optimizer\)\)"),
@@ -563,7 +581,7 @@ def test_losses_of_other_libraries_are_no_functions_of_ours():
     for theirs, ours in [
         (torch.nn.MSELoss(), "MSELoss"),
         (torch.nn.functional.cross_entropy, "CrossEntropyLoss"),
-        (torch.nn.SmoothL1Loss(), "HuberLoss with delta=1 is the same"),
+        (torch.nn.SmoothL1Loss(), r"is HuberLoss\(delta=b\) divided by b"),
     ]:
         with pytest.raises(tw.ArgumentError, match=f"loss must be a Loss.*{ours}"):
             with_model(loss=theirs)
@@ -764,10 +782,10 @@ def test_what_is_derived_from_bases_says_what_there_is_instead(use, error, messa
         use()
 
 
-def test_gradients_in_evaluation_are_said_where_backward_has_none():
+def test_a_pass_in_evaluation_is_advised_where_backward_has_none():
     model = nn.Sequential(nn.Linear(2, 1))
-    model.forward([[1, 2]], training=False)
-    with pytest.raises(tw.ArgumentError, match=r"forward pass.*diagnostics\.jacobian\(model, x\)"):
+    model([[1, 2]])  # keeps nothing
+    with pytest.raises(tw.ArgumentError, match=r"model\.forward\(x, training=False\) first"):
         model.backward([[1]])
 
 

@@ -305,6 +305,40 @@ def test_scales_that_are_loaded_count(rng):
         np.testing.assert_array_equal(model.state_dict()["0.mean"], before["0.mean"])
 
 
+def test_layers_have_the_scales_that_were_loaded(rng, tmp_path):
+    """However they came into the model, another one made of its layers has them."""
+    given = nn.Standardize([0.1, 0.2], [0.3, 0.4])
+    make = lambda: nn.Sequential(nn.Linear(1, 2), nn.Residual(given, nn.Linear(2, 2)), given)  # noqa: E731
+    model, target = make(), make()
+    assert model.layers == make().layers == nn.Sequential(*model.layers).layers  # as given: 0.1
+    now = {"1.0.mean": [5, 6], "1.0.std": [7, 8], "2.std": [9, 10]}
+    model.load_state_dict(model.state_dict() | now)
+    block, last = nn.Residual(nn.Standardize([5, 6], [7, 8]), nn.Linear(2, 2)), model[2]
+    assert model.layers[1] == block
+    assert last == nn.Standardize(given.mean, [9, 10])  # only what is new
+    assert "std=[9.0, 10.0]" in repr(model)
+    assert "std=[9.0, 10.0]" in model.summary()
+    target.follow(model, 0.5)
+    assert target.layers[1].layers[0].mean == tuple(np.float32([5.1, 6.2]) / 2)
+    model.save(tmp_path / "model")
+    for other in (nn.Sequential.load(tmp_path / "model"), copy.deepcopy(model), model.fold()):
+        assert other.layers == model.layers
+    twin, x = nn.Sequential(*model.layers), rng.standard_normal((5, 1))
+    twin.flat_parameters = model.flat_parameters
+    np.testing.assert_array_equal(twin(x), model(x))
+
+
+def test_scales_of_a_derived_class_that_are_loaded_keep_it():
+    class OfRows(nn.Standardize):
+        def __init__(self, rows):
+            super().__init__(np.mean(rows, axis=0), np.std(rows, axis=0))
+
+    model = nn.Sequential(OfRows([[1, 2], [3, 6]]), nn.Linear(2, 1))
+    model.load_state_dict(model.state_dict() | {"0.mean": [7, 8]})
+    assert isinstance(model[0], OfRows)
+    assert (model[0].mean, model[0].std) == ((7, 8), (1, 2))
+
+
 def test_frequencies_are_drawn_from_the_seed_and_not_trained(rng):
     make = lambda seed: nn.Sequential(  # noqa: E731
         nn.FourierFeatures(2, 5000, sigma=3), nn.Linear(10000, 1), seed=seed

@@ -99,6 +99,8 @@ def test_optimizers_that_look_at_the_loss_again_are_refused(optimizer):
     trainer.backward(X, Y)
     with pytest.raises(tw.UnsupportedError, match="evaluates the loss more than once"):
         trainer.update()
+    with pytest.raises(tw.UnsupportedError, match=r"more than once per update.* with loss=None"):
+        make("none", optimizer=copy.deepcopy(optimizer))
 
 
 @pytest.mark.parametrize("loss", [None, squares], ids=["core", "function"])

@@ -136,6 +136,40 @@ def test_lbfgs_finds_rosenbrocks_minimum_as_scipy_does():
     assert (np.diff(descent.values) <= 0).all()
 
 
+@pytest.mark.parametrize("unit", [1e-10, 1e14, 1e100])
+def test_lbfgs_does_not_depend_on_the_unit_of_the_value(unit):
+    """In large units it rejected all pairs, and was gradient descent."""
+
+    def scaled(theta):
+        value, gradient = rosenbrock(theta)
+        return unit * value, unit * gradient
+
+    optimizer = optim.LBFGS(tolerance_change=0, tolerance_grad=0)
+    with pytest.warns(RuntimeWarning, match="the gradient is 0"):
+        descent = optim.minimize(scaled, [-1.2, 1.0], optimizer, 5)
+    np.testing.assert_allclose(descent.theta, [1, 1], rtol=1e-12)
+
+
+def test_lbfgs_goes_on_where_squares_underflow():
+    """It divided by the square of a difference of gradients that was 0."""
+    options = {"max_iter": 400, "history_size": 5, "tolerance_change": 0, "tolerance_grad": 0}
+
+    def cubic(theta):
+        return (np.abs(theta) ** 3).sum(), 3 * theta * np.abs(theta)
+
+    descent = optim.minimize(cubic, [1.0, 0.7], optim.LBFGS(**options), 1)
+    assert descent.values[-1] < 1e-230
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+@pytest.mark.parametrize("slopes", [[-2.0, -2.0], [2.0, -2.0]])
+def test_a_line_search_tells_a_wrong_gradient_from_a_minimum(slopes, steps):
+    """It said that it had stopped at a tolerance, and could go on without."""
+    wrong = r"does not fall along -Hg, although the gradient, up to 4, .* tw\.check_gradient"
+    with pytest.warns(RuntimeWarning, match=wrong):
+        optim.minimize(lambda t: (t @ t, slopes * t), [1.0, 2.0], optim.LBFGS(), steps)
+
+
 def test_infinite_values_shorten_the_steps_of_a_line_search():
     lowest = []
 
@@ -241,6 +275,7 @@ def used():
         ({"optimizer": optim.Muon()}, tw.ArgumentError, "Muon has no weight to work on"),
         ({"steps": 0}, tw.ArgumentError, "steps must be an integer >= 1; got 0"),
         ({"schedule": 0.1}, tw.ArgumentError, "schedule must be"),
+        ({"schedule": schedules.ReduceLROnPlateau()}, tw.ArgumentError, 'or monitor="loss"'),
     ],
 )
 def test_what_does_not_fit_is_refused(changed, error, message):

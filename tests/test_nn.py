@@ -305,6 +305,18 @@ def test_an_initialization_has_the_distribution_of_its_name(name, expected):
     assert 0.9 / 20 < np.abs(state["0.bias"]).max() <= 1 / 20
 
 
+def test_the_spread_before_the_sines_of_a_siren():
+    """1, as in the paper, and in its code, which has biases, 300 over the width more."""
+    width, sines = 100, np.sin(np.linspace(-np.pi, np.pi, 40, endpoint=False))  # of variance 1/2
+    model = nn.Sequential(nn.Linear(width, 4000, init="siren"), dtype="float64", seed=3)
+    x, variances = np.random.default_rng(0).choice(sines, (300, width)), []
+    for bias in (1, 0):
+        state = model.state_dict()
+        model.load_state_dict(state | {"0.bias": bias * state["0.bias"]})
+        variances.append(np.var(30 * model(x)))
+    np.testing.assert_allclose(variances, [1 + 300 / width, 1], rtol=0.05)
+
+
 def test_a_siren_whose_first_layer_is_drawn_as_the_others_is_told():
     """It would have low frequencies only; models that go on from others are none of it."""
     hidden = nn.Linear(2, 64, init="siren"), nn.Sine(), nn.Linear(64, 1, init="siren")

@@ -161,9 +161,10 @@ def test_fits_need_not_be_determined_nor_defined_everywhere():
         ({"residual": lambda b: [np.inf, 1.0]}, tw.DataError, r"residual\(theta\)\[0\] is inf"),
         ({"jacobian": lambda b: np.ones((1, 2))}, tw.ShapeError, r"shape \(2, 1\); got \(1, 2\)"),
         ({"jacobian": lambda b: np.full((2, 1), np.nan)}, tw.DataError, "Jacobian at theta"),
-        # These two "converged" where they began.
+        # These three "converged" where they began.
         ({"residual": lambda b: [1e200, 1.0]}, tw.DataError, r"up to 1\.0e\+200, .*scale them"),
         ({"jacobian": lambda b: np.full((2, 1), 1e200)}, tw.DataError, "scale the residuals"),
+        ({"residual": lambda b: 1e-170 * (b - [1, 2])}, tw.DataError, "too small for float64"),
         ({"damping": 0.0}, tw.ArgumentError, "damping"),
         ({"max_evaluations": 0}, tw.ArgumentError, "max_evaluations"),
     ],
@@ -176,6 +177,19 @@ def test_what_cannot_be_fitted_is_named(change, error, message):
     }
     with pytest.raises(error, match=message):
         solve.nonlinear_least_squares(**(fine | change))
+
+
+@pytest.mark.parametrize("geodesic", [True, False])
+@pytest.mark.parametrize("signs", [[-1, -1], [1, -1]])
+@pytest.mark.parametrize("start", [[3, 4], [0, 0]])
+def test_a_jacobian_of_the_wrong_sign_does_not_converge(start, signs, geodesic):
+    """Its steps lead uphill, and were rejected until they were shorter than xtol."""
+    fit = solve.nonlinear_least_squares(
+        lambda b: b - 1, lambda b: np.diag(signs), start, geodesic=geodesic
+    )
+    assert not fit.converged
+    assert "the Jacobian says so: check it with tw.check_gradient" in fit.message
+    assert sum(fit.history["rejected"]) > 5
 
 
 @pytest.mark.parametrize("geodesic", [True, False])

@@ -51,7 +51,7 @@ def test_optional_modules_are_there_when_asked_for():
     assert {"plot", "datasets", "nn", "onnx", "torch"} <= set(dir(tw))
     assert [name for name in dir(tw.onnx) if not name.startswith("_")] == ["export"]
     names = [name for name in dir(tw.torch) if not name.startswith("_")]
-    assert names == ["from_torch", "to_torch"]
+    assert names == ["from_torch", "residual", "to_torch"]
     with pytest.raises(AttributeError, match="nonsense"):
         _ = tw.nonsense
 
@@ -104,6 +104,7 @@ def test_without_a_package_it_is_said_how_to_get_it(package, wanted, call, monke
     "call",
     [
         lambda: tw.torch.to_torch(tw.nn.Sequential(tw.nn.Linear(2, 1))),
+        lambda: tw.torch.residual(),
         lambda: tw.torch.from_torch(None),
     ],
 )

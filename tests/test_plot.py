@@ -735,3 +735,18 @@ def test_what_is_no_path_is_not_drawn(figures, path, function, error, message):
     with pytest.raises(error, match=message):
         tw.plot.path(path, function)
     assert not figures.get_fignums()
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (tw.plot.spectrum, "found must be a SpectralDensity, .*spectral_density returns; got None"),
+        (tw.plot.spectral_bias, "found must be a SpectralBias, .*spectral_bias returns; got None"),
+        (tw.plot.lr_finder, r"found must be a LRFinder, which thalweg\.find_lr returns; got None"),
+        (tw.plot.gradcheck, "report must be a GradcheckReport, .*check_gradient returns; got None"),
+    ],
+)
+def test_what_is_no_result_is_not_drawn(figures, draw, message):
+    with pytest.raises(tw.ArgumentError, match=message):
+        draw(None)
+    assert not figures.get_fignums()

@@ -188,5 +188,5 @@ def test_what_is_not_there_is_refused():
 @pytest.mark.parametrize("precision", SPLIT)
 def test_passes_of_a_loss_of_ones_own_are_not_silently_in_another(precision, make):
     model, loss = nn.Sequential(nn.Linear(3, 2)), make(lambda *arrays: None)
-    with pytest.raises(tw.UnsupportedError, match=f"{precision}.*a custom loss"):
+    with pytest.raises(tw.UnsupportedError, match=f"{precision}.*a custom loss, whose"):
         tw.Trainer(model, loss=loss, optimizer=optim.Adam(), precision=precision)

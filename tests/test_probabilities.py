@@ -27,6 +27,18 @@ def test_only_classes_that_compete_have_a_share():
     assert trainer.evaluate(logits[:1], [1])["loss"] == pytest.approx(-np.log(3 / 4), rel=1e-14)
 
 
+def test_the_softmax_within_each_of_several_equal_heads(rng):
+    """As the page on getting started takes it, for distributions over returns (C51)."""
+    loss, z = nn.CrossEntropyLoss(heads=[5] * 4), np.arange(5)
+    out = 3 * rng.standard_normal((9, 20))
+    values = nn.CrossEntropyLoss().probabilities(out.reshape(-1, 5)).reshape(-1, 4, 5) @ z
+    for head in range(4):
+        one = loss.probabilities(out, head=head) @ np.tile(z, 4)
+        np.testing.assert_allclose(values[:, head], one, rtol=1e-13)
+    together = loss.probabilities(out)
+    np.testing.assert_allclose(together.sum(axis=1), 1, rtol=1e-13)  # not 4
+
+
 def test_logistic_function():
     loss = nn.BCEWithLogitsLoss()
     logits = np.array([[-1e4, -np.log(3.0)], [0.0, 1e4]])

@@ -189,3 +189,41 @@ def test_what_makes_no_sense_is_refused(data):
     state = trainer.optimizer.state_dict()
     with pytest.raises(tw.ArgumentError, match="sam_rho"):
         optim.SAM(optim.SGD(), rho=0.5).load_state_dict(state, trainer.model)
+
+
+def test_own_outputs_as_targets_hide_nothing_from_it(rng):
+    """As the page on getting started warns of in Q-learning; a loss with gradients of 0 does."""
+
+    def first_only(output, target):
+        d = (output - target) * [1, 0, 0]
+        return np.mean(d**2) / 2, d / d.size
+
+    x = rng.standard_normal((64, 4))
+    for loss, optimizer, hidden in (
+        (nn.HuberLoss(delta=2), optim.SGD(lr=1.0), True),
+        (nn.HuberLoss(delta=2), optim.SAM(optim.SGD(lr=1.0), rho=0.1), False),
+        (first_only, optim.SAM(optim.SGD(lr=1.0), rho=0.1), True),
+    ):
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3), dtype="float64")
+        before, target = model.state_dict()["2.bias"], model(x)
+        target[:, 0] += 1
+        tw.Trainer(model, loss=loss, optimizer=optimizer).step(x, target)
+        moved = model.state_dict()["2.bias"] != before
+        assert moved.tolist() == [True, not hidden, not hidden]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [("float32", 1e30), ("float32", 1e38), ("float64", 1e200), ("float64", 1e308)],
+)
+def test_a_huge_gradient_leads_as_far_as_any(dtype, size):
+    """To w = (rho, 0): there, and not at w = 0, the second row's output is above its target.
+
+    The first row's input is so large that squares of its gradient, and their inverse, overflow.
+    """
+    model = nn.Sequential(nn.Linear(2, 1, bias=False), dtype=dtype)
+    model.flat_parameters = [0.0, 0.0]
+    optimizer = optim.SAM(optim.SGD(lr=0.5), rho=0.05)
+    trainer = tw.Trainer(model, loss=nn.L1Loss(reduction="sum"), optimizer=optimizer)
+    trainer.step(np.array([[size, 0], [1, 1]], dtype), np.array([[-1], [0.02]], dtype))
+    assert model.flat_parameters.tolist() == [np.array(-0.5 * size, dtype), -0.5]

@@ -327,6 +327,57 @@ def test_epochs_can_be_counted_instead_of_steps():
     assert trainer.optimizer.lr == 0.0625
 
 
+@pytest.mark.parametrize(
+    ("schedule", "instead"),
+    [
+        (schedules.StepLR(1, per="epoch"), 'make the schedule with per="step", or leave'),
+        (schedules.ReduceLROnPlateau(monitor="loss", patience=0), "each epoch, or leave"),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("method", ["step", "update"])
+def test_a_loop_by_hand_has_no_epochs_to_count(schedule, instead, method):
+    """The rate would stay as it is, and nothing would say so."""
+    trainer, batch = make(schedule)
+    trainer.backward(*batch())
+    act = {"step": lambda: trainer.step(*batch()), "update": trainer.update}[method]
+    text = rf"counts epochs of fit.*epochs=1\).*{instead} the schedule out and set optimizer\.lr"
+    with pytest.raises(tw.ArgumentError, match=text):
+        act()
+    assert (trainer.model.flat_parameters[0], trainer.optimizer.steps) == (0, 0)
+
+    class Step(tw.callbacks.Callback):
+        def on_step_end(self, trainer, record):
+            rate = trainer.optimizer.lr
+            act()  # within the first epoch
+            assert trainer.optimizer.lr == rate
+
+    trainer.fit(X, Y, epochs=1, batch_size=5, callbacks=[Step()])
+    act()
+    assert trainer.optimizer.steps == 5
+
+
+def test_a_fit_for_each_epoch_lets_epochs_be_counted():
+    trainer, _ = make(schedules.StepLR(2, 0.5, per="epoch"))
+    rate = Rates()
+    for _ in range(5):
+        trainer.fit(X, Y, callbacks=[rate])
+    assert rate.seen == [0.5, 0.5, 0.25, 0.25, 0.125]
+
+
+def test_a_schedule_of_several_factors_is_a_function_of_their_product():
+    torch = pytest.importorskip("torch")
+    theirs = torch.optim.SGD([torch.zeros(1)], lr=0.5)
+    ours = schedules.LinearLR(0.1, 1.0, 4), schedules.ExponentialLR(0.9)
+    both = schedules.LambdaLR(lambda t: ours[0].lr(t, base=1) * ours[1].lr(t, base=1))
+    lr = torch.optim.lr_scheduler
+    chain = lr.ChainedScheduler([lr.LinearLR(theirs, 0.1, 1.0, 4), lr.ExponentialLR(theirs, 0.9)])
+    for t in range(10):
+        assert both.lr(t, base=0.5) == pytest.approx(theirs.param_groups[0]["lr"], rel=1e-12)
+        theirs.step()
+        chain.step()
+
+
 def test_a_schedule_without_a_length_is_as_long_as_each_fit():
     trainer, _ = make(schedules.LinearWarmup(2, then=schedules.PolynomialLR(None)), lr=0.25)
     rate = Rates()

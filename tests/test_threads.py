@@ -1,6 +1,8 @@
 """Processes that fork and Python threads that call at the same time."""
 
+import contextlib
 import multiprocessing
+import os
 import sys
 import threading
 import time
@@ -11,6 +13,8 @@ import pytest
 
 import thalweg as tw
 from thalweg import nn, optim
+
+from .helpers import squares
 
 
 def make():
@@ -154,6 +158,154 @@ def test_a_model_can_be_used_while_another_thread_trains_it(two_threads):
         assert not user.is_alive(), "a thread hangs"
     assert problems == []
     assert trainer.history.epochs == 20
+
+
+class Slow:
+    """A loss or a hook that waits in the middle of its first step."""
+
+    def __init__(self):
+        self.inside, self.go_on = threading.Event(), threading.Event()
+        self.process = os.getpid()
+
+    def wait(self):
+        if os.getpid() == self.process and not self.inside.is_set():
+            self.inside.set()
+            assert self.go_on.wait(60)
+
+    def loss(self, output, target):
+        self.wait()
+        return squares(output, target)
+
+    def hook(self, gradient):
+        self.wait()
+        return gradient
+
+
+#: What steps consist of several calls of the core for, and the loss and the optimizer of each.
+IN_PYTHON = {
+    "a custom loss": lambda slow: (slow.loss, optim.SGD(lr=0.5)),
+    "SAM": lambda slow: (slow.loss, optim.SAM(optim.SGD(lr=0.5))),
+    "LBFGS": lambda slow: (slow.loss, optim.LBFGS(max_iter=2)),
+    "a gradient hook": lambda slow: (nn.MSELoss(), optim.SGD(lr=0.5)),
+}
+
+
+def begun(kind, method, slow):
+    """A trainer in another thread, in the middle of a step."""
+    loss, optimizer = IN_PYTHON[kind](slow)
+    trainer = tw.Trainer(nn.Sequential(nn.Linear(2, 1)), loss=loss, optimizer=optimizer)
+
+    def train():
+        hook = slow.hook if "hook" in kind else lambda gradient: gradient
+        with trainer.gradient_hook(hook) if "hook" in kind else contextlib.nullcontext():
+            if method == "fit":
+                trainer.fit(*DATA, batch_size=None)
+            else:
+                getattr(trainer, method)(*DATA)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    assert slow.inside.wait(60)
+    return trainer, thread
+
+
+DATA = np.eye(2), np.ones((2, 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [(kind, method) for kind in IN_PYTHON for method in ("step", "fit")]
+    + [("a custom loss", "backward")],
+)
+def test_a_step_in_python_is_alone_on_its_model(kind, method):
+    """Gradients of several threads were mixed up in silence; others are refused meanwhile."""
+    slow = Slow()
+    trainer, thread = begun(kind, method, slow)
+    message = r"^another thread is in a step of this model with|evaluates the loss more than once"
+    others = [
+        trainer,
+        tw.Trainer(trainer.model, loss=nn.MSELoss(), optimizer=optim.SGD()),
+        tw.Trainer(trainer.model, loss=squares, optimizer=optim.SGD()),
+    ]
+    for other in others:
+        for call in (other.step, other.backward, other.fit, lambda *data, of=other: of.update()):
+            if call == trainer.fit and method == "fit":
+                continue  # it is in one
+            with pytest.raises((tw.ArgumentError, tw.UnsupportedError), match=message):
+                call(*DATA)
+    trainer.model(DATA[0])  # is possible at any time, and so is another model
+    trainer.copy().step(*DATA)
+    slow.go_on.set()
+    thread.join(60)
+    alone = Slow()
+    alone.inside.set()
+    expected, thread = begun(kind, method, alone)
+    thread.join(60)
+    assert trainer.model.flat_parameters.tolist() == expected.model.flat_parameters.tolist()
+    assert trainer.optimizer.steps == expected.optimizer.steps
+    trainer.step(*DATA)  # as before
+
+
+def test_a_lock_lets_threads_share_a_trainer_with_a_hook():
+    trainer = tw.Trainer(nn.Sequential(nn.Linear(2, 1)), loss=nn.MSELoss(), optimizer=optim.SGD(1))
+    trainer.model.flat_parameters = [0, 0, 0]
+    lock = threading.Lock()
+
+    def train(_):
+        with lock:
+            trainer.step(*DATA)
+
+    with trainer.gradient_hook(np.ones_like), ThreadPoolExecutor(4) as pool:
+        list(pool.map(train, range(200)))
+    assert trainer.model.flat_parameters.tolist() == [-200, -200, -200]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("kind", IN_PYTHON)
+def test_a_process_that_forks_within_another_threads_step_can_train(kind):
+    """That thread is not in the child."""
+    slow = Slow()
+    trainer, thread = begun(kind, "step", slow)
+
+    def train(connection):
+        trainer.step(*DATA)
+        connection.send(trainer.optimizer.steps)
+        connection.close()
+
+    ours, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=train, args=(theirs,))
+    child.start()
+    assert ours.poll(60), "the child hangs"
+    assert ours.recv() == 1
+    child.join(60)
+    slow.go_on.set()
+    thread.join(60)
+
+
+@pytest.mark.parametrize("make", [lambda: optim.SAM(optim.SGD(lr=0.5)), optim.LBFGS])
+def test_what_is_saved_within_a_step_is_where_it_began(make, tmp_path):
+    """Such optimizers try other parameters meanwhile; a signal handler may save them, too."""
+    model = nn.Sequential(nn.Linear(2, 1))
+    seen = []
+
+    def saving(output, target):
+        model.save(tmp_path / "model")
+        trainer.save(tmp_path / "trainer")
+        saved = nn.Sequential.load(tmp_path / "model"), nn.Sequential.load(tmp_path / "trainer")
+        seen.append(
+            (model.flat_parameters.tolist(), *(it.flat_parameters.tolist() for it in saved))
+        )
+        return squares(output, target)
+
+    trainer = tw.Trainer(model, loss=saving, optimizer=make())
+    before = model.flat_parameters.tolist()
+    trainer.step(*DATA)
+    assert all(saved == [before, before] for _, *saved in seen)
+    assert any(now != before for now, *_ in seen)
+    model.save(tmp_path / "model")
+    now = nn.Sequential.load(tmp_path / "model").flat_parameters.tolist()
+    assert now == model.flat_parameters.tolist() != before
 
 
 def test_fit_lets_other_python_threads_run():

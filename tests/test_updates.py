@@ -1,6 +1,8 @@
 """What comes between a gradient and the update: clipping, and averaging over several batches;
 and averages of parameters."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -145,13 +147,71 @@ def test_gradients_that_are_not_finite_leave_everything_as_it_was():
         ({"clip_grad_norm": 0}, r"clip_grad_norm must be a finite number > 0; got 0"),
         ({"clip_grad_value": -1.0}, "clip_grad_value"),
         ({"clip_grad_value": "1"}, "clip_grad_value"),
-        ({"clip_grad_norm": 1.0, "clip_grad_value": 1.0}, "not both"),
+        (
+            {"clip_grad_norm": 1.0, "clip_grad_value": 1.0},
+            r"not both; with clip_grad_norm, trainer\.gradient_hook\(lambda .*clip\(-c, c",
+        ),
+        ({"clip_grad_norm": float("nan")}, "clip_grad_norm"),
         ({"accumulate_grad_batches": 0}, "accumulate_grad_batches must be an integer >= 1"),
     ],
 )
 def test_limits_that_make_no_sense_are_named(options, message):
     with pytest.raises(tw.ArgumentError, match=message):
         make(**options)
+
+
+def test_each_gradient_and_then_their_norm_can_be_limited(batches):
+    trainer, shadow = make(clip_grad_norm=0.05), make().model
+    theta = shadow.flat_parameters
+    with trainer.gradient_hook(lambda gradient: gradient.clip(-0.01, 0.01)):
+        for x, y in batches:
+            shadow.flat_parameters = theta
+            g = np.clip(gradient(shadow, x, y), -0.01, 0.01)
+            norm = np.linalg.norm(g)
+            theta = theta - 0.1 * g * min(1, 0.05 / (norm + 1e-6))
+            trainer.step(x, y)
+            assert trainer.grad_norm == pytest.approx(norm, rel=1e-12)
+            np.testing.assert_allclose(trainer.model.flat_parameters, theta, rtol=0, atol=1e-13)
+
+
+def test_an_infinite_limit_only_tells_the_norm(batches, tmp_path):
+    """As PyTorch's users log it."""
+    trainer, plain, model = make(clip_grad_norm=float("inf")), make(), make().model
+    for x, y in batches:
+        g = gradient(model, x, y)
+        norm = nn.utils.clip_grad_norm_(model, np.inf)
+        assert norm == pytest.approx(np.linalg.norm(g), rel=1e-12)
+        np.testing.assert_array_equal(model.flat_gradients, g)
+        optim.SGD(lr=0.1).step(model)
+        trainer.step(x, y)
+        plain.step(x, y)
+        model.flat_parameters = trainer.model.flat_parameters
+        assert trainer.grad_norm == pytest.approx(norm, rel=1e-12)
+        np.testing.assert_allclose(
+            trainer.model.flat_parameters, plain.model.flat_parameters, rtol=0, atol=1e-13
+        )
+    trainer.save(tmp_path / "trainer")
+    again = tw.Trainer.load(tmp_path / "trainer")
+    again.step(*batches[0])
+    assert again.grad_norm > 0
+
+
+@pytest.mark.parametrize("limit", [1.0, 1e-3])
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [("float32", size) for size in (9e37, 8e37, 1e36, 3e18, 1e-15, 1e-20, 1e-30)]
+    + [("float64", size) for size in (9e307, 4.6e307, 1e300, 1e160, 1e-150, 1e-160, 1e-300)],
+)
+def test_gradients_of_any_size_are_clipped(dtype, size, limit):
+    """Also where their squares, or the factor, are not numbers of the dtype, but 0 or infinite."""
+    model = nn.Sequential(nn.Linear(2, 1), dtype=dtype)
+    model.flat_gradients = g = np.array([size, -size / 2, size / 3], dtype)
+    norm = math.hypot(*g.tolist())
+    rtol = 4 * float(np.finfo(dtype).eps)
+    assert nn.utils.clip_grad_norm_(model, limit) == pytest.approx(norm, rel=rtol, abs=0)
+    # The factor is 1, or limit/norm, beside which 1e-6 is nothing; in an order that loses nothing.
+    expected = g.astype(float) / norm * (limit if size > 1 else norm)
+    np.testing.assert_allclose(model.flat_gradients, expected, rtol=2 * rtol, atol=0)
 
 
 def test_clipping_by_hand_is_that_of_the_trainer(batches):
@@ -442,3 +502,36 @@ def test_gradients_of_a_trainer_leave_a_pass_by_hand_alone(batches):
     model._core.jacobian(x)
     model.backward(2 * (output - y) / y.size)
     np.testing.assert_allclose(model.flat_gradients, expected, rtol=1e-12, atol=1e-15)
+
+
+def of_outputs(output, target):
+    return ((output - target) ** 2).mean(), 2 * (output - target) / target.size
+
+
+def of_slopes(u, du, target):
+    return (du**2).mean() + 0 * target.mean(), (None, 2 * du / du.size)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("loss", [nn.MSELoss(), nn.DerivativeLoss(of_slopes, order=1), of_outputs])
+def test_a_pass_by_hand_is_its_own_or_gone(loss, fails, batches):
+    """A function of the outputs takes its place; `backward` went back through the function's."""
+    (x, y), model = batches[0], make().model
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=0.1))
+    expected = gradient(model, x, y)
+    model.zero_grad()
+    output = model.forward(x)
+    if fails:
+        with pytest.raises(tw.ThalwegError):
+            trainer.backward(x + 1, y * np.nan)
+    else:
+        trainer.backward(x + 1, y)
+    by_trainer = model.flat_gradients
+    if loss is of_outputs or (fails and not isinstance(loss, nn.MSELoss)):
+        with pytest.raises(tw.ArgumentError, match="backward needs a forward pass"):
+            model.backward(2 * (output - y) / y.size)
+        np.testing.assert_array_equal(model.flat_gradients, by_trainer)
+    else:
+        model.backward(2 * (output - y) / y.size)
+        found = model.flat_gradients - by_trainer
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)

@@ -133,7 +133,8 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             "metrics": _habits.METRICS,
             "distributions": "log-probabilities and their gradients are a few lines of NumPy in a "
             "custom loss, see nn.CustomLoss, or in a hand-written loop",
-            "vmap": "tw.train_many trains several models at a time",
+            "vmap": f"tw.train_many trains several models at a time; {_habits.PER_SAMPLE}",
+            **dict.fromkeys(("per_sample_gradients", "grad_sample"), _habits.PER_SAMPLE),
             "load": "nn.Sequential.load reads models, tw.Trainer.load reads trainers",
             "save": "models and trainers have a method save",
             "keras": "nn.Sequential is the model, tw.Trainer compiles and fits it",

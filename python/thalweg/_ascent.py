@@ -18,7 +18,7 @@ class Ascent:
 
     def __init__(self, model: Sequential, sam: SAM) -> None:
         self._model, self._sam = model, sam
-        self._theta: Array | None = None
+        self._theta: Array | None = None  # where it was, if it may have moved
 
     def up(self) -> None:
         """Move the parameters along the model's gradients, except frozen ones."""
@@ -32,8 +32,8 @@ class Ascent:
             norm = self._sam._core.clip(core, float(np.finfo(np.float64).max), None)
             moved: Any = theta + theta.dtype.type(rho / (norm + 1e-12)) * size * core.gradients()
             if np.isfinite(norm):
+                self._theta = self._model._unmoved = theta  # first, for Ctrl-C
                 core.set_parameters(moved)
-                self._theta = theta
                 return
         except DataError:  # a gradient, or a parameter, is not finite
             pass
@@ -46,4 +46,5 @@ class Ascent:
         """Move them back, bit for bit, if they have been moved."""
         if self._theta is not None:
             self._model._core.set_parameters(self._theta)
-            self._theta = None
+            self._model._unmoved = None
+            self._theta = None  # last, so that this can be called again after Ctrl-C

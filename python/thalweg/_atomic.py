@@ -1,32 +1,86 @@
 """Files that are written completely or not at all."""
 
 import contextlib
+import errno
 import os
+import re
+import stat
 from collections.abc import Iterator
 from typing import BinaryIO
+
+#: What Python raises if a folder takes no new files.
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+#: The age, in seconds, at which an unfinished file is one that a killed process has left.
+_ABANDONED = 3600.0
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a file for writing that gets its name only once it is complete.
+    """Open a file for writing that gets its name only once it is complete, and on the disk.
 
-    An existing file is then replaced; after an error, it is unchanged.
+    An existing file is then replaced, and keeps its owner and permissions; after an error, it is
+    unchanged. A link stays one: the file that it leads to is replaced. A file that is mounted by
+    itself, as in containers, cannot be replaced: it is overwritten once the new one is complete.
+    What is no file, such as a pipe or a device, is written to directly.
 
     Raises
     ------
     OSError
         If the file cannot be written.
     """
-    import threading  # most programs write no file
-
-    target = os.fsdecode(path)
-    temporary = f"{target}.{os.getpid()}-{threading.get_ident()}.part"
+    named = os.fsdecode(path)
+    found, temporary, target = None, "", ""
     try:
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(named)
+        if not named or (found is not None and not stat.S_ISREG(found.st_mode)):
+            with open(named, "wb") as file:
+                yield file
+            return
+        import threading  # most programs write no file
+
+        target = os.path.realpath(named)
+        temporary = f"{target}.{os.getpid()}-{threading.get_ident()}.part"
         with open(temporary, "wb") as file:
+            if found is not None:
+                _give(temporary, found)
             yield file
-        os.replace(temporary, target)
-    except OSError as error:  # the user only knows the target
-        raise type(error)(error.errno, error.strerror, target) from None
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut might leave the name with an empty file
+        _sweep(target, os.stat(temporary).st_mtime)
+        try:
+            os.replace(temporary, target)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            import shutil
+
+            shutil.copyfile(temporary, target)
+    except OSError as error:  # the user only knows the path
+        if temporary and error.filename == temporary and error.errno in _DENIED:
+            why = f"{error.strerror}: no new file, to replace {named!r}, can be made in this folder"
+            raise type(error)(error.errno, why, os.path.dirname(target)) from None
+        raise type(error)(error.errno, error.strerror, named) from None
     finally:
         with contextlib.suppress(FileNotFoundError):  # it has been renamed by now
             os.unlink(temporary)
+
+
+def _give(path: str, like: os.stat_result) -> None:
+    """Give a file the owner and the permissions of another, as far as the system allows."""
+    if hasattr(os, "chown"):
+        with contextlib.suppress(PermissionError):
+            os.chown(path, like.st_uid, like.st_gid)
+    with contextlib.suppress(PermissionError):
+        os.chmod(path, stat.S_IMODE(like.st_mode))
+
+
+def _sweep(target: str, now: float) -> None:
+    """Remove what processes that were killed while they wrote to `target` have left."""
+    folder, name = os.path.split(target)
+    of_ours = re.compile(re.escape(name) + r"\.\d+-\d+\.part")
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            # By age, since other machines that share the folder have processes of their own.
+            if of_ours.fullmatch(entry.name) and now - entry.stat().st_mtime > _ABANDONED:
+                os.unlink(entry.path)

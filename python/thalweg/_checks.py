@@ -77,9 +77,17 @@ def real(
     return number
 
 
+def norm_limit(name: str, value: Any) -> float:
+    """Return `value` as a finite float above 0; the largest one stands for infinity, no limit."""
+    if isinstance(value, float) and value == math.inf:
+        return sys.float_info.max
+    return real(name, value, 0, closed="()")
+
+
 def sequence(name: str, value: Any) -> tuple[Any, ...]:
     """Return `value` as a tuple, if it is a sequence (and not text)."""
-    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+    no_axis = getattr(value, "ndim", 1) == 0  # as of NumPy's array(3.0), a class that is iterable
+    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) and not no_axis:
         return tuple(value)
     raise ArgumentError(f"{name} must be a sequence; got {value!r}")
 

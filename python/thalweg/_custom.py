@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from thalweg import _arrays, _core, _figures
+from thalweg import _arrays, _core, _figures, _steps
 from thalweg._arrays import Array, Samples
 from thalweg._ascent import Ascent
 from thalweg._figures import Figures
-from thalweg._jets import NAMES, Jets
+from thalweg._jets import CHANGED, NAMES, Jets
 from thalweg._targets import parts, shown, targets
 from thalweg._warn import warn_maker
 from thalweg.errors import (
@@ -53,7 +53,13 @@ class Passes(Protocol):
         """Return what the loss takes, in training mode; `x` is prepared for the core."""
 
     def backward(self, gradients: Sequence[Array]) -> None:
-        """Add to the model's gradients, given those with respect to the result of `forward`."""
+        """Add to the model's gradients, given those with respect to the result of `forward`.
+
+        Raises
+        ------
+        ArgumentError
+            If the model has changed since then in a way that makes them wrong.
+        """
 
     def predict(self, x: Any) -> tuple[Array, ...]:
         """Return what the loss takes, in evaluation mode."""
@@ -64,14 +70,29 @@ class Outputs:
 
     def __init__(self, model: Sequential) -> None:
         self._model = model
+        self._kept = 0  # passes up to the one that gradients go back through
 
     def forward(self, x: Any) -> tuple[Array, ...]:
         """See `Passes`."""
-        return (self._model._core.forward(x),)
+        output = self._model._core.forward(x)
+        self._kept = self._model._core.kept()
+        return (output,)
 
     def backward(self, gradients: Sequence[Array]) -> None:
         """See `Passes`."""
-        self._model._core.backward(gradients[0], True, False)
+        if self._model._core.kept() != self._kept:
+            raise ArgumentError(
+                "the loss function called model.forward, or another trainer with a custom loss, "
+                "which replaced the pass that gradients are to go back through; the model is as it "
+                "was before this call. Use model(x) in place of model.forward(x), and call such a "
+                "trainer before or after this one; for gradients at other rows, add these to x "
+                "and y"
+            )
+        try:
+            self._model._core.backward(gradients[0], True, False)
+        except ArgumentError:  # other parameters have ended its pass
+            raise ArgumentError(CHANGED) from None
+        self._model._core.forget()  # or model.backward would go back through this pass again
 
     def predict(self, x: Any) -> tuple[Array, ...]:
         """See `Passes`."""
@@ -94,6 +115,7 @@ class CustomTrainer:
 
     whole = False
     has_accuracy = False
+    kind = "a custom loss"
 
     def __init__(
         self,
@@ -108,6 +130,8 @@ class CustomTrainer:
         self.model = model
         self.optimizer = optimizer
         self.set_loss(loss)
+        #: What the function returned beside the loss for the latest batch.
+        self.figures: Figures = {}
         self._ascent = Ascent(model, optimizer) if isinstance(optimizer, SAM) else None
 
     def set_loss(self, loss: FunctionLoss) -> None:
@@ -119,49 +143,62 @@ class CustomTrainer:
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Run forward, the function, backward and update; return the loss before the update."""
-        data = self.ready(x, y, sample_weight)
-        gradients = self.model._core.gradients()
-        try:
-            return self.train(*data)[0]
-        except BaseException:
-            with contextlib.suppress(DataError):  # non-finite ones cannot be set
-                self.model._core.set_gradients(gradients)
-            raise
+        return self._train(*self.ready(x, y, sample_weight), True)[0]
 
     def train(self, x: Samples, y: Any, sample_weight: Array | None) -> tuple[float, None, Figures]:
         """Do the same as `step`, but leave gradients undefined after an error.
 
         Also returns the function's figures; there is no accuracy.
         """
-        core = self.model._core
+        return self._train(x, y, sample_weight, False)
+
+    @_steps.alone("step")
+    def _train(
+        self, x: Samples, y: Any, sample_weight: Array | None, single: bool
+    ) -> tuple[float, None, Figures]:
+        """Do the same; after an error, a `single` step also restores parameters and gradients."""
+        core, ascent = self.model._core, self._ascent
         before = core.averages(), core.passes()
-        ascent = self._ascent
-        data = x, y, sample_weight
+        all_before = (core.parameters(), core.gradients()) if single else None
+        data, taken = (x, y, sample_weight), None
         try:
+            core.zero_grad()  # before the function, which may add gradients of its own
             value, figures = self._differentiate(*data)
             if ascent is not None:
                 averages = core.averages()  # they include only the first of the two passes
                 ascent.up()
                 core.set_passes(before[1])  # so that dropout drops the same
+                core.zero_grad()
                 self._differentiate(*data)
                 ascent.down()
                 core.set_averages(averages)
+            taken = taken_by(self.optimizer, self.core)
             self.core.take()
         except BaseException as error:  # also Ctrl-C
-            if ascent is not None:
-                ascent.down()
-            self._restore(*before)
-            if isinstance(error, DivergedError):
-                self.forget()  # as the core does
+            if taken is None or taken == taken_by(self.optimizer, self.core):
+                if ascent is not None:
+                    ascent.down()
+                core.set_averages(before[0])
+                core.set_passes(before[1])
+                if all_before is not None:
+                    self._restore(*all_before)
+                if isinstance(error, DivergedError):
+                    self.forget()  # as the core does
             raise
+        self.figures = figures
         return value, None, figures
 
-    def _differentiate(
-        self, x: Samples, y: Any, sample_weight: Array | None
-    ) -> tuple[float, Figures]:
-        """Write the gradients of a batch to the model; return its loss and figures."""
-        value, gradients, figures = self._forward(x, y, sample_weight)
-        self.model.zero_grad()
+    def _differentiate(self, x: Any, y: Any, sample_weight: Any) -> tuple[float, Figures]:
+        """Add the gradients of a batch to the model's; return its loss and figures."""
+        check(self.model, x, y, sample_weight)
+        outputs = self.passes.forward(x)
+        value, gradients, figures = call(self.loss, outputs, y, sample_weight)
+        if not math.isfinite(value):
+            why = "the learning rate is too large, or the loss is not defined for these outputs"
+            raise DivergedError(
+                f"the loss became {value} with lr={self.optimizer.lr}: "
+                f"{_not_finite(y) or why}. Weights and optimizer are as they were before this call"
+            )
         self.passes.backward(gradients)
         return value, figures
 
@@ -180,48 +217,36 @@ class CustomTrainer:
         check(self.model, x, y, sample_weight, finite=True, prefix=prefix)
         check_arguments(self.loss, sample_weight is not None)
 
+    @_steps.alone("backward")
     def backward(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[float, None, Figures]:
         """Run forward, the function and backward, adding to the gradients; return the loss."""
-        before = self.model._core.averages(), self.model._core.passes()
+        core = self.model._core
+        before = core.parameters(), core.gradients()
+        averages, passes = core.averages(), core.passes()
         try:
-            value, gradients, figures = self._forward(x, y, sample_weight)
+            value, figures = self._differentiate(x, y, sample_weight)
         except BaseException:
             self._restore(*before)
+            core.set_averages(averages)
+            core.set_passes(passes)
             raise
-        self.passes.backward(gradients)
+        self.figures = figures
         return value, None, figures
 
-    def _restore(self, averages: Array, passes: int) -> None:
-        self.model._core.set_averages(averages)
-        self.model._core.set_passes(passes)
-
-    def _forward(self, x: Any, y: Any, sample_weight: Any) -> tuple[float, list[Array], Figures]:
-        """Return the loss, its gradients with respect to the passes' result, and figures."""
-        check(self.model, x, y, sample_weight)
-        outputs = self.passes.forward(x)
-        passes = self.model._core.passes()
-        value, gradients, figures = call(self.loss, outputs, y, sample_weight)
-        if self.model._core.passes() != passes:
-            raise ArgumentError(
-                "the loss function called model.forward, which replaced the pass that gradients "
-                "are to go back through; the model is as it was before this call. Use model(x), "
-                "which leaves that alone, in place of model.forward(x); for gradients at other "
-                "rows, add these to x and y"
-            )
-        if not math.isfinite(value):
-            why = "the learning rate is too large, or the loss is not defined for these outputs"
-            raise DivergedError(
-                f"the loss became {value} with lr={self.optimizer.lr}: "
-                f"{_not_finite(y) or why}. Weights and optimizer are as they were before this call"
-            )
-        return value, gradients, figures
+    def _restore(self, parameters: Array, gradients: Array) -> None:
+        with contextlib.suppress(DataError):  # non-finite ones cannot be set
+            self.model._core.set_parameters(parameters)
+        with contextlib.suppress(DataError):
+            self.model._core.set_gradients(gradients)
 
     def evaluate(
         self, x: Samples, y: Any, sample_weight: Array | None = None
     ) -> tuple[float, None, Figures]:
         """Return loss and figures of all rows in one call, in evaluation mode; no accuracy."""
         check(self.model, x, y, sample_weight)
-        value, _, figures = call(self.loss, self.passes.predict(x), y, sample_weight)
+        # Passes of its own: a step may be under way, of another thread or around this call.
+        outputs = passes(self.loss, self.model).predict(x)
+        value, _, figures = call(self.loss, outputs, y, sample_weight)
         if not math.isfinite(value):
             why = _not_finite(y)
             raise ArgumentError(
@@ -290,6 +315,14 @@ def _warn_of_kinks(model: Sequential) -> None:
         f"{there}: nothing can be learned from d2u. Use nn.Tanh(), nn.Sine(), nn.SiLU() or "
         "nn.Softplus(); or nn.DerivativeLoss(function, order=1) if the function does not need d2u"
     )
+
+
+def taken_by(optimizer: Optimizer, core: _core.Trainer) -> tuple[int, int]:
+    """Count what `core.take` has taken: updates, and batches gathered for the next one.
+
+    Ctrl-C during that call raises after it, when what it did must not be undone by half.
+    """
+    return optimizer.steps, (core.gathered() or (None, 0))[1]
 
 
 def total(x: Samples, sample_weight: Array | None) -> float:
@@ -366,14 +399,18 @@ def check_order(loss: DerivativeLoss) -> None:
         for given in (names, (*NAMES[: 1 + other], "target"))
     )
     arguments = list(signature.parameters)
-    if other == 2:
-        off, drop = arguments[2:3] == ["d2u"], ", or remove d2u"
-    else:  # a weight in the place of the target
-        off, drop = arguments[3:4] in (["weight"], ["sample_weight"]), ""
-    if others and (off or not fits):
+    weights, last, place = (["weight"], ["sample_weight"]), names[-2], len(names) - 1
+    advice = ""
+    if arguments[place - 1 : place] == [last] and arguments[place : place + 1] in ([], *weights):
+        advice = f"add target after {last}, for the rows of y"
+    elif other == 2 and arguments[2:3] == ["d2u"]:
+        advice = "pass order=2, or remove d2u"
+    elif others and (not fits or (other == 1 and arguments[3:4] in weights)):
+        advice = f"pass order={other}"  # such a weight is in the place of the target
+    if advice:
         raise ArgumentError(
             f"nn.DerivativeLoss with order={loss.order!r} calls f({', '.join(names)}), but "
-            f"{_shown(loss, signature)}: pass order={other}{drop}"
+            f"{_shown(loss, signature)}: {advice}"
         )
     if not fits:
         check_arguments(loss, False)
@@ -429,7 +466,7 @@ def call(
 ) -> tuple[float, list[Array], Figures]:
     """Call the function of a loss, and check what it returns."""
     expected = [(output.shape, output.dtype) for output in outputs]  # the function may write to it
-    more = () if weight is None else (weight,)
+    more = () if weight is None else (shown(weight),)
     try:
         result: Any = loss.function(*outputs, shown(target), *more)  # may be anything
     except TypeError:

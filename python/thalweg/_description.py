@@ -9,6 +9,7 @@ own ``__init__``, for instance `nn.Residual`.
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
 from thalweg import _habits
@@ -45,6 +46,8 @@ class Description(_habits.Extended):
     __slots__ = ()
     #: Where an object goes, if other libraries construct it from a model or an optimizer.
     _goes_to: ClassVar[str] = ""
+    #: What other libraries' arguments of this kind are here, beside those of all kinds.
+    _arguments_elsewhere: ClassVar[Mapping[str, str]] = {}
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
     __signature__ = _SignatureOfFields()
 
@@ -60,7 +63,8 @@ class Description(_habits.Extended):
                 bound = inspect.signature(type(self)).bind(*args, **kwargs)
             except TypeError as error:
                 known = tuple(inspect.signature(type(self)).parameters)
-                _habits.refuse_unknown(type(self).__name__, known, kwargs, _habits.OF_LAYERS)
+                elsewhere = {**_habits.OF_LAYERS, **self._arguments_elsewhere}
+                _habits.refuse_unknown(type(self).__name__, known, kwargs, elsewhere)
                 takes = ", ".join(known) or "no arguments"
                 raise TypeError(f"{type(self).__name__}: {error}; it takes {takes}") from None
             bound.apply_defaults()

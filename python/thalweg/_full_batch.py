@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _core
+from thalweg import _core, _steps
 from thalweg._arrays import Array, Samples
 from thalweg._custom import CustomTrainer
 from thalweg._figures import Evaluation, Figures, complete
@@ -33,23 +33,31 @@ class FullBatchTrainer:
         self._reduction = reduction
         self._ready = ready
         self._told = False  # whether a warning has been given
+        self.kind = type(optimizer).__name__
+        #: Of the latest step, beside its loss.
+        self.figures: Figures = {}
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Take one step of the optimizer; return the loss before it."""
         return self.train(*self._ready(x, y, sample_weight))[0]
 
+    @_steps.alone("step")
     def train(self, x: Samples, y: Any, sample_weight: Array | None) -> Evaluation:
         """Do the same, and also return accuracy and other figures."""
         problem = _Batch(self.core, self.model, x, y, sample_weight, self._reduction)
+        before = dict(vars(self.optimizer))
         try:
+            self.model._unmoved = problem.theta
             progress = self.optimizer._advance(problem)
+            problem.leave(progress.theta)
         except BaseException:  # also Ctrl-C
             problem.leave()
+            vars(self.optimizer).update(before)
             raise
-        problem.leave(progress.theta)
         if progress.stalled and not self._told:
             self._told = warn_of_stall(self.optimizer, self.model, progress.stalled)
-        return progress.loss, problem.accuracy, {**progress.figures, **problem.figures}
+        self.figures = {**progress.figures, **problem.figures}
+        return progress.loss, problem.accuracy, self.figures
 
     def check(self, x: Samples, y: Any, sample_weight: Array | None, prefix: str = "") -> None:
         """Raise unless these data can be used."""
@@ -61,9 +69,12 @@ class FullBatchTrainer:
         except ThalwegError as error:
             raise type(error)(f"{prefix}{error}") from None
 
+    @_steps.alone("backward")
     def backward(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Evaluation:
         """Do as the core does."""
-        return complete(self.core.backward(x, y, sample_weight))
+        evaluation = complete(self.core.backward(x, y, sample_weight))
+        self.figures = evaluation[2]
+        return evaluation
 
     def evaluate(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Evaluation:
         """Do as the core does."""
@@ -128,7 +139,7 @@ class _Batch:
         self._core, self._reduction = core, reduction
         self._x, self._y, self._weight = x, y, sample_weight
         inner = model._core
-        self._theta, self._gradients = inner.parameters(), inner.gradients()
+        self.theta, self._gradients = inner.parameters(), inner.gradients()
         self._before = inner.averages(), inner.passes()
         self._after: tuple[Array, int] | None = None
         self._roots: Vector | None = None
@@ -193,10 +204,11 @@ class _Batch:
     def leave(self, theta: Array | None = None) -> None:
         """Set the parameters found, or after an error restore everything."""
         inner = self.model._core
-        inner.set_parameters(self._theta if theta is None else theta.astype(self.model.dtype))
+        inner.set_parameters(self.theta if theta is None else theta.astype(self.model.dtype))
         inner.set_gradients(self._gradients)
         after = self._before if theta is None or self._after is None else self._after
         self._recall(after)
+        self.model._unmoved = None
 
     def _recall(self, state: tuple[Array, int]) -> None:
         self.model._core.set_averages(state[0])

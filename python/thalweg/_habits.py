@@ -97,6 +97,12 @@ METRICS = (
 #: Advice where other libraries take class weights.
 CLASS_WEIGHT = "nn.CrossEntropyLoss(weight=[...]) takes class weights"
 
+#: Advice where other libraries compute the gradient of each sample.
+PER_SAMPLE = (
+    "for gradients of single samples, call model.zero_grad() and trainer.backward(x[i:i+1], "
+    "y[i:i+1]) for each; they are in model.flat_gradients"
+)
+
 #: Other libraries' names for arguments of layers, losses and schedules.
 OF_LAYERS: Mapping[str, str] = {
     **dict.fromkeys(("units", "out_dim"), "it is out_features"),
@@ -149,9 +155,10 @@ def refuse_unknown(
     """Raise if a given name is unknown, and say what it may have meant."""
     for name in given:
         if name not in known:
+            hint = advice(name, elsewhere, known)
             raise TypeError(
-                f"{what} has no argument {name!r}{advice(name, elsewhere, known)}. {what} takes "
-                f"{', '.join(known) or 'no arguments'}"
+                f"{what} has no argument {name!r}{hint}{'' if hint.endswith('?') else '.'} {what} "
+                f"takes {', '.join(known) or 'no arguments'}"
             )
 
 

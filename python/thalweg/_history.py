@@ -65,7 +65,9 @@ class History(dict[str, list[float]]):
         self._add({})
         for key in [*KEYS, *(key for key in record if key not in KEYS)]:
             if key in record and key != "epoch":
-                self.setdefault(key, [math.nan] * epochs).append(record[key])
+                if key not in self:
+                    self[key] = [math.nan] * epochs
+                self[key].append(record[key])
 
     def _add(self, more: Mapping[str, Any]) -> None:
         """Add callbacks' figures to the latest epoch, and pad so that each has one per epoch."""

@@ -4,9 +4,9 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-from thalweg import _arrays, _core
+from thalweg import _arrays, _core, _steps
 from thalweg._arrays import Array, Samples
-from thalweg._custom import CustomTrainer, total
+from thalweg._custom import CustomTrainer, taken_by, total
 from thalweg._figures import Evaluation, Figures, complete
 from thalweg.errors import (
     ArgumentError,
@@ -23,6 +23,7 @@ class HookedTrainer:
     """Steps in two passes, with the hooks in between; `inner` does the rest."""
 
     whole = False
+    kind = "a gradient hook"
 
     def __init__(
         self,
@@ -42,23 +43,27 @@ class HookedTrainer:
         """Run forward, backward, the hooks and the update; return the loss before it."""
         return self.train(*self._ready(x, y, sample_weight))[0]
 
+    @_steps.alone("step")
     def train(self, x: Samples, y: Any, sample_weight: Array | None) -> Evaluation:
         """Do the same, and also return accuracy and other figures."""
         core = self.model._core
         before = core.averages(), core.passes(), core.gradients()
+        taken = None
         try:
             core.zero_grad()
             evaluation = complete(self.inner.backward(x, y, sample_weight))
             for hook in self.hooks:
                 core.set_gradients(self._changed(hook, core.gradients()))
+            taken = taken_by(self.optimizer, self.core)
             self.core.take()
         except BaseException as error:  # also Ctrl-C
-            core.set_averages(before[0])
-            core.set_passes(before[1])
-            with contextlib.suppress(DataError):  # non-finite ones cannot be set
-                core.set_gradients(before[2])
-            if isinstance(error, DivergedError):
-                self.core.forget()  # as the core does
+            if taken is None or taken == taken_by(self.optimizer, self.core):
+                core.set_averages(before[0])
+                core.set_passes(before[1])
+                with contextlib.suppress(DataError):  # non-finite ones cannot be set
+                    core.set_gradients(before[2])
+                if isinstance(error, DivergedError):
+                    self.core.forget()  # as the core does
             raise
         return evaluation
 
@@ -93,6 +98,7 @@ class HookedTrainer:
         except ThalwegError as error:
             raise type(error)(f"{prefix}{error}") from None
 
+    @_steps.alone("backward", within=True)  # a hook may call it
     def backward(self, x: Any, y: Any, sample_weight: Any = None) -> Evaluation:
         """Add the gradients of a batch to the model's, without the hooks."""
         return complete(self.inner.backward(x, y, sample_weight))

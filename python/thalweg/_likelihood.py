@@ -9,6 +9,7 @@ from thalweg import _arrays, _checks
 from thalweg._arrays import Array, Labels, Samples
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss, Sequential
+from thalweg.nn._losses._base import CoreLoss
 
 _LIKELIHOODS = {
     CrossEntropyLoss: "categorical",
@@ -37,17 +38,22 @@ def prepare(
     n_samples: int | None,
     classes: Sequence[int] | None,
     seed: int,
+    any_loss: bool = False,
 ) -> Prepared:
-    """Check and convert arguments; `labelled` says whether `y` is used."""
+    """Check and convert arguments; `labelled` says whether `y` is used.
+
+    For what needs only gradients, `any_loss` lets the likelihood be "any".
+    """
     if not isinstance(model, Sequential):
         raise ArgumentError(f"model must be an nn.Sequential; got {model!r}")
-    likelihood = likelihood_of(loss)
+    likelihood = likelihood_of(loss, any_loss=any_loss)
     samples = model._samples(x, "x")
     if y is not None and labelled:
         if likelihood == "categorical":
             y = _arrays.labels_or_shares(y, model.dtype, "y")
         else:
-            y = _arrays.targets(y, model.dtype, model.out_features, "y")
+            assert isinstance(loss, CoreLoss)
+            y = _arrays.targets(y, model.dtype, loss._target_width(model.out_features), "y")
         if y.dtype.kind == "f":
             _arrays.finite(y, "y")
     else:
@@ -69,15 +75,29 @@ def prepare(
     return Prepared(samples, y, likelihood, classes, seed)
 
 
-def likelihood_of(loss: Loss | None) -> str:
-    """Return the name of the likelihood that belongs to a loss."""
+def likelihood_of(loss: Loss | None, *, any_loss: bool = False) -> str:
+    """Return the name of the likelihood that belongs to a loss.
+
+    With `any_loss`, it is "any" for other losses that have a value for each row.
+
+    Raises
+    ------
+    UnsupportedError
+        If there is none.
+    """
     if loss is None:
         return "categorical"
     found = _LIKELIHOODS.get(type(loss))
+    if found is None and any_loss and isinstance(loss, CoreLoss):
+        return "any"
     if found is None:
-        *some, last = (f"nn.{kind.__name__}" for kind in _LIKELIHOODS)
         raise UnsupportedError(
-            f"the Fisher information is only supported for {', '.join(some)} and {last}; got"
-            f" {loss!r}"
+            f"the Fisher information is only supported for {known()}; got {loss!r}"
         )
     return found
+
+
+def known() -> str:
+    """Return the names of the losses that stand for a likelihood."""
+    *some, last = (f"nn.{kind.__name__}" for kind in _LIKELIHOODS)
+    return f"{', '.join(some)} and {last}"

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from thalweg import _core
+from thalweg import _core, _steps
 from thalweg._arrays import Array, Samples
 from thalweg._custom import total
 from thalweg._figures import Evaluation, Figures, Means, of_validation
@@ -29,6 +29,8 @@ class PythonTrainer(Averaging, Protocol):
     """What `PythonFit` needs from a trainer."""
 
     model: Sequential
+    #: See `Stepping`.
+    kind: str
     #: Whether a step uses all rows at once.
     whole: bool
 
@@ -72,7 +74,7 @@ class PythonFit:
         rates_by_epoch: bool = False,
         earlier_epochs: int = 0,
     ) -> None:
-        self._trainer = trainer
+        self._trainer, self.model, self.kind = trainer, trainer.model, trainer.kind
         self._data = x, y, sample_weight
         self._validation = None
         trainer.check(x, y, sample_weight)
@@ -85,6 +87,7 @@ class PythonFit:
         self._updates = 0
         self._epoch = self._batch = 0
         self.last_loss = np.nan
+        self.last_figures: Figures = {}
         self._order: Any = None
         #: Weight, loss and accuracy of each batch.
         self._losses: list[tuple[float, float, float | None]] = []
@@ -113,23 +116,27 @@ class PythonFit:
     ) -> list[Record]:
         """Do as `_core.Fit.run`; after an error, restore model and optimizer."""
         end = self._epochs if max_epochs is None else min(self._epochs, self._epoch + max_epochs)
-        begin = time.perf_counter()
-        batches = itertools.count(1)
-        if not self._begun:
-            self._begun = True
-            self._trainer.forget()  # discard what an interrupted fit left behind
         try:
-            while self._epoch < end:
-                self._step()
-                if next(batches) == max_batches:
-                    break
-                if max_seconds is not None and time.perf_counter() - begin >= max_seconds:
-                    break
+            self._run(end, max_seconds, max_batches)
         except Exception:
             self._before.restore()
             self._epoch = self._epochs  # nothing is left to run
             raise
         return self.take_ended()
+
+    @_steps.alone("fit")
+    def _run(self, end: int, max_seconds: float | None, max_batches: int | None) -> None:
+        begin = time.perf_counter()
+        batches = itertools.count(1)
+        if not self._begun:
+            self._begun = True
+            self._trainer.forget()  # discard what an interrupted fit left behind
+        while self._epoch < end:
+            self._step()
+            if next(batches) == max_batches:
+                break
+            if max_seconds is not None and time.perf_counter() - begin >= max_seconds:
+                break
 
     def take_ended(self) -> list[Record]:
         """Do as `_core.Fit.take_ended`."""
@@ -160,7 +167,7 @@ class PythonFit:
         before = optimizer.steps
         if w is None or w.any():  # skip batches in which every weight is 0
             loss, accuracy, figures = self._trainer.train(x[rows], y[rows], w)
-            self.last_loss = loss
+            self.last_loss, self.last_figures = loss, figures
             count = total(x[rows], w)
             self._losses.append((count, loss, accuracy))
             self._figures.add(figures, count)

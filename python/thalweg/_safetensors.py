@@ -3,11 +3,15 @@
 Eight bytes give the length of a JSON header (little-endian); the header gives name, dtype, shape
 and position of each array; then follow the bytes of the arrays, one after another. Nothing in a
 file can run code, and other libraries can read it. https://github.com/huggingface/safetensors
+
+The header also holds text, and with it a checksum of everything in the file, by which damage is
+found. Files without one, of other programs and of earlier versions, are read too.
 """
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -32,6 +36,10 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
+#: The name of the checksum in the text of a file: CRC-32 of the header without it, as JSON with
+#: sorted keys, and then of all bytes of the arrays.
+_CHECKSUM = "thalweg.crc32"
+
 #: What Python raises if something in a file is invalid.
 _OF_DAMAGE = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 
@@ -48,7 +56,8 @@ def save(
     """
     import json  # most programs write and read no file
 
-    header: dict[str, Any] = {"__metadata__": dict(text)}
+    known = dict(text)
+    header: dict[str, Any] = {"__metadata__": known}
     data: list[npt.NDArray[Any]] = []
     end = 0
     for name, array in arrays.items():
@@ -57,12 +66,23 @@ def save(
         kind = _NAMES[array.dtype]
         header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [start, end]}
         data.append(array)
+    known[_CHECKSUM] = _checksum(header, data)
     encoded = json.dumps(header, allow_nan=False).encode()
     encoded += b" " * (-len(encoded) % 8)  # so that the arrays are aligned
     with _atomic.replacing(path) as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for array in data:
-            file.write(array.tobytes())
+            file.write(array.data)
+
+
+def _checksum(header: dict[str, Any], data: Iterable[Any]) -> str:
+    """Return the checksum of a file whose header has none yet."""
+    import json
+
+    value = zlib.crc32(json.dumps(header, sort_keys=True).encode())
+    for part in data:
+        value = zlib.crc32(part, value)
+    return f"{value:08x}"
 
 
 @contextlib.contextmanager
@@ -88,27 +108,45 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dic
     OSError
         If the file cannot be read.
     DataError
-        If it is not such a file, or truncated.
+        If it is not such a file, truncated, or does not match its checksum.
     """
     import json
 
-    with open(path, "rb") as file:
+    with open(os.fspath(path), "rb") as file:  # a number would be a file descriptor
         raw = file.read()
     try:
         start = 8 + int.from_bytes(raw[:8], "little")
         header: dict[str, Any] = json.loads(raw[8:start])
+        data = memoryview(raw)[start:]  # arrays share it: a slice of bytes would be a copy
+        checksum = header.get("__metadata__", {}).pop(_CHECKSUM, None)
+        if checksum not in (None, _checksum(header, [data])):
+            raise ValueError(
+                f"its contents do not match the checksum {_CHECKSUM} in its metadata; a program "
+                "that changes a file must leave that out"
+            )
         text = {str(k): str(v) for k, v in header.pop("__metadata__", {}).items()}
         arrays: dict[str, npt.NDArray[Any]] = {}
+        places: list[tuple[int, int]] = []
         for name, entry in header.items():
-            first, last = (start + int(place) for place in entry["data_offsets"])
-            if not start <= first <= last <= len(raw):
+            first, last = map(int, entry["data_offsets"])
+            if not 0 <= first <= last <= len(data):
                 raise ValueError(f"{name} lies outside of the file")
+            places.append((first, last))
+            if min(entry["shape"], default=0) < 0:  # which NumPy would fill in
+                raise ValueError(f"{name} has shape {entry['shape']}")
             if entry["dtype"] not in _DTYPES:
                 raise ValueError(
                     f"{name} has dtype {entry['dtype']}; only {', '.join(_DTYPES)} can be read"
                 )
-            array = np.frombuffer(raw[first:last], dtype=_DTYPES[str(entry["dtype"])])
+            array = np.frombuffer(data[first:last], dtype=_DTYPES[str(entry["dtype"])])
             arrays[name] = array.reshape(entry["shape"])
+        end = 0
+        for first, last in sorted(places):
+            if first != end:
+                raise ValueError(f"its arrays overlap or leave a gap at byte {min(first, end)}")
+            end = last
+        if end != len(data):
+            raise ValueError(f"{len(data) - end} bytes follow its last array")
     except _OF_DAMAGE as error:
         raise DataError(
             f"{os.fspath(path)!r} is not a complete safetensors file: {error}"

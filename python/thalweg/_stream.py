@@ -95,6 +95,7 @@ class StreamFit:
         self._iterator: Iterator[Any] | None = None
         self._epoch = self._batch = self._updates = self._longest = 0
         self.last_loss = np.nan
+        self.last_figures: Figures = {}
         self._sums = [0.0, 0.0, 0.0, 0.0]
         self._figures = Means()
         self._seconds = 0.0
@@ -188,6 +189,7 @@ class StreamFit:
         if sums is not None:  # None if every weight is 0
             self._sums = [a + b for a, b in zip(self._sums, sums[:4], strict=True)]
             if len(sums) == 5:  # the core's have no figures
+                self.last_figures = sums[4]
                 self._figures.add(sums[4], sums[2])
             self.last_loss = self._mean(sums[0], sums[2])
         self._updates += self._optimizer.steps - before

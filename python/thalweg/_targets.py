@@ -74,8 +74,15 @@ def _columns(parts: Mapping[Any, Any], name: str) -> Columns:
 
 
 def shown(y: Any) -> Any:
-    """Return what the user's function sees: several arrays as a new dict."""
-    return Named(y.named) if type(y) is Columns else y
+    """Return what the user's function sees: read-only views, those of several arrays in a new dict.
+
+    Rows of a batch may be the user's own memory, which a function could destroy in a single pass.
+    """
+    if isinstance(y, Columns):
+        return Named({name: shown(part) for name, part in y.named.items()})
+    view = y.view()
+    view.flags.writeable = False
+    return view
 
 
 def parts(y: Any) -> dict[str, Any]:

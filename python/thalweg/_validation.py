@@ -10,7 +10,7 @@ import numpy as np
 from thalweg import _core
 from thalweg._arrays import Array
 from thalweg._custom import total
-from thalweg._figures import Evaluation, Means, complete, of_validation
+from thalweg._figures import Evaluation, Figures, Means, complete, of_validation
 from thalweg._python_fit import PythonFit
 from thalweg._snapshot import Snapshot
 from thalweg._stream import StreamFit, pair_of
@@ -121,6 +121,11 @@ class ValidatedFit:
     def last_loss(self) -> float:
         """Loss of the last batch, before its update."""
         return self._fit.last_loss
+
+    @property
+    def last_figures(self) -> Figures:
+        """Figures of the last batch, if its loss is a function."""
+        return {} if isinstance(self._fit, _core.Fit) else self._fit.last_figures
 
     @property
     def progress(self) -> tuple[int, int, int, float, float | None]:

@@ -2,7 +2,8 @@
 
 All derive from `ThalwegError`, so one ``except`` catches them. Each also derives from the built-in
 exception that Python programmers would expect, so code that catches ``ValueError`` keeps working.
-After any of them, the model is as it was before the call.
+After any of them, the model is as it was before the call, except that an error in a callback keeps
+what the fit has learned, as Ctrl-C does.
 """
 
 

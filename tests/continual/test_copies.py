@@ -129,7 +129,6 @@ def test_what_can_be_put_together_can_be_run(inside, scenario):
             lambda t, s: continual.Replay(continual.Replay(t, 9), 9, weighting="rows"),
             "pieces that each start anew; a single one with a larger buffer",
         ),
-        (lambda t, s: continual.EWC(continual.LwF(t), 1), "ignore the penalty of EWC"),
         (lambda t, s: continual.GEM(continual.OGD(t, 9), 9), "only one strategy can project"),
         (lambda t, s: continual.PackNet(continual.ContinualBackprop(t)), "belong to earlier tasks"),
         (lambda t, s: continual.ContinualBackprop(continual.PackNet(t)), "belong to earlier tasks"),
@@ -211,6 +210,25 @@ def test_what_learns_a_stream_is_saved_and_goes_on(make, scenario, tmp_path):
     model = nn.Sequential.load(tmp_path / "strategy")
     anew.load(tmp_path / "strategy")
     np.testing.assert_array_equal(anew.trainer.model.flat_parameters, model.flat_parameters)
+
+
+def test_a_strategy_whose_scales_were_set_is_loaded_into_one_as_it_was_made(tmp_path):
+    """The numbers of a `Standardize` belong to what is loaded, as weights do."""
+
+    def make():
+        model = nn.Sequential(nn.Standardize([0, 0], [1, 1]), nn.Linear(2, 3))
+        return continual.Naive(
+            tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+        )
+
+    strategy, anew = make(), make()
+    model = strategy.trainer.model
+    model.load_state_dict(model.state_dict() | {"0.mean": [5, 6], "0.std": [7, 8]})
+    for name in ("strategy", "again"):
+        strategy.save(tmp_path / name)
+        anew.load(tmp_path / name)
+        assert anew.trainer.model[0] == nn.Standardize([5, 6], [7, 8])
+        strategy, anew = anew, make()
 
 
 def test_a_strategy_is_loaded_as_it_was_made(scenario, tmp_path):
@@ -384,7 +402,7 @@ def test_a_second_run_with_what_was_learned_is_warned_about(clouds):
 
 
 def test_two_strategies_around_one_trainer(clouds):
-    """Penalties would overwrite each other; and what one has left would stay in the other's run."""
+    """What one has left would stay in the other's run."""
     scenario = continual.split(*clouds.all, tasks=3, kind="domain")
     trainer = learner(2)
     one, other = continual.L2(trainer, 1.0), continual.MAS(trainer, 1.0)
@@ -393,9 +411,10 @@ def test_two_strategies_around_one_trainer(clouds):
         with pytest.raises(UnsupportedError, match="trainer's penalty is not the one of this"):
             strategy.fit(scenario[1])
     one.fit(scenario[1])  # is as it was
-    trainer.set_penalty(2 * np.ones(trainer.model.num_parameters))
+    trainer.set_penalty(None)
     with pytest.raises(UnsupportedError, match=r"not the one of this L2: .*set_penalty"):
         one.fit(scenario[2])
+    trainer.set_penalty(2 * np.ones(trainer.model.num_parameters))
     trainer.model.flat_parameters = trainer.model.flat_parameters + 1
     with pytest.warns(UserWarning, match="has a penalty already"):
         continual.run(continual.Replay(trainer, 9), scenario)

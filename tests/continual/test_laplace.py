@@ -173,7 +173,3 @@ def test_what_it_is_not_for_is_said(scenario, trainer):
         OnlineLaplace(wide, 1.0, structure="full")
     with pytest.raises(UnsupportedError, match="Dropout"):
         OnlineLaplace(trainer(dropout=0.5), 1.0, structure="full")
-    with pytest.raises(
-        UnsupportedError, match=r"LwF trains with its own loss, .* penalty of OnlineLaplace"
-    ):
-        OnlineLaplace(continual.LwF(trainer()), 1.0)

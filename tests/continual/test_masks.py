@@ -269,6 +269,26 @@ def test_packnet_never_forgets_tasks_that_do_not_name_their_classes_nor_come_in_
         assert np.mean(found == task.y_test) > 0.8
 
 
+def test_packnet_leaves_frozen_weights_to_all_tasks(by_task):
+    """They are neither trained nor pruned, and no task is judged without them."""
+    loss = nn.CrossEntropyLoss(heads=by_task.heads)
+    trainer = make(loss, optim.Adam(lr=0.01).add_group("3.*", frozen=True))
+    before = trainer.model.state_dict()["3.weight"]
+    strategy = PackNet(trainer)
+    outputs = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a frozen layer is not one that tasks have filled
+        for task in by_task:
+            strategy.fit(task, epochs=3)
+            outputs.append(strategy.network(task.index)(task.x_test)[:, list(task.classes)])
+    owner = trainer.model.unflatten(strategy.owner)["3.weight"]
+    assert (owner == -1).all()
+    for task, expected in zip(by_task, outputs, strict=True):
+        network = strategy.network(task.index)
+        np.testing.assert_array_equal(network.state_dict()["3.weight"], before)
+        np.testing.assert_array_equal(network(task.x_test)[:, list(task.classes)], expected)
+
+
 def test_packnet_says_when_no_weights_are_free(by_task):
     strategy = PackNet(make(nn.CrossEntropyLoss(heads=by_task.heads)), prune=0.05)
     with warnings.catch_warnings():

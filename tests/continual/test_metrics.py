@@ -51,6 +51,32 @@ def test_by_hand(metric, by_hand):
     assert metric(R) == pytest.approx(by_hand, abs=1e-12)
 
 
+def test_the_worst_moments_are_between_the_ends_of_tasks():
+    """Three tasks that end after 4, 8 and 12 steps, judged every second one."""
+    curve = [
+        [0.3, 0.3, 0.3],
+        [0.1, 0.3, 0.3],  # before it was learned
+        [0.9, 0.3, 0.3],  # the end of task 0 is not after it
+        [0.5, 0.2, 0.3],
+        [0.7, 0.8, 0.3],
+        [0.2, 0.4, 0.6],
+        [0.6, 0.7, 0.9],
+    ]
+    result = continual.Result(
+        ("a", "b", "c"), "task", "accuracy", [0, 2, 4, 6, 8, 10, 12], curve, ends=[4, 8, 12]
+    )
+    lowest = (0.2 + 0.4) / 2
+    assert metrics.min_accuracy(result) == pytest.approx(lowest)
+    assert metrics.worst_case_accuracy(result) == pytest.approx(0.9 / 3 + 2 / 3 * lowest)
+    for metric in (metrics.min_accuracy, metrics.worst_case_accuracy):
+        with pytest.raises(ArgumentError, match=r"result must be a Result.* got array"):
+            metric(R)
+        result.ends = [4, 8]
+        with pytest.raises(ArgumentError, match=r"has ended; got Result\(2 of 3 tasks"):
+            metric(result)
+        result.ends = [4, 8, 12]
+
+
 def test_a_task_that_helps_an_earlier_one():
     assert metrics.bwt(HELPED) == pytest.approx(0.1)
     assert metrics.forgetting(HELPED, "max") == pytest.approx(-0.1)

@@ -8,7 +8,7 @@ import pytest
 import thalweg as tw
 from thalweg import continual, nn, optim
 from thalweg.continual import PrequentialScore, prequential
-from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
+from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 
 
 @pytest.fixture
@@ -73,6 +73,47 @@ def test_samples_whose_label_is_ignored_do_not_count(trainer):
     assert [one.weight for one in scores] == [2, 5]
 
 
+@pytest.mark.parametrize("metric", [None, lambda strategy, task, classes: 1.0])
+def test_a_batch_without_a_label_is_passed_over(metric, trainer):
+    """As the answers of a stream may be late, or never come."""
+    x = np.ones((2, 2), np.float32)
+    batches = [(x, [0, 1]), (x, [-100, -100]), (x[:1], [-100]), (x, [1, 1])]
+    learner, twin = trainer(), trainer()
+    first, *missing, last = prequential(learner, batches, metric=metric)
+    for one in missing:
+        assert np.isnan([one.score, one.loss]).all()
+        assert (one.mean, one.weight) == (first.mean, 2)
+    assert [one.samples for one in missing] == [4, 5]
+    assert (last.samples, last.weight) == (7, 4)
+    assert [first.loss, last.loss] == [twin.step(*batches[0]), twin.step(*batches[3])]
+
+
+def test_a_batch_that_is_refused_can_be_passed_over(trainer):
+    x = np.ones((2, 2), np.float32)
+    stream = iter([(x, [0, 1]), (x * np.nan, [0, 1]), (x, [1, 1])])
+    learner = trainer()
+    scores = prequential(learner, stream)
+    first = next(scores)
+    with pytest.raises(DataError, match=r"x\[0, 0\] is NaN"):
+        next(scores)
+    (last,) = prequential(learner, stream, start=first)
+    assert (first.samples, last.samples, learner.optimizer.steps) == (2, 4, 2)
+
+
+def test_targets_by_name(rng):
+    def loss(output, target):
+        error = output[:, 0] - target["goal"]
+        return float((error**2).mean()), 2 * error[:, np.newaxis] / len(error)
+
+    x, y = np.ones((3, 2), np.float32), np.arange(3.0)
+    model = nn.Sequential(nn.Linear(2, 1), dtype="float64")
+    learner = tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=0.1))
+    expected = np.mean((model(x)[:, 0] - y) ** 2)
+    (one,) = prequential(learner, [(x, {"goal": y, "other": y})])
+    assert one.samples == 3
+    assert one.score == one.loss == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("loss", "outputs"),
     [
@@ -115,6 +156,11 @@ def test_a_metric_of_ones_own(batches, trainer):
         (lambda t, s: prequential(t, [], start=0.5), ArgumentError, "the latest PrequentialScore"),
         (lambda t, s: list(prequential(t, [s[0].x])), ArgumentError, r"pairs .*batch 0 is"),
         (lambda t, s: list(prequential(t, [(s[0].x[:, :1], s[0].y)])), ShapeError, "expected"),
+        (lambda t, s: list(prequential(t, [(s[0].x[0], 1)])), ShapeError,
+         r"batch 0: x has shape \(2,\) and y has shape \(\), .* a single row is \(\[x\], \[y\]\)"),
+        (lambda t, s: list(prequential(t, [(s[0].x, [1, -100])])), ShapeError,
+         r"batch 0: x has shape \(120, 2\) and y has shape \(2,\), .*the same number"),
+        (lambda t, s: list(prequential(t, [(s[0].x[:0], [])])), ShapeError, "at least 1"),
         (lambda t, s: list(prequential(continual.LwF(t), [(s[0].x, s[0].y)])), UnsupportedError,
          "LwF does not support step"),
     ],

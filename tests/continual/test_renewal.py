@@ -77,6 +77,25 @@ def test_the_least_useful_of_the_mature_units_begins_anew(optimizer, rng):
     assert learner.state_dict()["age"][0][worst] == 0
 
 
+@pytest.mark.parametrize(
+    ("groups", "renewed"),
+    [({"0.weight": True}, 6), ({"4.*": True}, 8), ({"*": True, "0.*": False}, 0)],
+)
+def test_units_with_frozen_parameters_are_not_replaced(groups, renewed, rng):
+    """Of 8 + 6 units, those that lead into a frozen matrix, or out of one, are left out."""
+    trainer = make()
+    for pattern, frozen in groups.items():
+        trainer.optimizer.add_group(pattern, frozen=frozen)
+    learner = ContinualBackprop(trainer, replacement_rate=1, maturity=0)
+    before = trainer.model.state_dict()
+    ((x, y),) = batches(rng, 1)
+    learner.step(x, y)
+    assert learner.replaced == renewed
+    for name, array in trainer.model.state_dict().items():
+        if groups.get(name) or groups.get(f"{name[0]}.*"):
+            np.testing.assert_array_equal(array, before[name])
+
+
 def test_several_units_of_a_layer_are_renewed_in_one_step_and_fractions_add_up(rng):
     """5/16 of 8 units are 2.5 per step, of 6 units 1.875."""
     learner = ContinualBackprop(make(), replacement_rate=5 / 16, maturity=0)
@@ -182,6 +201,19 @@ def test_shrink_and_perturb_by_its_formula(rng):
         weight = noise[_hidden_units.places(model)["2.weight"]]
         assert 0.85 < np.abs(weight).max() * np.sqrt(8) <= 1 + 1e-12
     assert not np.isclose(noises[1], noises[2]).any()
+
+
+def test_frozen_parameters_are_neither_shrunk_nor_perturbed(rng):
+    trainer = make(optim.SGD(lr=0.01).add_group("2.*", frozen=True))
+    model = trainer.model
+    strategy = ShrinkAndPerturb(trainer, shrink=0.5, perturb=0)
+    x, y = rng.standard_normal((4, 3)), rng.standard_normal((4, 2))
+    strategy.fit(continual.Task(x, y, x, y))
+    before = model.state_dict()
+    strategy.begin(continual.Task(x, y, x, y, 1))
+    for name, array in model.state_dict().items():
+        factor = 1 if name.startswith("2.") else 0.5
+        np.testing.assert_array_equal(array, factor * before[name])
 
 
 def test_its_ends_are_plain_training_and_a_new_network(scenario, trainer):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg import continual, nn
+from thalweg import continual, nn, optim
 from thalweg.continual import BalancedBuffer, ReservoirBuffer
 from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
 
@@ -82,6 +82,42 @@ def test_the_weighted_loss_is_the_mixture_of_the_two_means(scenario, trainer):
     np.testing.assert_allclose(mine.model.flat_parameters, by_hand.model.flat_parameters, atol=2e-6)
 
 
+class Logged(continual.Strategy):
+    """Does nothing, by its own step: tasks are learned by it."""
+
+    def step(self, x, y):
+        return super().step(x, y)
+
+
+@pytest.mark.parametrize("inside", [lambda s: s, lambda s: continual.EWC(s, 10.0)])
+@pytest.mark.parametrize("how", ["learn", "step"])
+def test_steps_of_a_task_weight_the_two_means_too(how, inside, scenario):
+    """Each step goes along the gradient of (1/k) L_new + (1 - 1/k) L_replay, by plain passes."""
+    model = nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 6), dtype="float64", seed=1)
+    mine = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+    inner = inside(mine)
+    strategy = Logged(continual.Replay(inner, 20, batch_size=99))  # all that is kept
+    for task in scenario[:2]:
+        strategy.begin(task)
+        strategy.end(task)
+    before, kept = model.flat_parameters, strategy.inner.buffer.rows()
+    task = scenario[2]
+    strategy.begin(task)
+    if how == "learn":
+        found = strategy.learn(task, steps=1, batch_size=30, shuffle=False)["loss"][0]
+    else:
+        found = strategy.step(task.x[:30], task.y[:30])
+    after = model.flat_parameters
+    model.flat_parameters = before
+    gradient, loss = 0, 0
+    for x, y, share in ((task.x[:30], task.y[:30], 1 / 3), (kept["x"], kept["y"], 2 / 3)):
+        model.zero_grad()
+        loss += share * mine.backward(x, y)
+        gradient = gradient + share * model.flat_gradients
+    assert found == pytest.approx(loss, rel=1e-12)
+    np.testing.assert_allclose(after, before - 0.1 * gradient, rtol=1e-12, atol=1e-14)
+
+
 def test_tasks_are_counted_and_need_no_index(scenario, trainer):
     """The third task has a third of the loss, also of tasks that all have the index 0."""
     mine = trainer()
@@ -117,10 +153,6 @@ def test_what_cannot_be_kept_together_is_refused_before_it_is_learned(make, scen
         strategy.fit(second.with_data(second.x, shares))
     np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
     assert strategy.trainer.loss.active == first.active
-    numbers = make(of_numbers())
-    numbers.fit(continual.Task(first.x, first.x[:, 0], first.x, first.x[:, 0]))
-    with pytest.raises(ShapeError, match=r"keeps rows of y of shape \(\); got \(1,\)"):
-        numbers.fit(continual.Task(first.x, first.x[:, :1], first.x, first.x[:, :1], 1))
     bytes_, places = (first.x * 9 + 99).astype(np.uint8), first.y.astype(np.uint8)
     for parts in ([(bytes_, places), (first.x, first.y)], [(first.x, first.y), (bytes_, places)]):
         strategy = make(trainer())
@@ -128,6 +160,47 @@ def test_what_cannot_be_kept_together_is_refused_before_it_is_learned(make, scen
             strategy.fit(continual.Task(x, y, x, y, index))
         kept = strategy.inner.buffer if strategy.inner else strategy.buffer
         assert [kept.rows()[name].dtype for name in "xy"] == [np.float32, np.int64]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: continual.Replay(t, 9),
+        lambda t: continual.Replay(t, BalancedBuffer(4)),
+        lambda t: continual.AGEM(t, 9),
+    ],
+)
+def test_whole_numbers_are_no_labels_where_the_loss_takes_numbers(make):
+    """A stream, and tasks, are kept as the trainer reads them, whatever comes first."""
+    targets = [[1], [0.5], [[2]], [[0.25]], [True], np.array([7], np.uint8)]
+    mixed, plain = make(of_numbers()), make(of_numbers())
+    for number, y in enumerate(targets):
+        x, column = [[number, 1]], np.reshape(y, (1, 1)).astype(np.float32)
+        assert mixed.step(x, y) == plain.step(x, column)
+    for name, kept in plain.buffer.rows().items():
+        np.testing.assert_array_equal(mixed.buffer.rows()[name], kept)
+    assert kept.dtype == np.float32
+    x, whole = np.ones((30, 2), np.float32), np.arange(-9, 21)  # more numbers than places
+    for learner in (make(of_numbers()), continual.GDumb(of_numbers(), 9)):
+        for index, y in enumerate([whole, whole[:, np.newaxis] / 2]):
+            learner.fit(continual.Task(x, y, x, y, index))
+        assert learner.buffer.rows()["y"].shape == (len(learner.buffer), 1)
+
+
+def test_a_buffer_that_was_filled_by_hand_keeps_its_shape():
+    buffer = ReservoirBuffer(9)
+    buffer.add(x=[[1.0, 2.0]], y=[0.5])
+    strategy = continual.Replay(of_numbers(), buffer)
+    strategy.step([[2, 1]], [[1]])
+    assert buffer.rows()["y"].tolist() == [0.5, 1]
+
+
+def test_yes_and_no_are_classes_to_a_buffer():
+    trainer = tw.Trainer(of_numbers().model, loss=nn.BCEWithLogitsLoss(), optimizer=optim.Adam())
+    strategy = continual.Replay(trainer, BalancedBuffer(4))
+    for label in [0] * 20 + [1] * 2:
+        strategy.step([[label, 1]], [label])
+    assert sorted(strategy.buffer.rows()["y"]) == [0, 0, 1, 1]
 
 
 def test_gdumb_keeps_samples_of_tasks_that_it_learns(scenario):
@@ -141,6 +214,21 @@ def test_gdumb_keeps_samples_of_tasks_that_it_learns(scenario):
     assert len(strategy.buffer) == 0
     strategy.fit(task, batch_size=33)
     assert len(strategy.buffer) == 33
+
+
+@pytest.mark.parametrize("how", ["fit", "begin", "step"])
+def test_logits_of_another_number_of_outputs_are_refused_before_anything_is_learned(
+    how, scenario, trainer
+):
+    buffer = continual.ReservoirBuffer(9)
+    continual.DERpp(trainer(outputs=4), buffer).fit(scenario[0])
+    wider = continual.DERpp(trainer(outputs=6), buffer)
+    before, task = str(buffer.state_dict()), scenario[1]
+    arguments = (task.x, task.y) if how == "step" else (task,)
+    with pytest.raises(ShapeError, match=r"rows of logits of shape \(4,\); got \(6,\)"):
+        getattr(wider, how)(*arguments)
+    assert str(buffer.state_dict()) == before
+    assert wider.trainer.optimizer.steps == 0
 
 
 def test_a_buffer_is_of_one_strategy(scenario, trainer):

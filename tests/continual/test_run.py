@@ -362,7 +362,7 @@ def test_all_that_a_checkpoint_says_is_compared(scenario, tmp_path):
     content["version"] = 3
     save(path, arrays, text | {"thalweg.continual": json.dumps(content)})
     with pytest.raises(
-        UnsupportedError, match="has format 3; this version of thalweg reads format 5"
+        UnsupportedError, match="has format 3; this version of thalweg reads format 6"
     ):
         continual.run(_made(), scenario, checkpoint=path, resume=True)
 
@@ -510,6 +510,53 @@ def test_judging_and_saving_do_not_change_what_is_learned(
             assert judged == [s for s in stops if s != 13] or judged == stops
     np.testing.assert_array_equal(found[1], found[0])
     np.testing.assert_array_equal(found[2], found[0])
+
+
+@pytest.mark.parametrize("amount", [{"epochs": 2}, {"steps": 19}])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t, s: continual.GDumb(t, 50),
+        lambda t, s: continual.GDumb(continual.AGEM(t, 20), 50),
+        continual.Joint,
+    ],
+)
+def test_updates_are_whole_in_passes_over_other_rows_too(make, amount, scenario, trainer, tmp_path):
+    """Passes over 50 or 360 rows are of 6 or 40 batches, with updates of four; epochs are of 14."""
+    found = []
+    for options in (
+        {}, {"evaluate_every": 3}, {"evaluate_every": 5},
+        {"checkpoint": tmp_path / "run", "save_every": 7},
+    ):  # fmt: skip
+        mine = trainer(accumulate_grad_batches=4)
+        strategy = make(mine, scenario)
+        result = continual.run(strategy, scenario, batch_size=9, **amount, **options)
+        found.append(mine.model.flat_parameters)
+        assert result.ends == [
+            sum(amount.values()) * (14 if "epochs" in amount else 1) * k for k in (1, 2, 3)
+        ]
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+def test_a_penalty_in_a_history_is_that_at_the_end_however_often_it_is_saved(
+    scenario, trainer, tmp_path
+):
+    values = []
+
+    class Watch(continual.EWC):
+        def learn(self, task, **options):
+            history = super().learn(task, **options)
+            values.append(self.trainer.penalty)
+            return history
+
+    result = continual.run(
+        Watch(trainer(), 100.0), continual.Scenario([scenario[0]] * 2), epochs=1, batch_size=25,
+        checkpoint=tmp_path / "run", save_every=2,
+    )  # fmt: skip
+    assert len(values) == 6  # after 2, 4 and 5 steps of each task
+    assert values[3] != values[5]
+    assert result.histories[1]["penalty"] == [pytest.approx(values[5], rel=1e-6)]
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,22 @@ def test_all_outputs_compete_where_a_task_says_so(clouds, trainer):
     assert mine.loss.active is None
 
 
+@pytest.mark.parametrize("kind", ["task", "class"])
+def test_a_slice_of_a_scenario_is_one_of_the_same_kind(kind, clouds, trainer):
+    whole = continual.split(*clouds.all, tasks=3, kind=kind)
+    first = whole[:2]
+    assert isinstance(first, continual.Scenario)
+    assert (first.kind, len(first)) == (kind, 2)
+    assert all(one.x is other.x for one, other in zip(first, whole, strict=False))
+    loss = nn.CrossEntropyLoss(heads=whole.heads if kind == "task" else None)
+    result = continual.run(trainer(loss=loss), whole[:2])
+    assert result.r.tolist() == continual.run(trainer(loss=loss), whole).r[:2, :2].tolist()
+    # Others keep their numbers, for strategies that have learned those before them.
+    assert whole[1:] == whole.tasks[1:]
+    assert whole[::2] == whole.tasks[::2]
+    assert whole[3:] == ()
+
+
 X, Y = np.zeros((4, 9)), np.arange(4) % 2
 
 

@@ -293,7 +293,10 @@ def with_a_buffer_more():
 REFUSED = [
     (lambda: nn.Linear(2, 2), tw.ArgumentError, r"must be a torch\.nn\.Module.*got Linear\("),
     (lambda: theirs.Linear, tw.ArgumentError, "got <class"),
-    (OwnModule, tw.UnsupportedError, r"the module \(OwnModule\) is not one .*may have BatchNorm1d"),
+    (
+        OwnModule, tw.UnsupportedError,
+        r"the module \(OwnModule\) is not one .*may have BatchNorm1d.* a torch\.nn\.Sequential$",
+    ),
     (lambda: behind(OwnLinear(2, 2)), tw.UnsupportedError, r"module 1 \(OwnLinear\)"),
     (
         lambda: behind(type("Linear", (OwnLinear,), {})(2, 2)),
@@ -388,3 +391,72 @@ def test_what_is_no_model_or_has_no_numbers_does_not_become_pytorchs():
         tw.torch.to_torch(theirs.Linear(2, 2))
     with pytest.raises(tw.DivergedError, match=r"0\.weight.* is -?inf"):
         tw.torch.to_torch(diverged())
+
+
+class Block(theirs.Module):
+    """A residual block and a head, in an order that only `forward` knows."""
+
+    def __init__(self):
+        super().__init__()
+        self.out, self.norm = theirs.Linear(6, 2), theirs.LayerNorm(6)
+        self.fc = theirs.Linear(6, 6)
+
+    def forward(self, x):
+        return self.out(x + self.fc(self.norm(x)).tanh())
+
+
+def chain(net):
+    return theirs.Sequential(tw.torch.residual(net.norm, net.fc, theirs.Tanh()), net.out)
+
+
+def test_a_chain_of_the_modules_of_a_class_brings_its_numbers_back(rng):
+    torch.manual_seed(0)
+    net, x = Block().double(), rng.standard_normal((24, 6))
+    model = tw.torch.from_torch(chain(net))
+    assert model.layers == (
+        nn.Residual(nn.LayerNorm(6), nn.Linear(6, 6), nn.Tanh()), nn.Linear(6, 2),
+    )  # fmt: skip
+    assert_close(model(x), numpy(net(tensor(x))))
+    tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam(0.1)).step(x, x[:, :2])
+    chain(net).load_state_dict(tw.torch.to_torch(model).state_dict())
+    assert_close(numpy(net(tensor(x))), model(x))
+
+
+def test_the_list_of_layers_has_what_a_module_may_have():
+    with pytest.raises(tw.UnsupportedError) as caught:
+        tw.torch.from_torch(Block())
+    listed = str(caught.value).partition("may have ")[2].partition(". ")[0]
+    names = listed.replace(", and blocks by tw.torch.residual", "").split(", ")
+    assert {"Linear", "GELU", "Dropout"} < {*names}
+    assert all(issubclass(getattr(theirs, name), theirs.Module) for name in names)
+
+
+def test_training_goes_on_where_pytorchs_optimizer_stopped(rng):
+    torch.manual_seed(0)
+    net = theirs.Sequential(theirs.Linear(6, 9), theirs.BatchNorm1d(9), theirs.Linear(9, 2))
+    net, x, y = net.double(), rng.standard_normal((24, 6)), rng.standard_normal((24, 2))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.02, weight_decay=0.1)
+
+    def step():
+        optimizer.zero_grad()
+        theirs.functional.mse_loss(net(tensor(x)), tensor(y)).backward()
+        optimizer.step()
+
+    for _ in range(7):
+        step()
+    model, ours = tw.torch.from_torch(net), optim.AdamW(lr=0.02, weight_decay=0.1)
+    with pytest.raises(tw.ArgumentError, match=r"PyTorch's \"step\" as \"steps\".*in \"arrays\""):
+        ours.load_state_dict(optimizer.state_dict(), model)
+    state = [optimizer.state[parameter] for parameter in net.parameters()]
+    arrays = {
+        name: np.concatenate([each[name].numpy().ravel() for each in state])
+        for name in ("exp_avg", "exp_avg_sq")
+    }
+    steps = int(state[0]["step"])
+    ours.load_state_dict(ours.state_dict() | {"steps": steps, "arrays": arrays}, model)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=ours)
+    for _ in range(7):
+        step()
+        trainer.step(x, y)
+    for name, values in model.state_dict().items():
+        np.testing.assert_allclose(values, numpy(net.state_dict()[name]), rtol=1e-9, atol=1e-12)

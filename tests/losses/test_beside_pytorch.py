@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg import optim
+from thalweg import nn, optim
 
 from .cases import NEEDS_K, TWINS, K, N, gradient, network, targets
 
@@ -60,3 +60,50 @@ def test_values_and_gradients_are_pytorchs_for_odd_widths(case, k, rng):
     value, slope = gradient(ours, o, y)
     assert value == pytest.approx(expected.item(), rel=1e-12, abs=1e-14)
     np.testing.assert_allclose(slope, twin.grad.numpy(), rtol=1e-12, atol=1e-14)
+
+
+def test_distillation_with_labels_is_the_sum_of_two_losses(rng):
+    """As the docstring of `DistillationLoss` does it."""
+    torch = pytest.importorskip("torch")
+    F, a, T = torch.nn.functional, 0.3, 4.0
+    hard, soft = nn.CrossEntropyLoss(), nn.DistillationLoss(T)
+
+    def both(output, target):
+        y, t = target["y"], target["t"]
+        loss = a * hard(output, y) + (1 - a) * soft(output, t)
+        return loss, a * hard.gradient(output, y) + (1 - a) * soft.gradient(output, t)
+
+    x, t, y = rng.standard_normal((N, 6)), rng.standard_normal((N, K)), rng.integers(0, K, N)
+    model = network()
+    twin = tw.torch.to_torch(model)
+    trainer = tw.Trainer(model, loss=both, optimizer=optim.SGD(lr=0.1))
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
+    for _ in range(5):
+        output, teacher = twin(torch.tensor(x)), torch.tensor(t)
+        divergence = F.kl_div(
+            (output / T).log_softmax(1), (teacher / T).softmax(1), reduction="batchmean"
+        )
+        value = a * F.cross_entropy(output, torch.tensor(y)) + (1 - a) * T**2 * divergence
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        assert trainer.step(x, {"y": y, "t": t}) == pytest.approx(value.item(), rel=1e-12)
+    for name, values in twin.state_dict().items():
+        np.testing.assert_allclose(model.state_dict()[name], values.numpy(), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 3.0])
+def test_smooth_l1_is_hubers_divided(beta, rng):
+    torch = pytest.importorskip("torch")
+    o, y = 3 * rng.standard_normal((20, 3)), rng.standard_normal((20, 3))
+    expected = torch.nn.SmoothL1Loss(beta=beta)(torch.tensor(o), torch.tensor(y)).item()
+    assert nn.HuberLoss(delta=beta)(o, y) / beta == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_number_may_be_an_array_without_axes():
+    torch = pytest.importorskip("torch")
+    plain = nn.BCEWithLogitsLoss(pos_weight=3.0)
+    for three in (np.array(3.0), np.float32(3), torch.tensor(3.0)):
+        assert nn.BCEWithLogitsLoss(pos_weight=three) == plain
+    with pytest.raises(tw.ArgumentError, match=r"pos_weight must be numbers.*got '3'"):
+        nn.BCEWithLogitsLoss(pos_weight=np.array("3"))

@@ -1,5 +1,7 @@
 """Figures that a function gives beside its loss, in the history and in what evaluates."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -115,6 +117,69 @@ def test_a_figure_may_come_and_go(rng):
 
     history = make(loss).fit(x, y, epochs=3, batch_size=2)
     np.testing.assert_array_equal(history["new"], [1.0, 3.0, np.nan])
+
+
+class Seen:
+    """Keeps the records of batches, and stops when a figure is above a limit."""
+
+    def __init__(self, limit=np.inf):
+        self.records, self.limit = [], limit
+
+    def on_step_end(self, trainer, record):
+        assert trainer.figures["kl"] == record["kl"]
+        self.records.append(record)
+        return record["kl"] > self.limit
+
+
+@pytest.mark.parametrize("way", ["arrays", "batches", "batches to validate", "a hook", "SAM"])
+def test_callbacks_and_the_trainer_have_those_of_the_batch(way, rng):
+    """Here the largest target of each batch, at which a fit stops."""
+
+    def loss(output, target):
+        return 0.0, 0 * output, {"kl": target.max(), "batch": -1.0}
+
+    x, y = rng.standard_normal((8, 6)), np.arange(8.0).repeat(K).reshape(8, K)
+    trainer = make(loss, optim.SAM(optim.SGD(lr=0.1)) if way == "SAM" else None)
+    assert trainer.figures == {}
+    seen = Seen(limit=4)
+    batches = [(x[i : i + 2], y[i : i + 2]) for i in range(0, 8, 2)]
+    hook = trainer.gradient_hook(lambda g: g) if way == "a hook" else contextlib.nullcontext()
+    with hook:
+        if way == "batches":
+            trainer.fit(batches, epochs=2, callbacks=[seen])
+        else:
+            held_out = batches if way == "batches to validate" else None
+            trainer.fit(
+                x, y, epochs=2, batch_size=2, shuffle=False, callbacks=[seen],
+                validation_data=held_out,
+            )  # fmt: skip
+    assert [record["kl"] for record in seen.records] == [1, 3, 5]
+    assert [record["batch"] for record in seen.records] == [1, 2, 3]
+    assert trainer.figures["kl"] == 5
+
+
+@pytest.mark.parametrize("optimizer", [None, optim.LBFGS(max_iter=2)], ids=["SGD", "LBFGS"])
+def test_the_trainer_has_those_of_steps_and_of_gradients(optimizer, rng):
+    x, y = data(rng)
+    trainer = make(optimizer=optimizer)
+    expected = trainer.evaluate(x, y)
+    assert trainer.figures == {}
+    for method in (trainer.backward, trainer.step):
+        assert method(x, y) == expected["loss"]
+        assert expected.items() <= {**trainer.figures, "loss": expected["loss"]}.items()
+        before = trainer.figures
+        trainer.figures.clear()  # a copy
+        with pytest.raises(tw.ThalwegError):
+            method(x, {**y, "value": y["value"] * np.nan})
+        assert trainer.figures == before
+        if method == trainer.backward:
+            x, y = data(rng)
+            expected = trainer.evaluate(x, y)
+    with pytest.raises(AttributeError, match="figures can only be read"):
+        trainer.figures = {}
+    own = tw.Trainer(trainer.model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+    own.step(x, y["value"])
+    assert own.figures == trainer.copy().figures == {}
 
 
 def test_figures_of_a_loss_that_is_not_finite_are_not_the_news(rng):

@@ -45,9 +45,11 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
     clip_grad_norm : float, keyword only, optional
         The gradient of all parameters together is scaled down to at most this Euclidean norm
         before each update: :math:`g \leftarrow g \min(1, c / (\lVert g \rVert + 10^{-6}))`,
-        as in PyTorch's ``clip_grad_norm_``.
+        as in PyTorch's ``clip_grad_norm_``. With ``math.inf`` nothing is scaled; `grad_norm` is
+        still known.
     clip_grad_value : float, keyword only, optional
-        Each component of the gradient is clipped to between minus and plus this value.
+        Each component of the gradient is clipped to between minus and plus this value. Not together
+        with `clip_grad_norm`.
     accumulate_grad_batches : int, keyword only, default 1
         Number of batches whose gradients are averaged for one update. The last update of an epoch
         of `fit` averages the batches that remain.
@@ -62,11 +64,13 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
     Raises
     ------
     ArgumentError
-        If an argument is of the wrong kind, or the optimizer belongs to another model.
+        If an argument is of the wrong kind, both kinds of clipping are given, or the optimizer
+        belongs to another model.
     ShapeError
         If the loss needs a different number of outputs.
     UnsupportedError
         If this machine or version does not support the precision; another is never used silently.
+        Or if there is no loss, and the optimizer evaluates it more than once per update.
 
     Notes
     -----
@@ -177,6 +181,17 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
         gradient is usually consumed part by part and never exists as a whole.
         """
         return self._core.grad_norm()
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Figures that the loss function returned for the latest batch; see `nn.CustomLoss`.
+
+        The batch may be one of `step`, `backward` or `fit`. With `optim.LBFGS` and
+        `optim.LevenbergMarquardt`, also the figures of the optimizer's latest step, which the
+        history has too. Empty if there are none; a trainer that was copied or loaded begins anew.
+        """
+        core = self._core.inner if isinstance(self._core, HookedTrainer) else self._core
+        return {} if isinstance(core, _core.Trainer) else dict(core.figures)
 
     def average_model(self) -> Sequential:
         """Return the model with averaged parameters.

@@ -10,6 +10,7 @@ from thalweg._full_batch import FullBatchTrainer
 from thalweg._habits import Guided
 from thalweg._history import History
 from thalweg._hooked import HookedTrainer
+from thalweg._penalties import Penalties
 from thalweg._rates import Rates
 from thalweg._targets import targets
 from thalweg._trainer import _logits
@@ -57,7 +58,7 @@ _OF_TRAINERS = {
 ATTRIBUTES = (
     "_model", "_loss", "_optimizer", "_schedule", "_clip_norm", "_clip_value", "_accumulate",
     "_average", "_averaging", "_precision", "_core", "_history", "_fitting", "_untouched",
-    "_epochs", "_base_lr", "_plateau", "_rates",
+    "_epochs", "_base_lr", "_plateau", "_rates", "_penalties",
 )  # fmt: skip
 
 
@@ -124,7 +125,7 @@ class TrainerBase(Guided):
         )
         loss = NoLoss() if loss is None else loss_of(loss)
         _expect("optimizer", optimizer, Optimizer, "optim.AdamW(lr=1e-3)", "optim")
-        if precision == "bf16":
+        if isinstance(precision, str) and precision == "bf16":
             raise ArgumentError('precision must be the full name, "bfloat16"; got "bf16"')
         self._precision = (
             None if precision is None else _checks.one_of("precision", precision, PRECISIONS)
@@ -134,20 +135,35 @@ class TrainerBase(Guided):
                 f"precision {precision!r} must be the dtype of the model; got a model of dtype "
                 f'"{model.dtype.name}": convert it with model.astype({precision!r})'
             )
+        none = isinstance(loss, NoLoss)
         if precision in _SPLIT and isinstance(loss, FunctionLoss):
+            of_model = "a custom loss", "in the precision of the model"
+            kind, whose = ("loss=None", "yours") if none else of_model
             raise UnsupportedError(
-                f"precision {precision!r} is not supported with a custom loss, whose passes are "
-                "in the precision of the model: leave precision out"
+                f"precision {precision!r} is not supported with {kind}, whose passes are {whose}: "
+                "leave precision out"
+            )
+        if none and isinstance(optimizer, (SAM, FullBatchOptimizer)):
+            raise UnsupportedError(
+                f"{type(optimizer).__name__} evaluates the loss more than once per update, so it "
+                "cannot be used with loss=None: pass a loss, or another optimizer"
             )
         _expect_schedule(schedule)
         if clip_grad_norm is not None and clip_grad_value is not None:
-            raise ArgumentError("give clip_grad_norm or clip_grad_value, not both")
+            raise ArgumentError(
+                "give clip_grad_norm or clip_grad_value, not both; with clip_grad_norm, "
+                "trainer.gradient_hook(lambda gradient: gradient.clip(-c, c)) clips each value "
+                "before the norm"
+            )
         self._model = model
         self._loss: CoreLoss | FunctionLoss = loss
         self._optimizer = optimizer
         self._schedule = schedule
-        self._clip_norm = _limit("clip_grad_norm", clip_grad_norm)
-        self._clip_value = _limit("clip_grad_value", clip_grad_value)
+        self._clip_norm = self._clip_value = None
+        if clip_grad_norm is not None:
+            self._clip_norm = _checks.norm_limit("clip_grad_norm", clip_grad_norm)
+        if clip_grad_value is not None:
+            self._clip_value = _checks.real("clip_grad_value", clip_grad_value, 0, closed="()")
         self._accumulate = _checks.integer("accumulate_grad_batches", accumulate_grad_batches, 1)
         _averages.check(average)
         base = optimizer.base if isinstance(optimizer, SAM) else optimizer
@@ -169,6 +185,7 @@ class TrainerBase(Guided):
             decay = average.decay if isinstance(average, EMA) else None
             core.start_average(decay, average.start, average.every)
         self._core = core
+        self._penalties = Penalties()
         if isinstance(loss, FunctionLoss):
             self._core = CustomTrainer(core, model, loss, optimizer, self._ready)
         if isinstance(optimizer, FullBatchOptimizer):
@@ -276,8 +293,3 @@ def _expect_schedule(value: Any) -> None:
         "schedule must be one of thalweg.optim.schedules, e.g. schedules.CosineAnnealingLR(); "
         f"got {_checks.given(value)}{hint}"
     )
-
-
-def _limit(name: str, value: float | None) -> float | None:
-    """Return a gradient limit as a number above 0, or None."""
-    return None if value is None else _checks.real(name, value, 0, closed="()")

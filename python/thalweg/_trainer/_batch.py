@@ -1,12 +1,13 @@
 """What a trainer does with one batch: a step, gradients only, an update, an evaluation."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, Never
 
 import numpy.typing as npt
 
-from thalweg import _habits
+from thalweg import _habits, _steps
 from thalweg._arrays import Batches, Targets
 from thalweg._figures import complete
 from thalweg._full_batch import FullBatchTrainer
@@ -69,6 +70,11 @@ class Batching(TrainerBase):
         ------
         ShapeError, DataError, DtypeError
             If the arrays do not fit, or every row has weight 0; the model is unchanged.
+        ArgumentError
+            If the schedule counts epochs, and there has been no `fit` yet. Or while another thread
+            is in a step of this model with a custom loss, a gradient hook or an optimizer that
+            takes all samples at once; or if such a step of this trainer calls a function that calls
+            this method.
         DivergedError
             If the loss is infinite or NaN; the model is unchanged.
 
@@ -86,11 +92,12 @@ class Batching(TrainerBase):
         # No detours in the usual case: this may be called thousands of times per second.
         if unknown:
             _habits.refuse_unknown("Trainer.step()", _OF_BATCH, unknown, _OF_STEPS)
+        if self._model._steps:  # which are under way
+            _steps.check(self._model, self._core, "step")
         before = None
-        if self._rates is not None:
+        if self._schedule is not None:
             before = self._optimizer._core.lr
-            rate = self._rates.at(self._optimizer.steps, self._epochs)
-            self._optimizer._core.set_lr(rate)
+            self._set_rate()
         try:
             loss = self._core.step(x, y, sample_weight)
             if loss is None:
@@ -128,6 +135,8 @@ class Batching(TrainerBase):
         ------
         ShapeError, DataError, DtypeError
             If the arrays do not fit; the gradients are unchanged.
+        ArgumentError
+            While another thread is in a step as in `step`, or if the loss function calls this.
         DivergedError
             If the loss is infinite or NaN; the gradients are unchanged.
 
@@ -137,6 +146,10 @@ class Batching(TrainerBase):
         `model.backward`. They are those of the loss alone: this trainer's penalty, clipping,
         accumulation and schedule are applied by `update`. `step` does all of this faster, since it
         uses each gradient while it is in cache.
+
+        If the loss is an `nn.CustomLoss`, its forward pass takes the place of an earlier
+        `model.forward`, and `model.backward` then raises an error: call that before. Other losses
+        leave such a pass alone.
 
         Examples
         --------
@@ -154,6 +167,8 @@ class Batching(TrainerBase):
         """
         if unknown:
             _habits.refuse_unknown("Trainer.backward()", _OF_BATCH, unknown, _OF_STEPS)
+        if self._model._steps:
+            _steps.check(self._model, None, "backward")  # hooks may call it
         return self._core.backward(*self._ready(x, y, sample_weight))[0]
 
     def update(self) -> None:
@@ -167,6 +182,9 @@ class Batching(TrainerBase):
 
         Raises
         ------
+        ArgumentError
+            If the schedule counts epochs, and there has been no `fit` yet; or while a step is under
+            way, as in `step`.
         DivergedError
             If a gradient is infinite or NaN; the model is unchanged.
         UnsupportedError
@@ -202,14 +220,35 @@ class Batching(TrainerBase):
                 f"{type(optimizer).__name__} evaluates the loss more than once per update, so it "
                 "cannot use gradients that were computed before: use step, or another optimizer"
             )
+        if self._model._steps:
+            _steps.check(self._model, self._core, "update")
         before = optimizer.lr
-        if self._rates is not None:
-            optimizer._core.set_lr(self._rates.at(optimizer.steps, self._epochs))
+        if self._schedule is not None:
+            self._set_rate()
         try:
             self._core.take()
         except Exception:
             optimizer._core.set_lr(before)
             raise
+
+    def _set_rate(self) -> None:
+        """Set the rate of a manual step, by a schedule.
+
+        Raises
+        ------
+        ArgumentError
+            If the schedule waits for epochs, and nothing has counted any.
+        """
+        rates = self._rates
+        if (rates is None or rates.by_epoch) and not self._epochs and not self._fitting:
+            others = "" if rates is None else ', make the schedule with per="step"'
+            raise ArgumentError(
+                f"{self._schedule!r} counts epochs of fit, and there have been none, so it would "
+                "never change the rate of steps: call fit(..., epochs=1) for each epoch"
+                f"{others}, or leave the schedule out and set optimizer.lr"
+            )
+        if rates is not None:
+            self._optimizer._core.set_lr(rates.at(self._optimizer.steps, self._epochs))
 
     @contextlib.contextmanager
     def gradient_hook(self, hook: Callable[[Any], Any]) -> Iterator[None]:
@@ -261,21 +300,23 @@ class Batching(TrainerBase):
             raise ArgumentError(f"hook must be a function of the gradient; got {hook!r}")
         if self._fitting:
             raise ArgumentError("a gradient hook cannot be set during a fit: set it before")
-        before = self._core
-        if isinstance(before, FullBatchTrainer) or isinstance(self._optimizer, SAM):
+        core: Any = self._core
+        if isinstance(core, FullBatchTrainer) or isinstance(self._optimizer, SAM):
             raise UnsupportedError(
                 f"gradient_hook is not supported with {type(self._optimizer).__name__}, which "
                 "evaluates the loss more than once per update: use another optimizer"
             )
-        inner: Any = before
-        hooks: tuple[Callable[[Any], Any], ...] = ()
-        if isinstance(before, HookedTrainer):
-            inner, hooks = before.inner, before.hooks
-        self._core = HookedTrainer(inner, self._model, self._optimizer, self._ready, (*hooks, hook))
+        if not isinstance(core, HookedTrainer):
+            core = HookedTrainer(core, self._model, self._optimizer, self._ready, ())
+        mine = functools.partial(hook)  # tells this block's from another's of the same function
+        core.hooks += (mine,)
+        self._core = core
         try:
             yield
-        finally:
-            self._core = before
+        finally:  # blocks may end in any order
+            core.hooks = tuple(one for one in core.hooks if one is not mine)
+            if not core.hooks:
+                self._core = core.inner
 
     @_habits.takes("Trainer.evaluate()", _OF_EVALUATE)
     def evaluate(

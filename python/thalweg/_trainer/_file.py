@@ -9,6 +9,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 from thalweg import _arrays, _checks, _habits, _safetensors, _spec, optim
 from thalweg._arrays import Array
 from thalweg._history import History
+from thalweg._penalties import OWN, Penalties, Penalty
 from thalweg._rates import Rates
 from thalweg._trainer._base import ATTRIBUTES, PRECISIONS, TrainerBase
 from thalweg.errors import ArgumentError, DataError
@@ -31,11 +32,9 @@ _OF_LOAD = {
 }
 
 
-#: The average and its number of updates; importance, anchor and strength of a penalty; the
-#: accumulated gradients and their number of batches.
-Held: TypeAlias = tuple[
-    tuple[Array, int] | None, tuple[Array, Array, float] | None, tuple[Array, int] | None
-]
+#: The average and its number of updates; the penalties by their places; the accumulated gradients
+#: and their number of batches.
+Held: TypeAlias = tuple[tuple[Array, int] | None, dict[int, Penalty], tuple[Array, int] | None]
 
 
 class Resumable(TrainerBase):
@@ -77,11 +76,14 @@ class Resumable(TrainerBase):
         spec, state = self._description(), self._optimizer.state_dict()
         self._optimizer._check_finite(state["arrays"], NOT_KEPT)
         arrays = {f"optimizer.{name}": array for name, array in state.pop("arrays").items()}
-        average, penalty, gathered = self._held()
+        average, penalties, gathered = self._held()
         if average is not None:
             arrays["optimizer.average"], state["averaged"] = average
-        if penalty is not None:
-            arrays["optimizer.importance"], arrays["optimizer.anchor"], state["penalty"] = penalty
+        for place, (importance, anchor, strength) in penalties.items():
+            suffix = _suffix(place)
+            arrays[f"optimizer.importance{suffix}"] = importance
+            arrays[f"optimizer.anchor{suffix}"] = anchor
+            state[f"penalty{suffix}"] = strength
         if gathered is not None:
             arrays["optimizer.gathered"], state["gathered"] = gathered
         described = {"loss": _described(spec.pop("loss")), **_spec.describe(spec)}
@@ -172,10 +174,13 @@ class Resumable(TrainerBase):
             average = None
             if "averaged" in state:
                 average = taken("average"), _checks.integer("averaged", state.pop("averaged"), 0)
-            penalty = None
-            if "penalty" in state:
-                strength = _checks.real("penalty", state.pop("penalty"))
-                penalty = taken("importance"), taken("anchor"), strength
+            penalties = {}
+            for name in [name for name in state if name.split(".")[0] == "penalty"]:
+                suffix = name.removeprefix("penalty")
+                strength = _checks.real(name, state.pop(name))
+                place = int(suffix[1:]) if suffix else OWN
+                both = taken(f"importance{suffix}"), taken(f"anchor{suffix}")
+                penalties[place] = *both, strength
             gathered = None
             if "gathered" in state:
                 gathered = taken("gathered"), _checks.integer("gathered", state.pop("gathered"), 1)
@@ -185,7 +190,7 @@ class Resumable(TrainerBase):
                 spec["precision"] = precision
             if own is not None:
                 spec["loss"] = own
-            return cls(model, **spec)._continue(state, counts, (average, penalty, gathered))
+            return cls(model, **spec)._continue(state, counts, (average, penalties, gathered))
 
     def __reduce__(self) -> Any:
         # `copy.deepcopy` uses this too. Model and optimizer are passed as objects, so that anything
@@ -241,9 +246,15 @@ class Resumable(TrainerBase):
             "average": self._average,
         } | ({} if self._precision is None else {"precision": self._precision})
 
-    def _made_with(self) -> dict[str, Any]:
-        """Return what determines how training continues, besides the model, as plain data."""
-        found: dict[str, Any] = _spec.describe(self._description())
+    def _made_with(self, *, any_loss: bool = False) -> dict[str, Any]:
+        """Return what determines how training continues, besides the model, as plain data.
+
+        With `any_loss`, a custom loss is described without its function, instead of refused.
+        """
+        spec = self._description()
+        if any_loss:
+            spec["loss"] = _described(self._loss)
+        found: dict[str, Any] = _spec.describe(spec)
         optimizer = found["optimizer"]
         stepping = optimizer.get("base", optimizer)  # SAM's rate is that of its base
         if "lr" in stepping:
@@ -263,10 +274,8 @@ class Resumable(TrainerBase):
         }
 
     def _held(self) -> Held:
-        """Return the core's other state: the average, a penalty, accumulated gradients."""
-        core = self._updating()
-        penalty = None if core is None else core.penalty()
-        return self._core.average(), penalty, self._core.gathered()
+        """Return the core's other state: the average, penalties, accumulated gradients."""
+        return self._core.average(), self._penalties.terms, self._core.gathered()
 
     def _become(self, other: Self) -> None:
         """Take over the state of another trainer that was made in the same way."""
@@ -282,11 +291,12 @@ class Resumable(TrainerBase):
         held: Held,
     ) -> Self:
         """Give a new trainer the state of another one."""
-        average, penalty, gathered = held
+        average, penalties, gathered = held
         if average is not None:
             self._core.set_average(*average)
         if (core := self._updating()) is not None:
-            core.set_penalty(penalty)
+            self._penalties = Penalties(penalties)
+            core.set_penalty(self._penalties.total)
         if gathered is not None:
             self._core.set_gathered(*gathered)
         for group in counts["groups"]:
@@ -303,6 +313,11 @@ class Resumable(TrainerBase):
 
 
 _Kind = TypeVar("_Kind", bound=Resumable)
+
+
+def _suffix(place: int) -> str:
+    """Return how the names of a penalty in a file end."""
+    return "" if place == OWN else f".{place}"
 
 
 def _described(loss: Loss) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy.typing as npt
 
-from thalweg import _checks, _core, _habits
+from thalweg import _checks, _core, _habits, _steps
 from thalweg._arrays import Array, Batches, Samples, Targets
 from thalweg._figures import Evaluation
 from thalweg._full_batch import FullBatchTrainer
@@ -133,7 +133,8 @@ class Fitting(TrainerBase):
         ArgumentError
             If an option is out of range, or a callback or schedule monitors a figure that this fit
             cannot have; for ``lr="auto"`` also if the loss curves upwards in no direction, or an
-            optimizer that divides by an average of squared gradients has no average yet.
+            optimizer that divides by an average of squared gradients has no average yet. And while
+            a step of this model is under way, as in `step`.
         UnsupportedError
             For ``lr="auto"``, where `curvature.max_stable_lr` is not available.
         DivergedError
@@ -147,7 +148,7 @@ class Fitting(TrainerBase):
         -----
         The whole run happens in the compiled core without holding Python's global lock. Ctrl-C ends
         it between two steps: `KeyboardInterrupt` is raised, the model keeps what it has learned,
-        and `history` holds the completed epochs.
+        and `history` holds the completed epochs. The same holds for an error in a callback.
         """
         epochs = _checks.integer("epochs", epochs, 1)
         if batch_size is not None:
@@ -155,13 +156,13 @@ class Fitting(TrainerBase):
         shuffle = _checks.flag("shuffle", shuffle) and batch_size is not None
         progress = _checks.flag("progress", progress)
         callbacks = _watch.check(callbacks)
-        with self._alone():
+        with self._alone() as restore:
             if callbacks or isinstance(self._schedule, ReduceLROnPlateau):
                 there = self._keys(validation_data is not None)
                 own = isinstance(self._loss, FunctionLoss)
                 _monitored.check_figures(callbacks, self._schedule, there, own)
             run = self._begin(x, y, sample_weight, validation_data, epochs, batch_size, shuffle, lr)
-            return self._run(run, epochs, callbacks, progress)
+            return self._run(run, epochs, callbacks, progress, restore)
 
     def _begin(
         self,
@@ -293,10 +294,10 @@ class Fitting(TrainerBase):
 
     def _pass(self, x: Any, y: Any, sample_weight: Any, batch_size: int, number: int) -> History:
         """Train for one epoch, in the row order with this number."""
-        with self._alone():
+        with self._alone() as restore:
             x, y, weight = self._ready(x, y, sample_weight)
             run = self._arrays_fit(x, y, weight, None, None, None, 1, batch_size, True, number)
-            return self._run(run, 1, (), False)
+            return self._run(run, 1, (), False, restore)
 
     def _stream(
         self,
@@ -344,8 +345,9 @@ class Fitting(TrainerBase):
         epochs: int,
         callbacks: "tuple[AnyCallback, ...]",
         progress: bool,
+        restore: Callable[[], None],
     ) -> History:
-        """Run a fit with everything that watches it."""
+        """Run a fit with everything that watches it; `restore` resets counts and rates."""
         watch = _watch.Watch(cast("Trainer", self), callbacks)
 
         with _bar(run, epochs) if progress else contextlib.nullcontext() as bar:
@@ -355,7 +357,7 @@ class Fitting(TrainerBase):
             except BaseException:
                 self._history = earlier
                 raise
-            stop = False
+            stop = restored = False
             # With nothing to show or ask, the whole fit is one call into the core.
             max_epochs = 1 if watch.epochs else None
             max_seconds = _REFRESH if progress else None
@@ -379,9 +381,11 @@ class Fitting(TrainerBase):
                         # epoch and its entry in `ended`.
                         ended.extend(chain.from_iterable(map(run.run, *slices)))
                     except Exception as error:
-                        self._untouched = True  # model and optimizer were restored
+                        restored = self._untouched = True  # model and optimizer were restored
+                        catch_up()
+                        restore()
+                        self._untouched = False  # what callbacks set from here on remains
                         if isinstance(error, DivergedError):
-                            catch_up()
                             watch.diverged(error)
                         raise
                     stop = watch.step(run, bool(ended)) if watch.steps else False
@@ -394,33 +398,40 @@ class Fitting(TrainerBase):
                         bar.update(self._history)
             finally:  # Ctrl-C and errors leave completed epochs unrecorded
                 catch_up()
-                if not self._untouched:
+                if not restored:
                     self._core.forget()  # gradients left by a stop within an epoch
             watch.end()
         return self._history
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> Iterator[Callable[[], None]]:
         """Prevent a concurrent fit: its epochs would be counted and shown as this one's.
 
-        After an error that leaves the model unchanged, counts and rates are restored too.
+        After an error that leaves the model unchanged, counts and rates are restored too, by the
+        function that is yielded.
         """
         if self._fitting:
             raise UnsupportedError(
                 "this trainer is already in a fit, which must end first: in a callback, use "
                 "trainer.copy().fit; to fit several trainers at once, use thalweg.train_many"
             )
+        if self._model._steps:
+            _steps.check(self._model, self._core, "fit")
         self._fitting = self._untouched = True
         optimizer = self._optimizer
         before = self._base_lr, self._rates, self._epochs, dict(self._plateau)
         lr, by_hand = optimizer._core.lr, optimizer._lr_by_hand
+
+        def restore() -> None:
+            self._base_lr, self._rates, self._epochs, self._plateau = before
+            optimizer._core.set_lr(lr)
+            optimizer._lr_by_hand = by_hand
+
         try:
-            yield
+            yield restore
         except BaseException:
             if self._untouched:
-                self._base_lr, self._rates, self._epochs, self._plateau = before
-                optimizer._core.set_lr(lr)
-                optimizer._lr_by_hand = by_hand
+                restore()
             raise
         finally:
             self._fitting = False
@@ -431,6 +442,8 @@ class Fitting(TrainerBase):
         Ctrl-C may come at any point: until `popleft`, everything can be repeated safely.
         """
         record: dict[str, float] = _record(ended[0])
+        if "penalty" in record:
+            record["penalty"] += self._penalties.constant
         number = int(record["epoch"])
         for figures in self._history.values():
             del figures[number - 1 :]

@@ -4,6 +4,7 @@ from typing import Any
 
 from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array
+from thalweg._penalties import OWN, Penalties, Penalty
 from thalweg._trainer._base import TrainerBase
 from thalweg.errors import ArgumentError, UnsupportedError
 
@@ -23,8 +24,8 @@ class Penalized(TrainerBase):
         Parameters
         ----------
         importance : array_like, shape (num_parameters,), or None
-            A, non-negative numbers in the order of ``model.flat_parameters``; None ends the
-            penalty.
+            A, non-negative numbers in the order of ``model.flat_parameters``; None ends this
+            penalty and all others of the trainer, also those that strategies have left.
         anchor : array_like, shape (num_parameters,), optional
             a; by default the current parameters.
         strength : float, default 1.0
@@ -41,7 +42,8 @@ class Penalized(TrainerBase):
         -----
         Only updates include the penalty: losses that are returned, recorded and evaluated do not.
         After each epoch of `fit`, ``history["penalty"]`` has its value. It is added before
-        gradients are clipped. `save` writes it.
+        gradients are clipped. `save` writes it. Strategies of `thalweg.continual`, such as `EWC`,
+        have penalties of their own, to which it is added.
 
         The sum of several such penalties is again one, up to a constant, with
         :math:`A = \sum_k A_k` and :math:`a = \sum_k A_k a_k / A`: however many tasks a parameter is
@@ -49,7 +51,8 @@ class Penalized(TrainerBase):
         """
         core = self._elementary("penalty")
         if importance is None:
-            core.set_penalty(None)
+            self._penalize(Penalties())
+            core.set_coupled(None)
             return
         model = self._model
         size = model.num_parameters
@@ -61,13 +64,18 @@ class Penalized(TrainerBase):
         if (importance < 0).any():
             place = int((importance < 0).argmax())
             raise ArgumentError(f"importance[{place}] must be >= 0; got {importance[place]:g}")
-        core.set_penalty((importance, anchor, strength))
+        self._pull(OWN, (importance.copy(), anchor.copy(), strength))
 
     # For strategies of thalweg.continual.
 
-    def _pull(self, importance: Array, anchor: Array, strength: float) -> None:
-        """Set a penalty whose importances may be negative."""
-        self._elementary("penalty").set_penalty((importance, anchor, strength))
+    def _pull(self, place: int, penalty: Penalty | None) -> None:
+        """Set one of several penalties, whose importances may be negative; None removes it."""
+        self._penalize(self._penalties.but(place, penalty))
+
+    def _penalize(self, penalties: Penalties) -> None:
+        """Set all penalties."""
+        self._elementary("penalty").set_penalty(penalties.total)
+        self._penalties = penalties
 
     def _follow(self, with_penalty: bool | None, path: Array | None = None) -> None:
         """Begin integrating -gradient along each parameter's path; None ends it."""
@@ -99,4 +107,4 @@ class Penalized(TrainerBase):
     @property
     def penalty(self) -> float:
         """The penalty of the current parameters; 0 if there is none."""
-        return self._core.penalty_value() or 0.0
+        return (self._core.penalty_value() or 0.0) + self._penalties.constant

@@ -33,6 +33,9 @@ class Callback:
     If callbacks look at epochs only, whole epochs run in the compiled core. One with `on_step_end`
     makes `fit` return to Python after every batch, which takes a few microseconds.
 
+    An error in a callback ends the fit like Ctrl-C: the model keeps what it has learned, and the
+    history holds the completed epochs.
+
     Examples
     --------
     Stop as soon as the validation loss is small enough:
@@ -68,7 +71,8 @@ class Callback:
         trainer : Trainer
             The model may be used and changed.
         record : dict of str to float
-            ``"epoch"`` and ``"batch"`` (both from 1), and ``"loss"``, before the update.
+            ``"epoch"`` and ``"batch"`` (both from 1), ``"loss"``, before the update, and the
+            figures that a custom loss returned for the batch.
 
         Returns
         -------
@@ -109,8 +113,9 @@ class Callback:
         Parameters
         ----------
         trainer : Trainer
-            Model and optimizer are restored to their state before the fit; `history` has the
-            completed epochs.
+            Model and optimizer, with its learning rate, are restored to their state before the fit;
+            `history` has the completed epochs. What is changed here remains: for instance, a
+            smaller ``trainer.optimizer.lr`` for another fit.
         error : DivergedError
             Add information with ``error.add_note(text)``.
         """

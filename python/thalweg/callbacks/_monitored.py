@@ -43,9 +43,12 @@ def _missing(watcher: Any, key: str, there: Iterable[str]) -> ArgumentError:
     """Make the error for a missing figure, which says how to get it."""
     text = f"{type(watcher).__name__} monitors {key!r}"
     figures = [name for name in there if name not in ("epoch", "seconds")]
-    comes = key not in KEYS or key.removeprefix("val_") in figures
+    own = key.removeprefix("val_")
+    comes = key not in KEYS or own in figures
     if key.startswith("val_") and "val_loss" not in figures and comes:
         text += "; pass validation_data to fit"
+        if own in figures:
+            text += f', or monitor="{own}"'
     else:
         text += f", but the figures of this fit are {', '.join(figures)}"
     if key not in KEYS:
@@ -316,8 +319,8 @@ class ModelCheckpoint(Monitor):
     ArgumentError
         If an argument is of the wrong kind, or `mode` is required but missing; before the first
         step, if the placeholders of the path or the figure cannot be supplied.
-    FileNotFoundError
-        Before the first step, if the folder does not exist.
+    FileNotFoundError, IsADirectoryError
+        Before the first step, if the folder does not exist, or the path is that of a folder.
     OSError
         During the fit, if the file cannot be written.
     """
@@ -336,6 +339,8 @@ class ModelCheckpoint(Monitor):
         if not isinstance(given, (str, os.PathLike)) or isinstance(os.fspath(given), bytes):
             raise ArgumentError(f"ModelCheckpoint: path must be text or a path; got {given!r}")
         self._path: str = os.fspath(given)
+        if not self._path:
+            raise ArgumentError("ModelCheckpoint: path must name a file; it is empty")
         self.save_best_only = _checks.flag("ModelCheckpoint: save_best_only", save_best_only)
 
     def _shown(self) -> dict[str, Any]:
@@ -362,7 +367,12 @@ class ModelCheckpoint(Monitor):
         """Reset the state of the previous fit, and check that the folder exists."""
         super().on_fit_begin(trainer)
         # Up to the first placeholder whose figure is not known yet.
-        folder = os.path.dirname(re.split(r"\{(?!epoch\b)", self._path)[0]).format(epoch=1)
+        known = re.split(r"\{(?!epoch\b)", self._path)[0]
+        folder = os.path.dirname(known).format(epoch=1)
+        if known == self._path and os.path.isdir(first := known.format(epoch=1)):
+            raise IsADirectoryError(
+                errno.EISDIR, "ModelCheckpoint: path must name a file; this is a folder", first
+            )
         if folder and not os.path.isdir(folder):
             raise FileNotFoundError(
                 errno.ENOENT, "ModelCheckpoint: there is no such folder; make it first", folder

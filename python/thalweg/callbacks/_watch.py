@@ -108,7 +108,8 @@ class Watch:
             epochs, batch = epochs - 1, batches
         if math.isnan(run.last_loss):  # a skipped batch
             return False
-        record = {"epoch": epochs + 1, "batch": batch, "loss": run.last_loss}
+        figures = getattr(run, "last_figures", {})  # the core's fits have none
+        record = {**figures, "epoch": epochs + 1, "batch": batch, "loss": run.last_loss}
         return self._ask("on_step_end", record)
 
     def epoch(self, record: dict[str, float]) -> bool:

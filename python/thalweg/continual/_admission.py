@@ -8,6 +8,7 @@ are checked where they are called. A strategy adds checks of its own to `_check`
 import dataclasses
 from typing import Any
 
+from thalweg._penalties import OWN
 from thalweg._trainer import Trainer
 from thalweg._warn import warn
 from thalweg.continual import _calls
@@ -43,6 +44,7 @@ class Admission:
         if task is self._admitted:
             return
         check_task(task)
+        self._check_penalties()
         self._check(task)
         trainer = self.trainer
         before: Any = trainer.loss
@@ -57,6 +59,17 @@ class Admission:
             raise
         self._admitted = task
 
+    def _check_penalties(self) -> None:
+        """Refuse a trainer with the penalties of strategies that are not among these."""
+        links = [link for link in (self, *_calls.inside(self)) if "penalty" in link._does]
+        others = {*self.trainer._penalties.terms} - {OWN, *(link._place for link in links)}
+        if links and others:
+            raise UnsupportedError(
+                f"the trainer's penalty is not the one of this {type(links[0]).__name__}: another"
+                " strategy around the same trainer has left one. Use another trainer, or call"
+                " trainer.set_penalty(None) before the first task"
+            )
+
     def _look_at(self, task: Task) -> None:
         """Refuse rows that the trainer cannot take."""
         check_rows(task, task.index)
@@ -69,9 +82,13 @@ class Admission:
         """Refuse a task that this strategy, or one inside, cannot learn."""
         plain = {"plain rows", "plain tasks"} & {*self._does}
         if task.sample_weight is not None and plain:
+            name, why, advice = type(self).__name__, "it weights all samples equally", ""
+            if self._by_step:
+                why = "it learns by step, which takes no weights"
+                advice = f"Let {name} override learn instead, and call super().learn there; or l"
             raise UnsupportedError(
-                f"{type(self).__name__} does not support tasks with sample_weight: it weights all"
-                f" samples equally. Leave sample_weight out of task {task.index}"
+                f"{name} does not support tasks with sample_weight: {why}. {advice or 'L'}eave"
+                f" sample_weight out of task {task.index}"
             )
         for link in _calls.inside(self) if self._by_step else ():
             if link._only_learns:

@@ -97,9 +97,12 @@ class Cumulative(Strategy):
     def _learn(self, task: Task, **options: Any) -> History:
         return super()._learn(self._all(task), **options)
 
+    def _rows_of_pass(self, task: Task) -> int:
+        return super()._rows_of_pass(self._all(task))
+
     def _sources(self, task: Task) -> list[Task]:
         """Return the tasks whose rows are learned."""
-        return list(self._scenario[: task.index + 1])
+        return list(self._scenario.tasks[: task.index + 1])
 
     def _check_known(self, task: Task) -> None:
         """Refuse a task of another scenario: its own rows would be left out."""

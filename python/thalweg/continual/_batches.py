@@ -61,13 +61,15 @@ def whole_updates(trainer: Trainer, most: int) -> int:
     return accumulate * max(1, most // accumulate)
 
 
-def end_of_update(step: int, per_pass: int, accumulate: int) -> int:
+def end_of_update(step: int, per_pass: int, accumulate: int, pause: int = 0) -> int:
     """Return the step at which the update under way after `step` steps of a task ends.
 
-    An update takes `accumulate` batches, or what is left of a pass.
+    An update takes `accumulate` batches, or what is left of a pass; the first one begins where a
+    pass does, or after the latest pause, `pause` steps.
     """
-    place = step % per_pass
-    return step + min(-place % accumulate, per_pass - place)
+    begin = max(pause, step - step % per_pass)
+    end = step + -(step - begin) % accumulate
+    return min(end, step - step % per_pass + per_pass)
 
 
 def order(task: Task, rows: int, number: int, *, seed: int, shuffle: bool = True) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from thalweg import _checks
+from thalweg import _arrays, _checks
 from thalweg.continual import _state
 from thalweg.continual._task import are_labels
 from thalweg.errors import ArgumentError, DtypeError, ShapeError
@@ -577,13 +577,13 @@ def _columns(columns: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, A
     arrays: dict[str, Any] = {}
     lengths: dict[str, int] = {}
     for name, column in columns.items():
-        try:
-            arrays[name] = np.asarray(column)
-            lengths[name] = len(arrays[name])
-        except (TypeError, ValueError) as error:  # no rows, or rows of different lengths
+        arrays[name] = _arrays.as_array(column, name)
+        if not arrays[name].ndim:
             raise ShapeError(
-                f"a buffer needs arrays with a row for each sample; {name} is not one: {error}"
-            ) from None
+                f"a buffer needs arrays with a row for each sample; {name} is not one: its shape"
+                " is ()"
+            )
+        lengths[name] = len(arrays[name])
     if "x" not in arrays or "y" not in arrays or len(set(lengths.values())) > 1:
         raise ShapeError(
             "a buffer needs x and y, and all of its arrays must have the same number of rows; got"
@@ -607,7 +607,7 @@ def _columns(columns: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, A
         if wide is None or (name == "y" and are_labels(column) and wide.kind == "f"):
             raise DtypeError(
                 f"this buffer keeps {name} as {column.dtype}, which cannot hold {new.dtype}; give"
-                f" {name} the same dtype in all tasks"
+                f" {name} the same dtype in all tasks and steps"
             )
         arrays[name] = new.astype(wide, copy=False)
     return arrays

@@ -4,7 +4,8 @@ Each lists in `Strategy._does` what it does to training that others may not tole
 combinations refused here would fail in the middle of a run, silently do nothing, or break a
 promise.
 
-- ``"penalty"`` sets the trainer's penalty, from an ``"importance"`` computed from the network;
+- ``"penalty"`` adds to the trainer's penalty, from an ``"importance"`` computed from the network,
+  or a ``"coupled"`` one; ``"path"`` follows the parameters while they are trained;
   ``"projection"`` changes the gradients; ``"loss"`` takes its steps with its own loss;
 - ``"rows"`` learns rows other than a task's, in addition or instead; ``"own rows"`` chooses them
   regardless of what it is given; ``"pieces"`` passes them on in pieces that each start anew;
@@ -27,12 +28,12 @@ from thalweg.errors import UnsupportedError
 
 #: What the outer strategy does, what the inner one does, and why they cannot be combined.
 _CLASHES = (
-    ("penalty", "loss", "{inner} trains with its own loss, which would ignore the penalty of"
-     " {outer}"),
-    ("penalty", "penalty", "a trainer has only one penalty, and {inner}'s would be lost; use one of"
-     " them"),
-    ("projection", "loss", "{inner} trains with its own loss, whose gradients {outer} cannot"
-     " project"),
+    ("coupled", "penalty", "the penalty of {outer}, which couples parameters, cannot be told from"
+     " that of {inner}; use one of them"),
+    ("penalty", "coupled", "the penalty of {inner}, which couples parameters, cannot be told from"
+     " that of {outer}; use one of them"),
+    ("path", "path", "both follow the path of each parameter, but the core follows it for one; use"
+     " one of them"),
     ("projection", "projection", "only one strategy can project the gradients; use one of them"),
     ("rows", "own rows", "{inner} chooses which rows are learned, and those of {outer} would be"
      " left out"),

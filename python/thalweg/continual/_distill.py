@@ -48,8 +48,7 @@ class LwF(Innermost):
     UnsupportedError
         If `inner` is another strategy, or the trainer has another loss; inside strategies that
         change the network between tasks (`FromScratch`, `GDumb`, `ShrinkAndPerturb`); when a task
-        begins, if it has sample weights, ignored labels, or no labels; during a task, if there is a
-        penalty; always in `step`.
+        begins, if it has sample weights, ignored labels, or no labels; always in `step`.
 
     Notes
     -----

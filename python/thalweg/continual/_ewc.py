@@ -3,7 +3,6 @@
 import numpy as np
 
 from thalweg import _checks
-from thalweg._likelihood import likelihood_of
 from thalweg._trainer import Trainer
 from thalweg.continual._fisher import check_kind, importance, some_samples
 from thalweg.continual._outputs import outputs_of
@@ -52,13 +51,14 @@ class EWC(Consolidating):
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If the trainer's loss is not a likelihood that `fisher_diagonal` knows, or its optimizer
+        If `fisher_diagonal` does not support the trainer's loss with this kind, or its optimizer
         needs all data at once; when a task begins, if it has sample weights, which the Fisher
         information does not support.
 
     Notes
     -----
-    The tasks' penalties are combined exactly into one: memory does not grow with their number.
+    The tasks' penalties are combined into one: memory does not grow with their number. That is
+    exact, up to a constant, which ``trainer.penalty``, histories and `ratios` leave out.
 
     If each task brings new classes that compete with the old ones (class-incremental learning), EWC
     forgets about as much as plain training does, and warns about it.
@@ -104,7 +104,7 @@ class EWC(Consolidating):
         if fisher is None:
             fisher = _FISHER[convention]
         # Refuse here what would otherwise be refused only after the first task's training.
-        self.fisher = check_kind("fisher", fisher, likelihood_of(self.trainer.loss))
+        self.fisher = check_kind("fisher", fisher, self.trainer.loss)
         self.n_samples = some_samples(n_samples)
         self.batch_size = _checks.integer("batch_size", batch_size, 1)
         self.seed = _checks.integer("seed", seed, 0)

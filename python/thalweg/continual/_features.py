@@ -2,10 +2,9 @@
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from thalweg import nn
+from thalweg import _arrays, nn
 from thalweg.errors import ArgumentError
 from thalweg.nn import Sequential
 from thalweg.nn._layers._base import Activation
@@ -46,9 +45,19 @@ def body(model: Sequential) -> Sequential:
 
 
 def activations(model: Sequential, x: npt.ArrayLike) -> list[Any]:
-    """Return the output of every hidden activation, except `nn.Identity`."""
+    """Return the output of every hidden activation, except `nn.Identity`.
+
+    Raises
+    ------
+    ThalwegError
+        If the samples do not fit the model.
+    ArgumentError
+        If `model` is not a model.
+    """
+    if not isinstance(model, Sequential):
+        raise ArgumentError(f"model must be an nn.Sequential; got {type(model).__name__}")
     given: list[Any] = []
-    rows = np.asarray(x)
+    rows = _arrays.as_array(x, "x")
     first = 0
     for place, layer in enumerate(model.layers[:-1]):
         if not isinstance(layer, Activation) or isinstance(layer, _NO_UNITS):

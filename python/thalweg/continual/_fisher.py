@@ -1,17 +1,21 @@
 """How much each parameter matters for what a model has learned."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from thalweg import _checks, _core, _warn
 from thalweg._arrays import Array
-from thalweg._likelihood import likelihood_of, prepare
+from thalweg._likelihood import known, likelihood_of, prepare
 from thalweg.errors import UnsupportedError
 from thalweg.nn import Loss, Sequential
+from thalweg.nn._losses._base import CoreLoss
 
 KINDS = ("exact", "sampled", "predicted", "empirical", "batched", "weighted")
+#: The kinds that need the gradients of a loss, but no distribution of y.
+_OF_GRADIENTS = ("empirical", "batched")
 
 
 def fisher_diagonal(
@@ -60,7 +64,9 @@ def fisher_diagonal(
         Which likelihood the outputs represent: `nn.CrossEntropyLoss` (the default) is softmax,
         `nn.BCEWithLogitsLoss` an independent yes or no for each output, `nn.MSELoss` a normal
         distribution of variance 1, so that -ln p is *half* the squared error. Weights, label
-        smoothing and the reduction of the loss are ignored.
+        smoothing and the reduction of the loss are ignored. For ``"empirical"`` and ``"batched"``,
+        which need no distribution, it may be another loss of `thalweg.nn`, such as
+        `nn.PoissonNLLLoss`: the sum over a row's outputs then stands for -ln p.
     n_samples : int, keyword only, optional
         Use this many of the samples, drawn without replacement; all by default.
     classes : sequence of int, keyword only, optional
@@ -82,7 +88,7 @@ def fisher_diagonal(
     ArgumentError
         If an argument is out of range, or `y` is missing.
     UnsupportedError
-        If the loss is not one of the likelihoods above.
+        If the loss is not one of those above.
 
     Notes
     -----
@@ -111,7 +117,7 @@ def fisher_diagonal(
     >>> fisher_diagonal(model, x, loss=nn.MSELoss())  # the mean of x squared
     array([4.66666667])
     """
-    check_kind("kind", kind, likelihood_of(loss))
+    check_kind("kind", kind, loss)
     return importance(
         model,
         x,
@@ -125,17 +131,24 @@ def fisher_diagonal(
     )
 
 
-def check_kind(name: str, kind: str, likelihood: str) -> str:
-    """Return `kind`, if the Fisher information of this likelihood has such a kind.
+def check_kind(name: str, kind: str, loss: Loss | None) -> str:
+    """Return `kind`, if the Fisher information for this loss has such a kind.
 
     Raises
     ------
     ArgumentError
         If there is no such kind.
     UnsupportedError
-        If the kind needs classes, and the likelihood has none.
+        If the kind needs classes, and the likelihood has none; if the loss is no likelihood.
     """
     kind = _checks.one_of(name, kind, KINDS)
+    likelihood = likelihood_of(loss, any_loss=True)
+    if likelihood == "any" and kind not in _OF_GRADIENTS:
+        raise UnsupportedError(
+            f'{name}="{kind}" needs the distribution of y that a loss stands for, which is known'
+            f' for {known()}; got {loss!r}. Use {name}="empirical" or "batched", which need only'
+            " the gradients of the loss"
+        )
     if kind == "weighted" and likelihood != "categorical":
         raise UnsupportedError(
             f'{name}="weighted" weights each sample by the probability of its label, so it needs'
@@ -180,14 +193,24 @@ def importance(
         n_samples=n_samples,
         classes=classes,
         seed=seed,
+        any_loss=kind in _OF_GRADIENTS,
     )
     batch_size = _checks.integer("batch_size", batch_size, 1)
     _doubt_averages(model)
     if kind == "predicted":
         kind, targets = "empirical", _most_probable(model(samples), likelihood, chosen)
+    used = model
+    if likelihood == "any":
+        # The core's slopes are outputs minus targets: in double precision, those of the loss.
+        used, likelihood = model.astype("float64"), "gaussian"
+        samples = used._samples(samples, "x")
+        if targets is not None:
+            assert isinstance(loss, CoreLoss)
+            outputs = used(samples)
+            targets = outputs - replace(loss, reduction="sum").gradient(outputs, targets)
     return _core.importance(
-        model._core, samples, targets, likelihood, kind, chosen, seed, batch_size
-    )
+        used._core, samples, targets, likelihood, kind, chosen, seed, batch_size
+    ).astype(model.dtype, copy=False)
 
 
 def _doubt_averages(model: Sequential) -> None:

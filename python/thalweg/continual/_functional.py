@@ -55,8 +55,8 @@ class FROMP(Innermost):
         If an argument is out of range; if a task's active classes leave earlier ones out.
     UnsupportedError
         If `inner` is another strategy, the trainer has another loss, or the model has
-        `nn.BatchNorm1d` or `nn.Dropout`; during a task, if there is a penalty, or the task has
-        sample weights, ignored labels, or no labels; always in `step`.
+        `nn.BatchNorm1d` or `nn.Dropout`; when a task begins, if it has sample weights, ignored
+        labels, or no labels; always in `step`.
 
     Notes
     -----

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from thalweg import nn
+from thalweg._trainer import Trainer
 from thalweg.continual._features import part
 from thalweg.errors import ArgumentError, UnsupportedError
-from thalweg.nn import Sequential
+from thalweg.nn import Sequential, _names
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,13 @@ class Units:
         """How many units there are."""
         return int(self.outgoing.shape[1])
 
+    def having(self, marked: Any) -> Any:
+        """Mark the units with a marked parameter that leads in or out."""
+        found = marked[self.outgoing].any(axis=0)
+        for places in self.incoming:
+            found |= marked[places].reshape(self.width, -1).any(axis=1)
+        return found
+
     def weights_out(self, theta: Any) -> Any:
         """Return the outgoing weights, shape (outputs, width): a view of flat parameters."""
         first = int(self.outgoing[0, 0])  # a layer's weight is contiguous
@@ -45,6 +53,16 @@ class Units:
 def places(model: Sequential) -> dict[str, Any]:
     """Return the indices of each array of parameters in ``model.flat_parameters``, by name."""
     return model.unflatten(np.arange(model.num_parameters))
+
+
+def frozen(trainer: Trainer) -> Any:
+    """Mark the flat parameters that the optimizer leaves unchanged, ``frozen=True``."""
+    marks = np.zeros(trainer.model.num_parameters, dtype=bool)
+    for group in trainer.optimizer._groups:  # the last one that matches counts
+        for name, place in places(trainer.model).items():
+            if _names.matches(group["pattern"], name):
+                marks[place] = group["frozen"]
+    return marks
 
 
 def hidden(model: Sequential) -> list[Units]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from thalweg import _checks
 from thalweg._likelihood import likelihood_of, prepare
+from thalweg._penalties import Penalty, value
 from thalweg._trainer import Trainer
 from thalweg.continual._fisher import importance, some_samples
 from thalweg.continual._outputs import outputs_of
@@ -104,7 +105,7 @@ class OnlineLaplace(Consolidating):
     """
 
     gathers = ("_terms",)
-    _does = (*Consolidating._does, "plain tasks")
+    _does = (*Consolidating._does, "plain tasks", "coupled")
 
     def __init__(
         self,
@@ -226,10 +227,18 @@ class OnlineLaplace(Consolidating):
             places[layer] = int(weight[0, 0]), bias, rows, cols + (bias is not None)
         return places
 
-    def _mine(self) -> tuple[Any, Any, float] | None:
+    def _mine(self) -> Penalty | None:
         if self._importance is None or not self._importance.any():
             return None  # nothing is left for the diagonal
         return super()._mine()
+
+    def _couples(self) -> bool:
+        return bool(self._terms)
+
+    def _share(self, penalty: float) -> float:
+        theta, terms = self.trainer.model.flat_parameters, self.trainer._penalties.terms
+        others = [value(term, theta) for place, term in terms.items() if place != self._place]
+        return penalty - sum(others)
 
     def _set(self, importance: Any, anchor: Any) -> None:
         super()._set(importance, anchor)

@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from thalweg._custom import CustomTrainer
+from thalweg._hooked import HookedTrainer
 from thalweg._trainer import Trainer
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss, CustomLoss
+from thalweg.nn._losses import FunctionLoss
 from thalweg.nn._losses._competition import softmax
 from thalweg.optim import SAM
 
@@ -64,8 +67,7 @@ def with_loss(trainer: Trainer, function: Callable[..., Any], who: str) -> Train
     ------
     UnsupportedError
         If the trainer's loss is not plain cross-entropy, which is a term of all these losses; if
-        the trainer has an average, accumulates gradients, or has a penalty or a projection, which
-        would be lost; or if its optimizer is `optim.SAM`.
+        the trainer accumulates gradients; or if its optimizer is `optim.SAM`.
     """
     loss = trainer.loss
     if not isinstance(loss, CrossEntropyLoss) or (
@@ -75,22 +77,39 @@ def with_loss(trainer: Trainer, function: Callable[..., Any], who: str) -> Train
             f"{who} needs a trainer with nn.CrossEntropyLoss() without weight or label_smoothing,"
             f' and with reduction="mean"; got {loss!r}'
         )
-    if trainer._average is not None or trainer._accumulate > 1:
+    if trainer._accumulate > 1:
         raise UnsupportedError(
-            f"{who} trains with its own loss, whose steps the trainer's average and accumulated"
-            " gradients would miss: leave out average and accumulate_grad_batches"
+            f"{who} trains with its own loss, for which gradients are not accumulated: leave out"
+            " accumulate_grad_batches"
         )
     if isinstance(trainer.optimizer, SAM):
         raise UnsupportedError(
             f"{who} uses the outputs of a step's only pass, but SAM makes two passes, at different"
             " parameters: use SAM's base optimizer instead"
         )
-    check_alone(trainer, who)
-    twin = Trainer(trainer.model, **{**trainer._description(), "loss": CustomLoss(function)})
+    changed = {"loss": CustomLoss(function), "average": None}  # which is the core's
+    twin = Trainer(trainer.model, **{**trainer._description(), **changed})
     twin._base_lr, twin._epochs = trainer._base_lr, trainer._epochs
     if twin._rates is not None:
         twin._rates.base = trainer._base_lr
+    update_like(twin, trainer)
     return twin
+
+
+def update_like(twin: Trainer, trainer: Trainer) -> None:
+    """Let a trainer with another loss make its updates as the original one does now.
+
+    It hands its gradients to the same core, which adds the penalties, projects, masks and follows,
+    after the original's hooks.
+    """
+    loss, common = twin._loss, trainer._updating()
+    assert isinstance(loss, FunctionLoss)
+    assert common is not None
+    core = CustomTrainer(common, twin.model, loss, twin.optimizer, twin._ready)
+    twin._core, twin._penalties = core, trainer._penalties
+    if isinstance(trainer._core, HookedTrainer):
+        hooks = trainer._core.hooks
+        twin._core = HookedTrainer(core, twin.model, twin.optimizer, twin._ready, hooks)
 
 
 def check_active(strategy: Any, held: Iterable[int]) -> None:
@@ -112,27 +131,4 @@ def check_active(strategy: Any, held: Iterable[int]) -> None:
             f" of earlier tasks, but active={active} leaves them out: let all classes so far"
             ' compete, as in continual.Scenario(tasks, kind="class"), or give each task a head,'
             " nn.CrossEntropyLoss(heads=...)"
-        )
-
-
-def check_alone(trainer: Trainer, who: str) -> None:
-    """Refuse a trainer's penalty or projection, which a trainer with another loss would ignore.
-
-    Raises
-    ------
-    UnsupportedError
-        If there is one.
-    """
-    penalty = getattr(trainer._core, "penalty_value", None)
-    if penalty is not None and penalty() is not None:
-        raise UnsupportedError(
-            f"{who} trains with its own loss, which would ignore the trainer's penalty, from"
-            " set_penalty or another strategy: use a trainer without one, or remove it with"
-            " trainer.set_penalty(None)"
-        )
-    projected = getattr(trainer._core, "projected", None)
-    if projected is not None and projected() is not None:
-        raise UnsupportedError(
-            f"{who} trains with its own loss, so it cannot be combined with a strategy that"
-            " projects gradients"
         )

@@ -244,8 +244,9 @@ class PackNet(_Parts):
     -----
     The task of a sample must be known; `predict` and `network` take the task's index. A warning
     tells when a layer has no free weights left.
-    Biases and normalizations are trained in the first task only, as in the paper. Outputs that do
-    not compete while a task is learned (``nn.CrossEntropyLoss(heads=...)``) are left to other
+    Biases and normalizations are trained in the first task only, as in the paper. Frozen parameters
+    (``optimizer.add_group(..., frozen=True)``) belong to no task and are used by all. Outputs that
+    do not compete while a task is learned (``nn.CrossEntropyLoss(heads=...)``) are left to other
     tasks; those that compete then belong to the task, and are not pruned. The running averages of
     `nn.BatchNorm1d` are updated in every task, which changes the outputs for earlier tasks;
     `nn.LayerNorm` has none. Retraining steps are not part of a run's histories.
@@ -291,13 +292,14 @@ class PackNet(_Parts):
     def begin(self, task: Task) -> None:
         """Get ready for a task."""
         super().begin(task)
-        free = self.owner < 0
+        frozen = _hidden_units.frozen(self.trainer)
+        free = (self.owner < 0) & ~frozen
         outputs = outputs_of(self.trainer, task)
         if outputs is not None:
             for array in self._last:
                 others = np.setdiff1d(np.arange(len(array)), outputs)
                 free[array[others]] = False
-        full = sum(not free[weight].any() for weight in self._weights)
+        full = sum(not (free | frozen)[weight].any() for weight in self._weights)
         if full:
             warn(
                 f"PackNet has no free weights left in {full} of {len(self._weights)} layers: there,"
@@ -359,8 +361,11 @@ class PackNet(_Parts):
             return model
         known = self._learned[: self._learned.index(task) + 1]
         theta = model.flat_parameters
+        belongs = np.isin(self.owner, known) | (
+            _hidden_units.frozen(self.trainer) & (self.owner < 0)
+        )
         for weight in self._weights:
-            theta[weight[~np.isin(self.owner[weight], known)]] = 0
+            theta[weight[~belongs[weight]]] = 0
         return _with(model, theta)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

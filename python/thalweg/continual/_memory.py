@@ -12,6 +12,8 @@ from thalweg.continual._features import body
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, counted
 from thalweg.errors import ArgumentError, ShapeError
+from thalweg.nn import BCEWithLogitsLoss
+from thalweg.nn._losses import CoreLoss
 
 _MASK = (1 << 62) - 1
 
@@ -69,15 +71,24 @@ class Keeping(Strategy):
     def _check_kept(self, task: Task) -> None:
         """Refuse a task that cannot be learned, or kept, together with what is in the buffer."""
         super()._check_kept(task)
-        x, y = counted(self.trainer.loss, task.x, task.y)
+        x, y = counted(self.trainer.loss, task.x, as_kept(self.buffer, self.trainer, task.y))
         _, some = np.unique(classes_of(y), return_index=True)  # one per class: not all may fit
-        self.buffer._check_new(task.index, {"x": x[some], "y": y[some]})
+        self.buffer._check_new(task.index, self._columns(x[some], y[some]))
         check_competing(self, self.buffer._labels())
+
+    def _columns(self, x: Any, y: Any) -> dict[str, Any]:
+        """Return what would be kept of some samples; their logits, not known yet, are 0."""
+        columns = {"x": x, "y": y}
+        if "logits" in self._keeps:
+            model = self.trainer.model
+            columns["logits"] = np.zeros((len(x), model.out_features), model.dtype)
+        return columns
 
     def _new_rows(self, x: Any, y: Any, group: int | None = 0) -> dict[str, Any]:
         """Return samples of a step as arrays, if the buffer will accept them, in that group."""
-        rows = {"x": _arrays.as_numeric(x, "x"), "y": _arrays.as_numeric(y, "y")}
-        rows = self.buffer._check_new(group, rows)
+        x, y = _arrays.as_numeric(x, "x"), _arrays.as_numeric(y, "y")
+        y = as_kept(self.buffer, self.trainer, y)
+        rows = self.buffer._check_new(group, self._columns(x, y))
         if not len(rows["x"]):
             raise ShapeError("x has 0 rows, and a step needs at least 1")
         return rows
@@ -118,10 +129,27 @@ def buffer_of(buffer: Buffer | int) -> Buffer:
     return buffer if isinstance(buffer, Buffer) else ReservoirBuffer(buffer)
 
 
+def as_kept(buffer: Buffer, trainer: Trainer, y: Any) -> Any:
+    """Return targets as a buffer keeps them.
+
+    If the loss takes numbers, they get the model's dtype and a column for each output: without
+    that, whole numbers would be taken for labels.
+    """
+    model, loss = trainer.model, trainer._loss
+    # A buffer can balance the labels 0 and 1, too; and a custom loss may take anything.
+    if not isinstance(loss, CoreLoss) or loss._labels or isinstance(loss, BCEWithLogitsLoss):
+        return y
+    y = _arrays.targets(y, model.dtype, loss._target_width(model.out_features), "y")
+    kept = buffer._kept().get("y")
+    if kept is not None and kept.ndim == 1 == y.shape[1]:  # it was filled by hand
+        return y[:, 0]
+    return y
+
+
 def keep(buffer: Buffer, trainer: Trainer, task: Task) -> None:
     """Offer a task's samples to a buffer, except those with ignored labels."""
     features = body(trainer.model) if herds(buffer) else None
-    x, y = counted(trainer.loss, task.x, task.y)
+    x, y = counted(trainer.loss, task.x, as_kept(buffer, trainer, task.y))
     if len(y):
         buffer.add(group=task.index, features=features, x=x, y=y)
 

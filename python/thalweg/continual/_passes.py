@@ -79,10 +79,17 @@ def train(
 
 
 def mean_history(parts: list[tuple[int, History]]) -> History:
-    """Merge several fits into one entry: means weighted by rows, and the sum of seconds."""
+    """Merge several fits into one entry.
+
+    That has means weighted by rows, the sum of seconds, and the penalty at the end, as in an entry
+    of `Trainer.fit`.
+    """
     rows = np.array([count for count, _ in parts], dtype=np.float64)
     history = History()
     for key in parts[0][1] if parts else ():
         values = np.array([one[key][-1] for _, one in parts])
+        if key == "penalty":
+            history[key] = [float(values[-1])]
+            continue
         history[key] = [float(values.sum() if key == "seconds" else values @ rows / rows.sum())]
     return history

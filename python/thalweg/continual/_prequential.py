@@ -1,17 +1,15 @@
 """Evaluation on a stream: each batch is first predicted, then learned."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from thalweg import _checks
+from thalweg import _arrays, _checks
 from thalweg._trainer import Trainer
 from thalweg.continual._scores import Metric, accuracy, score
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Scenario, Task, are_labels, counted
-from thalweg.errors import ArgumentError
+from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, CustomLoss
 
 
@@ -21,11 +19,11 @@ class PrequentialScore(NamedTuple):
     Attributes
     ----------
     score : float
-        That of this batch, before it was learned.
+        That of this batch, before it was learned; NaN if the loss ignores all of its labels.
     mean : float
         The mean over all samples so far, the latest of which may count more.
     loss : float
-        What the step returned.
+        What the step returned; NaN if there was none, as the loss ignores all labels.
     samples : int
         The number of samples so far, including this batch.
     weight : float
@@ -82,14 +80,18 @@ def prequential(
     ------
     ArgumentError
         If an argument is out of range, or `batches` does not consist of pairs.
+    ShapeError
+        If samples and targets of a batch differ in number, or there are none.
     ThalwegError
-        If a batch does not fit, or the strategy does not support `step`; nothing is learned from
-        that batch.
+        If a batch does not fit or has a NaN, or the strategy does not support `step`; nothing is
+        learned from that batch.
 
     Notes
     -----
     The result is an iterator, and a batch is learned when it is asked for: nothing happens before
-    the first. To stop and resume, save the strategy (`Strategy.save`) and the latest score.
+    the first. To stop and resume, save the strategy (`Strategy.save`) and the latest score. An
+    error ends the iterator, too: to go on behind a batch with a NaN, call this again with the rest
+    of the stream and ``start``.
 
     The mean over a sliding window follows from the scores, for instance ``np.convolve(scores,
     np.ones(50) / 50, "valid")``. A fading factor needs no window, and has about the same effect.
@@ -158,27 +160,41 @@ def _walk(
             raise ArgumentError(
                 f"batches must yield pairs (x, y); batch {number} is {_checks.given(batch)}"
             )
+        rows = _rows(batch[0], batch[1], number)
         found, count = _judged(strategy, Task(batch[0], batch[1], batch[0], batch[1]), metric)
-        loss = strategy.step(*batch)
-        samples += len(batch[1])
+        loss = strategy.step(*batch) if count else math.nan
+        samples += rows
         if count:
             faded = fading**count
             total, weight = count * found + faded * total, count + faded * weight
         yield PrequentialScore(found, total / weight if weight else math.nan, loss, samples, weight)
 
 
+def _rows(x: Any, y: Any, number: int) -> int:
+    """Return how many rows a batch has."""
+    some = next(iter(y.values()), ()) if isinstance(y, Mapping) else y  # one of several targets
+    shape = _arrays.as_array(x, f"batch {number}: x").shape
+    other = _arrays.as_array(some, f"batch {number}: y").shape
+    if not shape or not shape[0] or shape[:1] != other[:1]:
+        raise ShapeError(
+            f"batch {number}: x has shape {shape} and y has shape {other}, but both must have the"
+            " same number of rows, at least 1; a single row is ([x], [y])"
+        )
+    return int(shape[0])
+
+
 def _judged(strategy: Strategy, batch: Task, metric: Metric | None) -> tuple[float, int]:
     """Return the score of a batch, and how many of its rows count."""
     trainer = strategy.trainer
     loss, labels = trainer.loss, are_labels(batch.y)
-    if metric is not None:
-        return score(metric(strategy, batch, None)), len(batch.y)
-    count = len(counted(loss, batch.x, batch.y)[1])
+    count = len(counted(loss, batch.x, batch.y)[0])
     if not count:
         return math.nan, 0
+    if metric is not None:
+        return score(metric(strategy, batch, None)), len(batch.x)
     if isinstance(loss, CrossEntropyLoss | BCEWithLogitsLoss) or (
         isinstance(loss, CustomLoss) and labels and trainer.model.out_features > 1
     ):
         return accuracy(strategy, batch, None), count
-    value = trainer.evaluate(np.asarray(batch.x), np.asarray(batch.y))["loss"]
+    value = trainer.evaluate(batch.x, batch.y)["loss"]
     return value / count if getattr(loss, "reduction", "mean") == "sum" else value, count

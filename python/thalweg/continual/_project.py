@@ -198,7 +198,10 @@ class AGEM(Projecting, KeepingTasks):
         per_pass = _batches.per_pass(len(task.y), batch_size, options["drop_last"])
         at, end, parts = start, start + steps, []
         while at < end:
-            count = min(_batches.end_of_update(at + _CHUNK, per_pass, each), end) - at
+            stop = min(_batches.end_of_update(at + _CHUNK, per_pass, each), end)
+            if each > 1:  # updates in a pass that this call begins within may be fewer
+                stop = min(stop, at - at % per_pass + per_pass)
+            count = stop - at
             update = at // per_pass * -(-per_pass // each) + at % per_pass // each
             rows = kept_rows(len(self.buffer), task.index, seed, update, count, size)
             core.recall(0, rows.ravel().tolist(), size)

@@ -7,8 +7,10 @@ import numpy.typing as npt
 
 from thalweg import _checks
 from thalweg._history import History
+from thalweg._penalties import Penalty, value
 from thalweg._trainer import Trainer
 from thalweg._warn import warn
+from thalweg.continual import _calls
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
 from thalweg.errors import DivergedError, ShapeError, UnsupportedError
@@ -27,6 +29,7 @@ class Quadratic(Strategy):
 
     The sum of several tasks' penalties is one penalty, with the sum of their importances and the
     mean of their anchors weighted by importance; so memory does not grow with the number of tasks.
+    The trainer adds to it those of strategies inside and outside, and that of its `set_penalty`.
     """
 
     gathers: tuple[str, ...] = ("_importance", "_anchor", "ratios", "_stepped")
@@ -36,6 +39,8 @@ class Quadratic(Strategy):
         super().__init__(inner)
         self.trainer._elementary("penalty")  # refuse trainers without penalties before training
         self._strength = _checks.real("strength", strength, 0)
+        #: Where its penalty is among the trainer's.
+        self._place = len(_calls.inside(self))
         #: Converts the formula's strength to that of the trainer's penalty, which has a factor 1/2.
         self._factor = 1.0
         #: Penalty over loss, at the end of each of the latest thousand parts of tasks in which
@@ -70,25 +75,36 @@ class Quadratic(Strategy):
         return self._anchor
 
     def _check(self, task: Task) -> None:
-        self._check_sole()
+        self._check_mine()
         super()._check(task)
 
-    def _check_sole(self) -> None:
-        """Refuse a trainer whose penalty is not the one that this strategy set."""
-        there, mine = self.trainer._elementary("penalty").penalty(), self._mine()
+    def _check_end(self, task: Task) -> None:
+        self._check_mine()
+        super()._check_end(task)
+
+    def _check_mine(self) -> None:
+        """Refuse a trainer on which this strategy's penalty is not the one that it set."""
+        there, mine = self.trainer._penalties.terms.get(self._place), self._mine()
         same = there is None and mine is None
         if there is not None and mine is not None:
             same = all(np.array_equal(one, other) for one, other in zip(there, mine, strict=True))
-        if not same:
+        coupled = self.trainer._elementary("penalty").has_coupled_penalty()
+        if not same or coupled != self._couples():
             raise UnsupportedError(
-                f"the trainer's penalty is not the one of this {type(self).__name__}: a trainer has"
-                " only one, and another strategy around it, or set_penalty, has changed it. Use"
-                " another trainer, or call trainer.set_penalty(None) before the first task"
+                f"the trainer's penalty is not the one of this {type(self).__name__}: another"
+                " strategy around the same trainer has set its own, or set_penalty(None) has"
+                " removed it. Use another trainer, or call trainer.set_penalty(None) before the"
+                " first task"
             )
+
+    def _couples(self) -> bool:
+        """Whether it has set a penalty that couples parameters."""
+        return False
 
     def begin(self, task: Task) -> None:
         """Get ready for a task."""
         super().begin(task)
+        self._set(self._importance, self._anchor)  # a strategy inside may have ended all of them
         self._stepped = [0.0, 0]
 
     def _learn(self, task: Task, **options: Any) -> History:
@@ -99,10 +115,11 @@ class Quadratic(Strategy):
         except DivergedError as error:
             self._note_curvature(error)
             raise
-        if self._importance is not None and "penalty" in history and "loss" in history:
-            self._record(history["penalty"][-1], history["loss"][-1])
         if self.trainer.optimizer._steps_by_hand > by_hand and "penalty" not in history:
             self._warn_of_steps_by_hand()
+        elif self._importance is not None and "loss" in history:
+            penalty = history["penalty"][-1] if "penalty" in history else self.trainer.penalty
+            self._record(penalty, history["loss"][-1])
         return history
 
     def step(self, x: Any, y: Any) -> float:
@@ -144,10 +161,17 @@ class Quadratic(Strategy):
             self._stepped = [0.0, 0]
 
     def _record(self, penalty: float, loss: float) -> None:
-        """Record the ratio of penalty to loss for a part of a task."""
+        """Record the ratio of penalty to loss for a part of a task; `penalty` is the trainer's."""
         if loss:
-            self.ratios.append(penalty / abs(loss))
+            self.ratios.append(self._share(penalty) / abs(loss))
             del self.ratios[:-LATEST]
+
+    def _share(self, penalty: float) -> float:
+        """Return what this strategy's penalty is of the trainer's."""
+        mine = self._mine()
+        if mine is None or len(self.trainer._penalties.terms) == 1:
+            return penalty
+        return value(mine, self.trainer.model.flat_parameters)
 
     def _check_ratio(self, task: Task) -> None:
         """Warn if the penalty hardly mattered in a task; overridden by `Consolidating`."""
@@ -177,13 +201,9 @@ class Quadratic(Strategy):
 
     def _set(self, importance: Flat | None, anchor: Flat | None) -> None:
         self._importance, self._anchor = importance, anchor
-        mine = self._mine()
-        if mine is None:
-            self.trainer.set_penalty(None)
-        else:
-            self.trainer._pull(*mine)
+        self.trainer._pull(self._place, self._mine())
 
-    def _mine(self) -> tuple[Any, Any, float] | None:
+    def _mine(self) -> Penalty | None:
         """Return the components of the trainer's penalty; its importances may be negative."""
         if self._importance is None or self._anchor is None:
             return None
@@ -330,7 +350,7 @@ class L2Init(Quadratic):
         """Take a step on a batch of a stream, or of a task; see `Strategy.step`."""
         if self._anchor is not None:
             return super().step(x, y)
-        self._check_sole()
+        self._check_mine()
         before = self._parameters()
         loss = super().step(x, y)  # first: the penalty would be 0 yet, and the step may be refused
         self._pull_to(before)

@@ -14,6 +14,7 @@ from thalweg.continual._memory import (
     Drawing,
     Keeping,
     KeepingTasks,
+    as_kept,
     buffer_of,
     keep,
     kept_rows,
@@ -21,7 +22,7 @@ from thalweg.continual._memory import (
 from thalweg.continual._outputs import largest
 from thalweg.continual._passes import mean_history
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Task
+from thalweg.continual._task import Task, are_labels
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss, CustomLoss, Sequential
 
@@ -60,10 +61,11 @@ class Replay(KeepingTasks):
 
     Notes
     -----
-    Rows whose label the loss ignores are not kept. Each pass over the buffer is without repetition,
-    in its own order, and leaves out a last batch that would be short. Batches are gathered for many
-    steps at once and trained in one call of the core, so that a step costs little more than its
-    arithmetic.
+    Rows whose label the loss ignores are not kept. For losses of numbers, such as `nn.MSELoss`, the
+    targets are kept in the model's dtype with a column for each output, also whole ones. Each pass
+    over the buffer is without repetition, in its own order, and leaves out a last batch that would
+    be short. Batches are gathered for many steps at once and trained in one call of the core, so
+    that a step costs little more than its arithmetic.
 
     References
     ----------
@@ -102,7 +104,8 @@ class Replay(KeepingTasks):
         seed, memory = self.trainer.model.seed, self.buffer.rows()
         more = min(self._batch_size or batch_size, len(self.buffer))
         size = batch_size + more
-        new, old = [np.asarray(task.x), np.asarray(task.y)], [memory["x"], memory["y"]]
+        y = np.asarray(as_kept(self.buffer, self.trainer, task.y))
+        new, old = [np.asarray(task.x), y], [memory["x"], memory["y"]]
         chunk = _batches.steps_of_chunk(self.trainer, size)
         self.buffer._check_new(task.index, {"x": new[0][:1], "y": new[1][:1]})
         room = []  # reused: allocating memory costs more than filling it
@@ -149,8 +152,9 @@ class Replay(KeepingTasks):
         Parameters
         ----------
         x, y : array_like
-            New samples, as `Trainer.step` takes them. All rows count equally. Between `begin` and
-            `end`, they are the task's, whose samples are stored when it ends.
+            New samples, as `Trainer.step` takes them. Between `begin` and `end`, they are the
+            task's, whose samples are stored when it ends, and `weighting` applies; on a stream, all
+            rows count equally.
 
         Returns
         -------
@@ -169,9 +173,22 @@ class Replay(KeepingTasks):
         else:
             with Drawing(self.buffer):
                 kept = self.buffer.sample(self._batch_size or len(new["x"]))
-                loss = super().step(*(np.concatenate([new[name], kept[name]]) for name in "xy"))
+                x, y = (np.concatenate([new[name], kept[name]]) for name in "xy")
+                if self._begun and self._weighting == "tasks":
+                    loss = self._weighted_step(x, y, len(new["x"]))
+                else:
+                    loss = super().step(x, y)
         self._keep_new(new)
         return loss
+
+    def _weighted_step(self, x: Any, y: Any, new: int) -> float:
+        """Take a step of a task on new rows and kept ones, by `learn`, which takes weights."""
+        self._asked = True
+        mixed = Task(x, y, x, y, sample_weight=self._weights(new, 1, new, len(x) - new))
+        history = super()._learn(
+            mixed, steps=1, start=0, batch_size=len(x), shuffle=False, drop_last=False
+        )
+        return float(history["loss"][-1])
 
 
 class GDumb(Keeping):
@@ -232,8 +249,11 @@ class GDumb(Keeping):
 
     def _learn(self, task: Task, **options: Any) -> History:
         rows = self.buffer.rows()
-        classes = np.unique(rows["y"]).tolist() if task.classes is not None else None
+        classes = np.unique(rows["y"]).tolist() if are_labels(rows["y"]) else None
         return super()._learn(task.with_data(rows["x"], rows["y"], None, classes), **options)
+
+    def _rows_of_pass(self, task: Task) -> int:
+        return len(self.buffer)
 
 
 class NearestMean(Strategy):

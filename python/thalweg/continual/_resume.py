@@ -18,16 +18,17 @@ from thalweg import _safetensors
 from thalweg._trainer import Trainer
 from thalweg.continual import _calls
 from thalweg.continual._buffers import Buffer
-from thalweg.continual._state import model_changed
+from thalweg.continual._state import model_changed, without_model
 from thalweg.continual._task import Changed, Scenario, Task
 from thalweg.errors import ArgumentError, DataError, UnsupportedError
 from thalweg.nn import Sequential
+from thalweg.optim import Optimizer
 
 if TYPE_CHECKING:
     from thalweg.continual._strategy import Strategy
 
 #: The version of the format that this module writes.
-_VERSION = 5
+_VERSION = 6
 #: Stands for what only one of two settings has.
 _NOTHING = {"type": "nothing"}
 
@@ -42,8 +43,8 @@ def chosen(strategy: "Strategy", scenario: Scenario | None = None) -> dict[str, 
 
     Without a scenario, describe what a strategy was created with.
     """
-    checksum, model = _checksums(), strategy.trainer.model
-    found = strategy.trainer._made_with()
+    checksum = _checksums()
+    found = _of_trainer(strategy.trainer)
     if "active" in found["loss"] and any(task.active is not None for task in scenario or ()):
         found["loss"]["active"] = "of the latest task"
     names = [type(link).__name__ for link in links(strategy)]
@@ -51,10 +52,17 @@ def chosen(strategy: "Strategy", scenario: Scenario | None = None) -> dict[str, 
         # If several have the same type, the place in the chain, from the outermost, tells which.
         name = names[place] + (f"[{place}]" if names.count(names[place]) > 1 else "")
         found |= {f"{name}.{key}": value for key, value in _arguments(link, checksum).items()}
-    found["strategy"], found["seed"] = names, model.seed
-    layers = {str(place): repr(layer) for place, layer in enumerate(model.layers)}
-    found["model"] = {"dtype": model.dtype.name, "layers": layers}
+    found["strategy"] = names
     return found if scenario is None else found | {"tasks": _data(scenario, checksum)}
+
+
+def _of_trainer(trainer: Trainer, *, any_loss: bool = False) -> dict[str, Any]:
+    """Describe what a trainer was created with."""
+    model = trainer.model
+    # As the model was made: the numbers of a `Standardize` may have been set since.
+    layers = {str(place): repr(layer) for place, layer in enumerate(model._layers)}
+    about = {"seed": model.seed, "model": {"dtype": model.dtype.name, "layers": layers}}
+    return trainer._made_with(any_loss=any_loss) | about
 
 
 def _arguments(thing: "Strategy | Buffer", checksum: Callable[[Any], Any]) -> dict[str, Any]:
@@ -70,6 +78,10 @@ def _arguments(thing: "Strategy | Buffer", checksum: Callable[[Any], Any]) -> di
             compared = _compared(value, checksum)
             if compared is not _NOTHING:
                 found[name] = compared
+    for name in gathered:
+        if isinstance(value := vars(thing).get(name), Trainer):
+            found[name] = _of_trainer(value, any_loss=True)
+            found[name]["loss"].pop("active", None)  # which is part of its state
     return found
 
 
@@ -147,7 +159,7 @@ def load(
     OSError
         If the file cannot be read.
     DataError
-        If it holds no such run.
+        If it holds no such run, or is damaged.
     UnsupportedError
         If a version of thalweg with another format wrote it.
     ArgumentError
@@ -159,27 +171,29 @@ def load(
             f"{os.fspath(path)!r} holds neither a checkpoint of continual.run nor a strategy saved"
             " with strategy.save"
         )
-    saved = json.loads(text["thalweg.continual"])
-    if saved["version"] != _VERSION:
-        raise UnsupportedError(
-            f"{os.fspath(path)!r} has format {saved['version']}; this version of thalweg reads"
-            f" format {_VERSION}"
-        )
-    was, now = saved["setting"], json.loads(json.dumps(setting))
-    if "tasks" not in now:
-        was = {key: value for key, value in was.items() if key in now}
-        for one in (was, now):
-            one["loss"].pop("active", None)  # depends on what was learned last
-    if was["strategy"] != now["strategy"]:  # then all arguments differ, too
-        was, now = ({"strategy": one["strategy"]} for one in (was, now))
-    other = _differences(was, now)
+    with _safetensors.whole(path):
+        saved = json.loads(text["thalweg.continual"])
+        if saved["version"] != _VERSION:
+            raise UnsupportedError(
+                f"{os.fspath(path)!r} has format {saved['version']}; this version of thalweg reads"
+                f" format {_VERSION}"
+            )
+        was, now = saved["setting"], json.loads(json.dumps(setting))
+        if "tasks" not in now:
+            was = {key: value for key, value in was.items() if key in now}
+            for one in (was, now):
+                one["loss"].pop("active", None)  # depends on what was learned last
+        if was["strategy"] != now["strategy"]:  # then all arguments differ, too
+            was, now = ({"strategy": one["strategy"]} for one in (was, now))
+        other = _differences(was, now)
+        progress: dict[str, Any] = saved["progress"]
+        state = _unpack(saved["strategy"], arrays)
     if other:
         raise ArgumentError(
             f"{os.fspath(path)!r} has other settings: {'; '.join(other)}. To continue from it,"
             " create everything as before; to start a new run, use another checkpoint, or"
             " resume=False"
         )
-    state = _unpack(saved["strategy"], arrays)
     strategy._check_state(state)
     loaded = Trainer.load(path)
     trainer: Any = strategy.trainer
@@ -187,7 +201,6 @@ def load(
     if trainer.loss != loaded.loss:
         trainer.loss = loaded.loss  # the classes that compete, for instance
     strategy.load_state_dict(state)
-    progress: dict[str, Any] = saved["progress"]
     return progress
 
 
@@ -223,8 +236,11 @@ def packed(strategy: "Strategy", arrays: dict[str, Any]) -> Any:
     """
     if (found := _unsaved(strategy)) is not None:
         link, name = found
-        who, what = type(link).__name__, type(vars(link)[name]).__name__
-        made = ", and create it in __init__" if what == "Sequential" else ""
+        value = vars(link)[name]
+        if isinstance(value, Optimizer):
+            raise without_model(link, name)
+        who, what = type(link).__name__, type(value).__name__
+        made = ", and create it in __init__" if isinstance(value, Sequential | Trainer) else ""
         raise UnsupportedError(
             f"the {what} {who}.{name} would not be saved, so it would be lost when the file is"
             f' loaded: list it in the class, as in gathers = ("{name}",){made}'
@@ -248,12 +264,15 @@ def packed(strategy: "Strategy", arrays: dict[str, Any]) -> Any:
 def _unsaved(strategy: "Strategy") -> tuple["Strategy", str] | None:
     """Find a strategy of the user's, and an attribute of it that no file would hold.
 
-    That is a buffer, a random generator, or a model that is not as the constructor made it, which
-    is not in `gathers`. A class that overrides `state_dict` is trusted to return what it needs.
+    That is a buffer, a random generator, an optimizer that has taken steps, or a model, alone or in
+    a trainer, that is not as the constructor made it, which is not in `gathers`. A class that
+    overrides `state_dict` is trusted to return what it needs.
     """
-    held = {id(strategy.trainer.model)}
+    saved: list[Any] = [strategy.trainer]
     for link in links(strategy):
-        held |= {id(vars(link).get(name)) for name in link._names_gathered()}
+        saved += [vars(link).get(name) for name in link._names_gathered()]
+    parts = [(one.model, one.optimizer) for one in saved if isinstance(one, Trainer)]
+    held = {id(one) for one in [*saved, *itertools.chain.from_iterable(parts)]}
     for link in links(strategy):
         kind = type(link)
         if _calls.overrides(kind, "state_dict") or kind.__module__.startswith("thalweg."):
@@ -261,8 +280,10 @@ def _unsaved(strategy: "Strategy") -> tuple["Strategy", str] | None:
         for name, value in vars(link).items():
             if id(value) in held:
                 continue
-            if isinstance(value, Sequential):
+            if isinstance(value, Sequential | Trainer):
                 lost = model_changed(link, name)
+            elif isinstance(value, Optimizer):
+                lost = value.steps > 0
             else:
                 lost = isinstance(value, Buffer | np.random.Generator)
             if lost:

@@ -10,6 +10,7 @@ from typing import Any
 
 from thalweg import _checks
 from thalweg._history import History
+from thalweg._penalties import OWN
 from thalweg._trainer import Trainer
 from thalweg._warn import warn
 from thalweg.continual import _batches, _calls, _resume
@@ -106,7 +107,7 @@ def run(
     UnsupportedError
         If a checkpoint is wanted for a trainer with a custom function, such as a loss, or for a
         custom strategy that gathers something that no file can hold, or does not gather a buffer,
-        a random generator or a changed model that it has.
+        a random generator, or a changed model or trainer that it has.
     ThalwegError
         If the data do not fit the model, or training diverges.
     ImportError
@@ -198,23 +199,28 @@ class _Plan:
         """Return the number of steps on a task."""
         return self.epochs * self.per_pass(task) if self.steps is None else self.steps
 
-    def rows_to(self, task: Task, step: int) -> int:
-        """Return the number of rows in the first `step` steps on a task."""
-        passes, more = divmod(step, self.per_pass(task))
-        rows = min(len(task.y), self.per_pass(task) * self.batch_size)
+    def rows_to(self, rows: int, step: int) -> int:
+        """Return the number of rows in the first `step` steps, in passes over `rows` rows."""
+        per_pass = _batches.per_pass(rows, self.batch_size, self.drop_last)
+        passes, more = divmod(step, per_pass)
+        rows = min(rows, per_pass * self.batch_size)
         return passes * rows + min(more * self.batch_size, rows)
 
-    def next_stop(self, task: Task, taken: int) -> int:
-        """Return the step at which training next pauses."""
-        per_pass = self.per_pass(task)
-        stops = [self.evaluate_every, self.save_every, per_pass if self.steps is None else None]
-        nearest = min(
-            [self.steps_of(task)]
-            + [taken + every - taken % every for every in stops if every is not None]
-        )
-        # Never split an update, which would change the training.
-        whole = _batches.end_of_update(nearest, per_pass, self.accumulate)
-        return min(whole, self.steps_of(task))
+    def epoch_of(self, task: Task, taken: int) -> tuple[int, int]:
+        """Return the steps at which the current epoch begins and ends, or all steps if none do."""
+        if self.steps is not None:
+            return 0, self.steps
+        begin = taken - taken % self.per_pass(task)
+        return begin, begin + self.per_pass(task)
+
+    def next_stop(self, task: Task, rows: int, taken: int) -> int:
+        """Return the step at which training next pauses; its passes are over `rows` rows."""
+        begin, end = self.epoch_of(task, taken)
+        stops = [every for every in (self.evaluate_every, self.save_every) if every is not None]
+        nearest = min([end, *(taken + every - taken % every for every in stops)])
+        # Never split an update, which would change the training; all pause where an epoch ends.
+        per_pass = _batches.per_pass(rows, self.batch_size, self.drop_last)
+        return min(end, _batches.end_of_update(nearest, per_pass, self.accumulate, begin))
 
 
 class _Run:
@@ -283,8 +289,10 @@ class _Run:
                 " run that was stopped, pass resume=True",
             )
         # Its value does not tell: that of a penalty whose anchor is the current parameters is 0.
-        penalized = self.strategy.trainer._core.penalty_value() is not None
-        if penalized and not any(isinstance(link, Quadratic) for link in links):
+        trainer = self.strategy.trainer
+        penalized = trainer._core.penalty_value() is not None
+        apart = not any(isinstance(link, Quadratic) for link in links)
+        if OWN in trainer._penalties.terms or (penalized and apart):
             warn(
                 f"{chain(self.strategy)}: the trainer has a penalty already, from set_penalty or a"
                 " strategy that was around it before, and keeps it in this run;"
@@ -302,7 +310,8 @@ class _Run:
             _calls.begin(self.strategy, task)
             self.result.histories.append(History())
         while self.taken < plan.steps_of(task):
-            before, part = self.taken, plan.next_stop(task, self.taken) - self.taken
+            before, rows = self.taken, self.strategy._rows_of_pass(task)
+            part = plan.next_stop(task, rows, before) - before
             history = _calls.learn(
                 self.strategy,
                 task,
@@ -330,11 +339,12 @@ class _Run:
         """Merge a part's figures with those of the same epoch, so that saving leaves no trace."""
         plan, found, at = self.plan, self.result.histories[-1], self.taken
         judged = self.result.steps[-1] - (self.total - at)  # since the start of the task
-        begins = max(0, judged, 0 if plan.steps is not None else at - at % plan.per_pass(task))
+        begins = max(0, judged, plan.epoch_of(task, at)[0])
         latest = History({key: values[-1:] for key, values in found.items()})
         if begins < at and latest.keys() == part.keys():
-            first = plan.rows_to(task, at) - plan.rows_to(task, begins)
-            more = plan.rows_to(task, at + steps) - plan.rows_to(task, at)
+            rows = self.strategy._rows_of_pass(task)
+            first = plan.rows_to(rows, at) - plan.rows_to(rows, begins)
+            more = plan.rows_to(rows, at + steps) - plan.rows_to(rows, at)
             part = mean_history([(first, latest), (more, part)])
             for values in found.values():
                 values.pop()

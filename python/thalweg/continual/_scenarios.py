@@ -315,7 +315,7 @@ def _labels(y: Any, y_test: Any, name: str) -> tuple[int, ...]:
 
 def _rows(x_name: str, x: Any, y_name: str, y: Any, dims: int | None) -> tuple[Any, Any]:
     """Check that samples and targets have equally many rows, at least one."""
-    x, y = _array(x_name, x), _array(y_name, y)
+    x, y = _arrays.as_array(x, x_name), _arrays.as_array(y, y_name)
     if dims is None and y.dtype.kind not in "iubf":
         raise DtypeError(
             f"{y_name}, passed with {x_name}, must hold labels from 0 or numbers; got dtype"
@@ -334,13 +334,6 @@ def _rows(x_name: str, x: Any, y_name: str, y: Any, dims: int | None) -> tuple[A
             " at least 1"
         )
     return x, y
-
-
-def _array(name: str, value: Any) -> Any:
-    try:
-        return np.asarray(value)
-    except ValueError as error:  # rows of different lengths
-        raise ShapeError(f"{name} cannot be made an array: {error}") from None
 
 
 def _both(x: Any, y: Any, x_test: Any, y_test: Any) -> tuple[Any, Any, Any, Any]:

@@ -10,8 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from thalweg.errors import ArgumentError
-from thalweg.nn import Sequential
+from thalweg._spec import classes, rebuild
+from thalweg._trainer import Trainer
+from thalweg._trainer._file import _FUNCTION, _described
+from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.nn import Sequential, _losses
+from thalweg.optim import Optimizer
 
 #: The key of the state of something that has its own `state_dict`.
 _STATE = "its state"
@@ -22,15 +26,17 @@ _GATHERED = "state_dict()"
 def has_state(value: Any) -> bool:
     """Whether something has a state that it can load, such as a buffer or a model."""
     both = hasattr(value, "state_dict") and hasattr(value, "load_state_dict")
-    return both or isinstance(value, np.random.Generator)
+    return both or isinstance(value, np.random.Generator | Trainer)
 
 
 def given(value: Any) -> Any:
     """Return a copy of what was gathered, or of its state."""
     if not has_state(value):
         return copy.deepcopy(value)
-    is_generator = isinstance(value, np.random.Generator)
-    state = value.bit_generator.state if is_generator else value.state_dict()
+    if isinstance(value, np.random.Generator):
+        state = value.bit_generator.state
+    else:
+        state = _of_trainer(value) if isinstance(value, Trainer) else value.state_dict()
     return {"of": type(value).__name__, _STATE: _copied(state, value)}
 
 
@@ -69,9 +75,35 @@ def taken(value: Any, there: Any) -> Any:
     state = _copied(value[_STATE], there)
     if isinstance(there, np.random.Generator):
         there.bit_generator.state = state
+    elif isinstance(there, Trainer):
+        _to_trainer(there, state)
     else:
         there.load_state_dict(state)
     return there
+
+
+def _of_trainer(trainer: Trainer) -> dict[str, Any]:
+    """Return what `Trainer.save` keeps, except what the trainer was made with."""
+    model = trainer.model
+    return {
+        "model": model.state_dict(),
+        "passes": model._core.passes(),
+        "loss": _described(trainer._loss),
+        "optimizer": trainer.optimizer.state_dict(),
+        "counts": copy.deepcopy({**trainer._counts(), "groups": []}),  # it was made with them
+        "held": copy.deepcopy(trainer._held()),
+    }
+
+
+def _to_trainer(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Restore what `_of_trainer` returned."""
+    trainer.model.load_state_dict(state["model"])
+    trainer.model._core.set_passes(state["passes"])
+    # The classes that compete may have changed; a function is not kept, as in `Trainer.save`.
+    if state["loss"]["type"] != _FUNCTION and state["loss"] != _described(trainer._loss):
+        trainer.loss = rebuild(state["loss"], classes(_losses))
+    trainer._core.forget()
+    trainer._continue(state["optimizer"], *copy.deepcopy((state["counts"], state["held"])))
 
 
 def _copied(state: Any, of: Any) -> Any:
@@ -105,8 +137,17 @@ class Stateful:
         """Return what this strategy has gathered (not the trainer's), as arrays and plain data.
 
         All of it is copied, here and by `load_state_dict`.
+
+        Raises
+        ------
+        UnsupportedError
+            If it gathers an optimizer without its model.
         """
-        state = {name.strip("_"): given(getattr(self, name)) for name in self._names_gathered()}
+        values = {name: getattr(self, name) for name in self._names_gathered()}
+        for name, value in values.items():
+            if isinstance(value, Optimizer):
+                raise without_model(self, name)
+        state = {name.strip("_"): given(value) for name, value in values.items()}
         return state if self.inner is None else {**state, "inner": self.inner.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -156,18 +197,30 @@ class Stateful:
 
 
 def note_models(strategy: Stateful) -> None:
-    """Note the models that the constructor has made."""
+    """Note the models that the constructor has made, and those of trainers."""
     strategy._made_models = {
         name: _checksum(value)
         for name, value in vars(strategy).items()
-        if isinstance(value, Sequential)
+        if isinstance(value, Sequential | Trainer)
     }
 
 
 def model_changed(strategy: Stateful, name: str) -> bool:
-    """Whether a model is not as the constructor made it."""
+    """Whether a model, or that of a trainer, is not as the constructor made it."""
     return strategy._made_models.get(name) != _checksum(vars(strategy)[name])
 
 
-def _checksum(model: Sequential) -> int:
+def without_model(strategy: Stateful, name: str) -> UnsupportedError:
+    """Make the error for an optimizer whose averages would be restored without their model."""
+    who, what = type(strategy).__name__, type(getattr(strategy, name)).__name__
+    return UnsupportedError(
+        f"the state of the optimizer {who}.{name} belongs to a model, and cannot be saved without"
+        f" it: keep both in a trainer, self.{name} = tw.Trainer(model, loss=...,"
+        f" optimizer=optim.{what}(...)), in __init__, and list that in the class, as in"
+        f' gathers = ("{name}",)'
+    )
+
+
+def _checksum(of: Sequential | Trainer) -> int:
+    model = of.model if isinstance(of, Trainer) else of
     return zlib.crc32(np.ascontiguousarray(model.flat_parameters).data)

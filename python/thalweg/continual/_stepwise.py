@@ -79,12 +79,13 @@ class _Stepwise(Innermost, Keeping):
 
     def _alone(self) -> Trainer:
         """Return the trainer with this strategy's loss; making one costs about a small step."""
-        trainer, name = self.trainer, type(self).__name__
+        trainer = self.trainer
         made_for = trainer.loss, trainer._base_lr, trainer.optimizer._core
         if self._twin is None or self._twin[0] != made_for:
-            self._twin = made_for, _losses.with_loss(trainer, self._loss(), name)
-        _losses.check_alone(trainer, name)
-        return self._twin[1]
+            self._twin = made_for, _losses.with_loss(trainer, self._loss(), type(self).__name__)
+        twin = self._twin[1]
+        _losses.update_like(twin, trainer)  # hooks, and penalties, may be others at each step
+        return twin
 
     def _mixture(self, x: Any, y: Any, classes: Any) -> Iterator[tuple[Any, Any]]:
         """Yield new samples and some kept ones, each with the targets that the loss takes."""
@@ -130,8 +131,8 @@ class DER(_Stepwise):
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If `inner` is another strategy, or the trainer has another loss; during a task, if the
-        trainer has a penalty, or the task has sample weights or no labels.
+        If `inner` is another strategy, or the trainer has another loss; when a task begins, if it
+        has sample weights or no labels.
 
     Notes
     -----
@@ -229,8 +230,8 @@ class ERACE(_Stepwise):
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If `inner` is another strategy, or the trainer has another loss; during a task, if the
-        trainer has a penalty, or the task has sample weights or no labels.
+        If `inner` is another strategy, or the trainer has another loss; when a task begins, if it
+        has sample weights or no labels.
 
     Notes
     -----

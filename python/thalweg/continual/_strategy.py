@@ -61,8 +61,9 @@ class Strategy(Admission, Stateful):
         The figures of the latest `run` with it, even if an error or Ctrl-C ended that run.
     gathers : tuple of str
         Class attribute: names of attributes that belong to its state, in addition to those of its
-        bases: arrays, plain data, random generators, and anything with `state_dict` and
-        `load_state_dict`, such as a `Buffer`. The latter two must be created in ``__init__``.
+        bases: arrays, plain data, random generators, trainers, and anything with `state_dict` and
+        `load_state_dict`, such as a `Buffer`. All but arrays and plain data must be created in
+        ``__init__``. An optimizer is kept with its model, in a trainer.
     replays : bool
         Class attribute: whether its steps include samples of earlier tasks. If so, penalties do not
         warn about new classes that nothing else distinguishes from old ones, and `XdG` and
@@ -230,6 +231,10 @@ class Strategy(Admission, Stateful):
         if self.inner is not None:
             return _calls.learn(self.inner, task, **options)
         return _passes.train(self.trainer, task, **options)
+
+    def _rows_of_pass(self, task: Task) -> int:
+        """Return how many rows each pass takes while a task is learned."""
+        return len(task.y) if self.inner is None else self.inner._rows_of_pass(task)
 
     def end(self, task: Task) -> None:
         """Record what must not be forgotten of a task that was learned.
@@ -423,8 +428,8 @@ class Strategy(Admission, Stateful):
             If the file cannot be written.
         UnsupportedError
             If the trainer has a custom function, such as a loss; if a custom strategy gathers
-            anything other than arrays and plain data, or has a buffer, a random generator or a
-            changed model that is not in `gathers`.
+            something that no file can hold, such as an optimizer without its model, or has a
+            buffer, a random generator, or a changed model or trainer that is not in `gathers`.
         DivergedError
             If a number of model or optimizer is infinite or NaN; no file is changed then.
         """
@@ -444,7 +449,7 @@ class Strategy(Admission, Stateful):
         OSError
             If the file cannot be read.
         DataError
-            If it holds no run or strategy.
+            If it holds no run or strategy, or is damaged.
         ArgumentError
             If it was written from others: the message lists what differs, with both values, and
             nothing is loaded.
@@ -463,6 +468,7 @@ def _guide(cls: type[Strategy]) -> None:
         # The class may inherit this constructor; and `inner` may be a model, followed by optimizer
         # and loss, rather than a trainer.
         called(type(self).__name__, ARGUMENTS, _check_inner)(make)(self, *args, **kwargs)
+        note_models(self)  # a user's class may inherit all of it
 
     cls.__init__ = init  # type: ignore[method-assign]
 

@@ -132,7 +132,7 @@ class SynapticIntelligence(Consolidating):
     """
 
     gathers = ("_start", "_gained", "_path")
-    _does = ("penalty",)
+    _does = ("penalty", "path")
 
     def __init__(
         self,

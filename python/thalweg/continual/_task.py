@@ -5,7 +5,7 @@ import operator
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
 
@@ -296,7 +296,9 @@ class Scenario(Sequence[Task]):
 
     Notes
     -----
-    Tasks are renumbered by their positions in the scenario.
+    Tasks are renumbered by their positions in the scenario. A slice from the first task on, such as
+    ``scenario[:2]``, is a scenario of the same kind; other slices are tuples of tasks, which keep
+    their numbers.
 
     With ``kind="class"``, if all tasks name their classes, the scenario sets an unset `Task.active`
     to the classes so far; ``Task(..., active="all")`` lets all outputs compete instead. If the
@@ -331,8 +333,15 @@ class Scenario(Sequence[Task]):
     def __len__(self) -> int:
         return len(self.tasks)
 
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Task: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Scenario | tuple[Task, ...]": ...
     def __getitem__(self, index: Any) -> Any:
-        return self.tasks[index]
+        found = self.tasks[index]
+        if isinstance(index, slice) and found == self.tasks[: max(len(found), 1)]:
+            return Scenario(found, self.kind)
+        return found
 
     @property
     def heads(self) -> tuple[int, ...]:

@@ -97,7 +97,7 @@ def _heads(strategy: Strategy, scenario: Scenario) -> None:
             )
         return
     head_of = competition.heads_of(strategy.trainer.model.out_features)
-    used: dict[int, int] = {}
+    used: set[int] = set()
     for task in scenario:
         mine = sorted({int(head_of[c]) for c in task.classes or ()})
         if len(mine) > 1:
@@ -106,15 +106,11 @@ def _heads(strategy: Strategy, scenario: Scenario) -> None:
                 f" the heads {mine} of heads={heads}; all classes of a task must be in one head."
                 f" Use heads=scenario.heads, which is {scenario.heads}"
             )
-        for head in mine:
-            if head in used and len({*head_of[_classes(scenario)]}) < len(heads):
-                raise ArgumentError(
-                    f"tasks {used[head]} and {task.index} both have their classes in head {head} of"
-                    f" heads={heads}, and other heads have none: number the labels on from task to"
-                    " task, so that those of the second task begin where those of the first end"
-                )
-            used.setdefault(head, task.index)
-
-
-def _classes(scenario: Scenario) -> list[int]:
-    return [label for task in scenario for label in task.classes or ()]
+        used.update(mine)
+    # Tasks may share heads, and leave some for later tasks, but all in one is a likely mistake.
+    if len(scenario) > 1 and len(used) == 1 < len(heads):
+        raise ArgumentError(
+            f"all {len(scenario)} tasks have their classes in head {used.pop()} of heads={heads}:"
+            " number the labels on from task to task, so that those of the second task begin where"
+            " those of the first end"
+        )

@@ -66,6 +66,7 @@ class RWalk(Consolidating):
     """
 
     gathers = ("_fisher", "_scores", "_walk")
+    _does = (*Consolidating._does, "path")
 
     def __init__(
         self,

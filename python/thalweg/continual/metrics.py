@@ -1,11 +1,12 @@
 r"""Measures of how well a sequence of tasks was learned, each by a named definition.
 
-All take the matrix `R` of T rows and T columns, where `R[i, j]` is the accuracy (or any score for
+Most take the matrix `R` of T rows and T columns, where `R[i, j]` is the accuracy (or any score for
 which higher is better) on task `j` after task `i` was learned. Libraries disagree about what they
 call backward transfer and forgetting, so figures are comparable only under the same definition.
 In formulas, tasks count from 1, as in the papers, and the last is T.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _checks
+from thalweg import _arrays, _checks
 from thalweg.continual._features import activations
 from thalweg.errors import ArgumentError, DtypeError, ShapeError
 from thalweg.nn import Sequential
@@ -36,7 +37,7 @@ def average_accuracy(r: npt.ArrayLike) -> float:
 
     Raises
     ------
-    ShapeError, ArgumentError
+    ShapeError, DtypeError, ArgumentError
         If the matrix is not square, or a required element is not a number.
 
     Examples
@@ -65,7 +66,7 @@ def incremental_accuracy(r: npt.ArrayLike) -> float:
 
     Raises
     ------
-    ShapeError, ArgumentError
+    ShapeError, DtypeError, ArgumentError
         As for `average_accuracy`.
 
     Notes
@@ -99,7 +100,7 @@ def bwt(r: npt.ArrayLike, definition: str = "gem") -> float:
 
     Raises
     ------
-    ShapeError, ArgumentError
+    ShapeError, DtypeError, ArgumentError
         If the matrix is not square or too small, a required element is not a number, or there is no
         such definition.
 
@@ -143,7 +144,7 @@ def forgetting(r: npt.ArrayLike, definition: str = "max") -> float:
 
     Raises
     ------
-    ShapeError, ArgumentError
+    ShapeError, DtypeError, ArgumentError
         As for `bwt`.
 
     Examples
@@ -184,7 +185,7 @@ def fwt(r: npt.ArrayLike, baseline: npt.ArrayLike, definition: str = "gem") -> f
 
     Raises
     ------
-    ShapeError, ArgumentError
+    ShapeError, DtypeError, ArgumentError
         As for `bwt`; also if the baseline has another length.
 
     Examples
@@ -219,7 +220,7 @@ def intransigence(r: npt.ArrayLike, reference: npt.ArrayLike) -> float:
 
     Raises
     ------
-    ShapeError, ArgumentError
+    ShapeError, DtypeError, ArgumentError
         As for `bwt`; also if the reference has another length.
 
     Notes
@@ -229,6 +230,85 @@ def intransigence(r: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     matrix = _matrix(r, 1)
     best = _vector("reference", reference, len(matrix))
     return float(_finite("r, reference", best - matrix.diagonal()).mean())
+
+
+def min_accuracy(result: "Result") -> float:
+    r"""Compute the mean over earlier tasks of the lowest score since each was learned.
+
+    .. math:: \frac{1}{T-1} \sum_{j<T} \min_{n > n_j} A_{nj}
+
+    where :math:`A_{nj}` is the score on task `j` after step `n`, and :math:`n_j` the step at which
+    learning that task ended: min-ACC at the end of the last task.
+
+    Parameters
+    ----------
+    result : Result
+        A run of at least 2 tasks that has ended. The minimum is over the times at which the tasks
+        were judged: for that after each step, pass ``evaluate_every=1`` to `run`.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ArgumentError
+        If it is anything else.
+
+    References
+    ----------
+    De Lange, van de Ven & Tuytelaars 2023, "Continual evaluation for lifelong learning: identifying
+    the stability gap", arXiv:2205.13452.
+
+    Examples
+    --------
+    >>> from thalweg.continual import Result, metrics
+    >>> scores = [[0.5, 0.5], [0.9, 0.5], [0.2, 0.6], [0.7, 0.8]]
+    >>> run = Result(("a", "b"), "task", "accuracy", [0, 10, 15, 20], scores, ends=[10, 20])
+    >>> metrics.min_accuracy(run)  # forgotten for a while, which the matrix does not show
+    0.2
+    """
+    curve, steps = _ended(result, 2).curve, np.array(result.steps)
+    lowest = [curve[steps > end, task].min() for task, end in enumerate(result.ends[:-1])]
+    return float(np.mean(lowest))
+
+
+def worst_case_accuracy(result: "Result") -> float:
+    r"""Compute a trade-off between the last task and the worst moments of the earlier ones: WC-ACC.
+
+    .. math:: \frac1T A_{n_T T} + \Bigl(1 - \frac1T\Bigr) \operatorname{min-ACC}
+
+    Parameters
+    ----------
+    result : Result
+        As for `min_accuracy`, which has symbols and source.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    ArgumentError
+        As for `min_accuracy`.
+    """
+    tasks = len(_ended(result, 2).names)
+    return float(result.curve[-1, -1]) / tasks + (1 - 1 / tasks) * min_accuracy(result)
+
+
+def _ended(result: "Result", least: int) -> "Result":
+    """Return the result of a run, if that has ended and has at least `least` tasks."""
+    from thalweg.continual._result import Result  # here, as it imports this module
+
+    if not isinstance(result, Result):
+        raise ArgumentError(
+            f"result must be a Result, as returned by continual.run; got {_checks.given(result)}"
+        )
+    if len(result.ends) < len(result.names) or len(result.names) < least:
+        raise ArgumentError(
+            f"this metric needs a run of at least {least} tasks that has ended; got {result!r}"
+        )
+    return result
 
 
 def summary(results: "Sequence[Result]") -> dict[str, tuple[float, float]]:
@@ -337,8 +417,6 @@ def plasticity(model: Sequential, x: npt.ArrayLike) -> Plasticity:
     >>> continual.metrics.plasticity(model, np.random.default_rng(0).random((50, 2))).dead_units
     1.0
     """
-    if not isinstance(model, Sequential):
-        raise ArgumentError(f"model must be an nn.Sequential; got {type(model).__name__}")
     hidden = activations(model, x)
     if not hidden:
         raise ArgumentError("the model has no hidden layer with an activation, such as nn.ReLU")
@@ -391,10 +469,11 @@ def _numbers(name: str, values: Any) -> npt.NDArray[np.float64]:
         raise ArgumentError(
             f"{name} must be a matrix of scores; got a Result: pass its matrix, result.r"
         )
-    try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise DtypeError(f"{name} must be numbers; got {_checks.given(values)}") from None
+    array = _arrays.as_array(values, name)
+    if array.dtype.kind in "biufO":
+        with contextlib.suppress(TypeError, ValueError):
+            return array.astype(np.float64)
+    raise DtypeError(f"{name} must be numbers; got {_checks.given(values)}")
 
 
 def _matrix(r: npt.ArrayLike, least: int) -> npt.NDArray[np.float64]:

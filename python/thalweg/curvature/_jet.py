@@ -79,4 +79,4 @@ def jet(
     >>> laplacian.shape
     (3, 1)
     """
-    return Jets(_parts.checked(model), checked_order(order), along).forward(x)
+    return Jets(_parts.checked(model), checked_order(order), along).predict(x)

@@ -44,6 +44,11 @@ class Tridiagonal:
         values, vectors = np.linalg.eigh(t)
         return values, vectors
 
+    def half(self) -> "Tridiagonal":
+        """Return the result of half as many steps, at least one."""
+        m = (len(self.alpha) + 1) // 2
+        return Tridiagonal(self.alpha[:m], self.beta[:m], self.basis[:m])
+
 
 def apply(matvec: Callable[[Any], Any], q: Vector) -> Vector:
     """Compute the product as float64, checked to be a finite vector of the same shape.

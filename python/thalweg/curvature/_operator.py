@@ -204,8 +204,10 @@ def known(loss: Any) -> CoreLoss:
     found = loss_of(loss)
     if isinstance(found, FunctionLoss):
         raise UnsupportedError(
-            "second derivatives of custom losses are not supported; use one of the losses in "
-            "thalweg.nn"
+            "second derivatives of custom losses are not supported: use one that the core "
+            "computes, nn.MSELoss(), nn.CrossEntropyLoss() and so on. Of other losses, "
+            "curvature.top_eigenvalues(product, size=model.num_parameters) takes a function v -> "
+            "A v, e.g. a difference of gradients"
         )
     return found
 

@@ -106,7 +106,9 @@ class Stability:
         """``"converging"``, ``"oscillating"`` (but still converging) or ``"diverging"``.
 
         Or ``"at the limit"``, where `ratio` is 1 to within 1e-5 and errors neither shrink nor grow.
-        Where nothing curves upwards, it is "converging": no rate is too large for the quadratic.
+        This is about the directions in which the loss curves upwards. In others, which networks
+        have away from a minimum, steps lead away from a stationary point at every rate. Where
+        nothing curves upwards, it is "converging": no rate is too large for the quadratic.
         """
         if math.isclose(self.ratio, 1, rel_tol=_AT_LIMIT):
             return "at the limit"
@@ -139,8 +141,8 @@ class Stability:
                     if math.isclose(self.threshold, 2 * self.overshoot)
                     else "swing through 0"
                 )
-                + ", and shrink",
-                "converging": f"below {self.threshold:.4g}: errors shrink",
+                + ", and shrink, along this direction",
+                "converging": f"below {self.threshold:.4g}: errors shrink along this direction",
             }[self.verdict]
         )
 
@@ -199,14 +201,16 @@ def max_stable_lr(
     :math:`P^{-1/2} H P^{-1/2}`; for Adam, :math:`P = (1 - \beta_1^t)(\sqrt{\hat v} + \varepsilon)`.
     A penalty set by `Trainer.set_penalty` adds the diagonal :math:`sA` to :math:`H`, and weight
     decay that is added to the gradient adds :math:`d`. Decoupled decay, :math:`\theta \leftarrow
-    (1 - \eta d)\theta`, is exactly equivalent to :math:`\lambda + dT/2` in place of
-    :math:`\lambda`, with the threshold :math:`T` of the table: without momentum, that is
-    :math:`\lambda + d`. Gradient clipping is not taken into account.
+    (1 - \eta d)\theta`, lowers the rate from which steps diverge exactly as
+    :math:`\lambda + dT/2` in place of :math:`\lambda` would, with the threshold :math:`T` of the
+    table: without momentum, that is :math:`\lambda + d`. Gradient clipping is not taken into
+    account.
 
     This is a theorem for quadratics. Networks trained on all data at once continue beyond it for
     long: the sharpness grows until :math:`\eta\lambda` is at the threshold and stays there (Cohen
     et al. 2021, "Gradient descent on neural networks typically occurs at the edge of stability",
-    arXiv:2103.00065). Below the threshold, steps may oscillate, but converge.
+    arXiv:2103.00065). Below the threshold, steps may oscillate, but converge wherever the loss
+    curves upwards.
 
     It also holds only for the current weights. Networks often start in a flat region, and some tens
     of steps later are ten times as curved: before the first step, even half of the rate may be too
@@ -333,10 +337,14 @@ def _limits(optimizer: Any, fade: float) -> tuple[float, float, Vector | None]:
         threshold, overshoot = _products(beta, fade)
         if beta == 0:
             part = 1.0
-        if part == 0:
+        if part <= 0:
+            dampening = options["dampening"]
             raise UnsupportedError(
                 "SGD with momentum and dampening=1 uses no gradient but the first: there is no "
                 "learning rate from which its steps diverge"
+                if part == 0
+                else f"SGD with momentum and dampening={dampening:g}, above 1, adds gradients with "
+                "the wrong sign: no rate is stable; use a dampening in [0, 1)"
             )
         return threshold / part, overshoot / part, None
     if isinstance(optimizer, (optim.Adam, optim.AdamW)):

@@ -34,9 +34,11 @@ class StageConditioning:
     condition : float
         The first of them divided by the last; infinite if a direction is missing.
     standardized : float
-        The same after each column is scaled to variance 1: **the most that a normalization of
-        columns can achieve**, be it `nn.BatchNorm1d` or a scaler of the inputs. It is 1 only if the
-        columns are uncorrelated. Only whitening, which rotates, always makes it 1.
+        The same after each column is scaled to variance 1, as by `nn.BatchNorm1d` or a scaler of
+        the inputs: **what a normalization of columns leaves**. No other scaling of the columns
+        makes it smaller by more than a factor of :math:`\sqrt{\text{width}}` (van der Sluis 1969,
+        "Condition numbers and equilibration of matrices"). It is 1 only if the columns are
+        uncorrelated. Only whitening, which rotates, always makes it 1.
     hessian : float
         Condition of :math:`\frac1N [h\ 1]^\top [h\ 1]`: the Hessian of least squares for an
         `nn.Linear` with a bias that reads this stage. It is squared, and includes the means.
@@ -240,8 +242,9 @@ def batch_jacobian(layer: BatchNorm1d, x: Any) -> npt.NDArray[np.float64]:
               \left( I - \tfrac1N \mathbf 1 \mathbf 1^\top
               - \tfrac1N \frac{\sigma^2}{\sigma^2 + \epsilon} \hat x \hat x^\top \right)
 
-    onto what neither shifts nor scales the batch: of rank N - 2 apart from :math:`\epsilon`, and
-    with condition 1 outside its null space. The map with fixed statistics is one factor per column
+    with :math:`\hat x = (x - \mu) / \sigma`, without :math:`\epsilon`: onto what neither shifts nor
+    scales the batch, of rank N - 2 apart from :math:`\epsilon`, and with condition 1 outside its
+    null space. The map with fixed statistics is one factor per column
     and hides this.
 
     Parameters

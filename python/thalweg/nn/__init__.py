@@ -69,7 +69,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             "LogSoftmax": _LOGITS.format("CrossEntropyLoss", "softmax", "probabilities"),
             "NLLLoss": "CrossEntropyLoss takes logits, and includes the softmax",
             "BCELoss": "BCEWithLogitsLoss takes logits, and includes the logistic function",
-            "SmoothL1Loss": "HuberLoss with delta=1 is the same",
+            "SmoothL1Loss": "SmoothL1Loss(beta=b) is HuberLoss(delta=b) divided by b",
             "KLDivLoss": "DistillationLoss takes the logits of a teacher",
             "MAELoss": "it is L1Loss",
             "MeanSquaredError": "it is MSELoss",

@@ -19,7 +19,8 @@ where U(a, b) is uniform and N(m, v) is normal with mean m and *variance* v. The
 U(-1/sqrt(i), 1/sqrt(i)), as in PyTorch, whatever the name, except with ``zeros``.
 
 The two for SIREN networks assume `nn.Sine` with its default omega of 30 and coordinates from -1 to
-1; see `nn.Sine` for other values of omega.
+1; see `nn.Sine` for other values of omega. With these biases, as in the authors' code, what the
+later sines are taken of has a variance of about 1 + 300/i; set the biases to 0 for the paper's 1.
 
 ``kaiming_uniform`` is the default of ``torch.nn.Linear``. ``torch.nn.init.kaiming_uniform_`` called
 with its own defaults differs: its range is sqrt(6) times wider.

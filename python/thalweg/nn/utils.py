@@ -13,14 +13,24 @@ from typing import Any
 import numpy as np
 
 from thalweg import _arrays, _checks, _core
-from thalweg._habits import named
+from thalweg._habits import named, takes
 from thalweg.errors import ArgumentError, DataError
 from thalweg.nn._sequential import Sequential
 from thalweg.nn._sequential._base import dtype_name
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "quantile_edges"]
 
+#: Other arguments of PyTorch's functions.
+_OF_CLIPPING = {
+    "norm_type": "the norm is the Euclidean one; scale by another one yourself: "
+    "model.flat_gradients can be read and set",
+    "error_if_nonfinite": "leave it out: gradients that are not finite always raise DataError",
+    "foreach": "leave it out: there is nothing to choose",
+    "parameters": "the first argument is the model",
+}
 
+
+@takes("clip_grad_norm_()", _OF_CLIPPING)
 def clip_grad_norm_(model: Sequential | Iterable[Sequential], max_norm: float) -> float:
     r"""Scale all gradients of a model down together, to a norm of at most `max_norm`.
 
@@ -32,7 +42,7 @@ def clip_grad_norm_(model: Sequential | Iterable[Sequential], max_norm: float) -
         Its `flat_gradients` are changed in place. For several models, for instance an actor and a
         critic, the norm is that of all their gradients together.
     max_norm : float
-        The largest Euclidean norm `c`, above 0.
+        The largest Euclidean norm `c`, above 0. With ``math.inf`` nothing is scaled.
 
     Returns
     -------
@@ -61,7 +71,7 @@ def clip_grad_norm_(model: Sequential | Iterable[Sequential], max_norm: float) -
     >>> model.flat_gradients.round(4)
     array([0.6, 0.8])
     """
-    limit = _checks.real("max_norm", max_norm, 0, closed="()")
+    limit = _checks.norm_limit("max_norm", max_norm)
     cores = _cores(model)
     if len(cores) == 1:
         return cores[0].clip_gradients(limit, None)
@@ -73,6 +83,7 @@ def clip_grad_norm_(model: Sequential | Iterable[Sequential], max_norm: float) -
     return total
 
 
+@takes("clip_grad_value_()", _OF_CLIPPING)
 def clip_grad_value_(model: Sequential | Iterable[Sequential], clip_value: float) -> None:
     r"""Clip each gradient component of a model to between minus and plus `clip_value`.
 

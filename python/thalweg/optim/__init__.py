@@ -46,6 +46,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                 "schedules are in optim.schedules; pass them to tw.Trainer(..., schedule=...)"
             ),
             "ExponentialMovingAverage": "it is optim.EMA; pass it to tw.Trainer(..., average=...)",
+            "ASGD": "it is SGD; tw.Trainer(..., average=optim.SWA()) averages its parameters",
             "swa_utils": "pass optim.EMA or optim.SWA to tw.Trainer(..., average=...)",
         },
     )

@@ -1,6 +1,7 @@
 """L-BFGS."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,8 +52,9 @@ class LBFGS(FullBatchOptimizer):
     indefinite, is rejected. The strong Wolfe line search finds `t` with
     :math:`f(t) \le f(0) + 10^{-4} t f'(0)` and :math:`|f'(t)| \le 0.9\,|f'(0)|`. Algorithm,
     arguments and defaults are PyTorch's, with two exceptions: PyTorch's default for
-    `line_search_fn` is None, and it rejects pairs up to :math:`s^\top y = 10^{-10}`, whereas here
-    the limit is :math:`\epsilon\,y^\top y` with the machine epsilon.
+    `line_search_fn` is None, and it rejects pairs up to :math:`s^\top y = 10^{-10}`, which depends
+    on the units of loss and parameters, whereas here the limit is
+    :math:`\epsilon\,\lVert s \rVert \lVert y \rVert` with the machine epsilon.
 
     Parameters
     ----------
@@ -193,7 +195,7 @@ class LBFGS(FullBatchOptimizer):
                 f"the loss is {loss} before the first step: the weights are too large. They are as "
                 "they were before this call"
             )
-        first, evaluations = loss, 1
+        first, evaluations, wrong = loss, 1, False
         if (largest := float(np.abs(gradient).max())) <= small_gradient:
             why = f"no component of the gradient is larger than tolerance_grad={small_gradient:g}"
             return Progress(first, theta, stalled=f"{why}. {_GOES_ON}" if largest else _FLAT)
@@ -211,11 +213,17 @@ class LBFGS(FullBatchOptimizer):
             here = Point(0.0, loss, slope, gradient)
             size = float(np.abs(direction).max())
 
-            def along(t: float, origin: Array = theta, direction: Array = direction) -> Point:
+            tried: list[tuple[float, float, float]] = []  # steps, values and slopes
+
+            def along(
+                t: float, origin: Array = theta, direction: Array = direction, tried: Any = tried
+            ) -> Point:
                 with _quiet():  # the loss is not finite then
                     place = origin + t * direction
                 value, slope = problem.gradient(place)
-                return Point(t, value, np.inf if slope is None else _dot(slope, direction), slope)
+                point = Point(t, value, np.inf if slope is None else _dot(slope, direction), slope)
+                tried.append(point[:3])
+                return point
 
             count = 0
             if options["line_search_fn"] == "strong_wolfe":
@@ -232,6 +240,7 @@ class LBFGS(FullBatchOptimizer):
                     'line_search_fn="strong_wolfe". Weights and optimizer are as they were before '
                     "this call"
                 )
+            wrong = point.step == 0 and _contradicted(here, tried, float(np.finfo(theta.dtype).eps))
             theta = theta + point.step * direction
             memory.step = point.step
             change, loss, gradient = abs(point.value - loss), point.value, point.gradient
@@ -246,8 +255,14 @@ class LBFGS(FullBatchOptimizer):
         self._memory = memory
         stalled, searched = "", evaluations > 1
         # After the very first iteration, the search begins at another length, so it may succeed.
-        if np.array_equal(theta, start) and (memory.iterations > 1 or not searched):
-            if searched and evaluations >= int(max_eval):
+        if np.array_equal(theta, start) and (wrong or memory.iterations > 1 or not searched):
+            if wrong:
+                stalled = (
+                    f"the loss does not fall along -Hg, although the gradient, up to {largest:.3g},"
+                    " says so here and there: check it with tw.check_gradient, or the loss is not "
+                    "continuous"
+                )
+            elif searched and evaluations >= int(max_eval):
                 stalled = (
                     f"no lower loss was found in max_eval={max_eval} evaluations; a larger "
                     f"max_eval may find one, if {theta.dtype} can resolve it"
@@ -264,7 +279,11 @@ class LBFGS(FullBatchOptimizer):
             return -gradient
         y, s = gradient - memory.gradient, memory.step * memory.direction
         curvature, size = _dot(y, s), _dot(y, y)
-        if curvature > np.finfo(gradient.dtype).eps * size:
+        info = np.finfo(gradient.dtype)
+        # The cosine of the angle between them, which has no unit, must be above rounding, and
+        # squares that underflow have no digits left to divide by.
+        lengths = math.sqrt(size) * math.sqrt(_dot(s, s))
+        if curvature > info.eps * lengths and min(curvature, size) > info.tiny:
             memory.pairs.append((y, s, 1.0 / curvature))
             del memory.pairs[: -int(self._options["history_size"])]
             memory.scale = curvature / size
@@ -302,6 +321,16 @@ class LBFGS(FullBatchOptimizer):
             int(scalars["n_iter"]), arrays["d"].copy(), scalars["t"],
             arrays["prev_flat_grad"].copy(), scalars["H_diag"], pairs,
         )  # fmt: skip
+
+
+def _contradicted(start: Point, tried: list[tuple[float, float, float]], eps: float) -> bool:
+    """Whether the shortest step with a decrease to speak of has none, though its slope is negative.
+
+    Where a smooth loss is not lower, its slope has changed sign.
+    """
+    least = math.sqrt(eps) * abs(start.value)
+    _, value, slope = min((p for p in tried if -p[0] * start.slope > least), default=(0, 0, 0))
+    return slope < 0 and value >= start.value
 
 
 def _quiet() -> np.errstate:

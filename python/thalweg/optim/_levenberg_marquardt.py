@@ -20,6 +20,7 @@ _STALLED = {
     "ftol": "the decrease that it predicts is too small compared to the loss, by ftol=1e-20",
     "evaluations": "1000 evaluations found no lower loss",
     "damping": "{dtype} can resolve no lower loss nearby, however small the step",
+    "uphill": "no step lowers the loss, however small: {dtype} rounds it, or it has a kink there",
 }
 
 

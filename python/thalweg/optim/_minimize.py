@@ -112,7 +112,8 @@ def minimize(
     steps : int
         Number of steps, at least 1.
     schedule : schedule of `thalweg.optim.schedules`, keyword only, optional
-        Sets the learning rate before each step. What counts epochs counts steps here.
+        Sets the learning rate before each step. What counts epochs counts steps here. The only
+        figure that `ReduceLROnPlateau` can monitor is "loss", not its default "val_loss".
 
     Returns
     -------

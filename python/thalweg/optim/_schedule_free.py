@@ -101,7 +101,7 @@ class ScheduleFreeAdamW(Optimizer):
         ArgumentError
             If no step has been taken yet, or `model` is another one.
         """
-        if not self._core.belongs(model._core):
+        if not self.steps or not self._core.belongs(model._core):
             raise ArgumentError(
                 "this optimizer has taken no step with this model, so there is no average of it"
             )

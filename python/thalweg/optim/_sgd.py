@@ -15,7 +15,10 @@ class SGD(Optimizer):
     momentum : float, default 0
         :math:`\mu` in [0, 1); 0.9 is usual.
     dampening : float, default 0
-        :math:`\tau`; with :math:`\tau = \mu` the buffer is nearly an average of gradients.
+        :math:`\tau`, any finite number, usually in [0, 1]; with :math:`\tau = \mu` the buffer is
+        nearly an average of gradients. With 1, no gradient but the first enters it; with more,
+        later ones enter with the wrong sign, and no rate is stable. Without momentum it does
+        nothing.
     weight_decay : float, default 0
         :math:`\lambda \ge 0`, added to the gradient.
     nesterov : bool, default False

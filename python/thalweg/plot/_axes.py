@@ -20,6 +20,14 @@ def pyplot() -> Any:
     return plt
 
 
+def expect(name: str, value: Any, kind: type, source: str) -> None:
+    """Raise unless `value` is what `source` returns."""
+    if not isinstance(value, kind):
+        raise ArgumentError(
+            f"{name} must be a {kind.__name__}, which {source} returns; got {_checks.given(value)}"
+        )
+
+
 def axes(ax: Any) -> Any:
     """Return the axes to draw on: those given, or those of a new figure."""
     plt = pyplot()

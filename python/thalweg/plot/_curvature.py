@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thalweg.plot._axes import axes
+from thalweg.plot._axes import axes, expect
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,8 +41,11 @@ def spectrum(
     ImportError
         If matplotlib is not installed.
     ArgumentError
-        If `sigma` is not above 0.
+        If `found` is something else, or `sigma` is not above 0.
     """
+    from thalweg.curvature import SpectralDensity
+
+    expect("found", found, SpectralDensity, "thalweg.curvature.spectral_density")
     low, high = found.range
     # For a single eigenvalue, rounded differently by each probe, the range is just that rounding.
     room = max(0.05 * (high - low), 1e-3 * max(abs(low), abs(high))) or 1.0

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from thalweg.errors import ArgumentError
-from thalweg.plot._axes import axes
+from thalweg.plot._axes import axes, expect
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,8 +35,11 @@ def spectral_bias(found: "SpectralBias", ax: "Axes | None" = None) -> "Axes":
     ImportError
         If matplotlib is not installed.
     ArgumentError
-        If nothing has been recorded yet.
+        If `found` is something else, or nothing has been recorded yet.
     """
+    from thalweg.diagnostics import SpectralBias
+
+    expect("found", found, SpectralBias, "thalweg.diagnostics.spectral_bias")
     if not found.steps:
         raise ArgumentError(
             f"{found!r} has not recorded anything yet: pass it to Trainer.fit as one of "

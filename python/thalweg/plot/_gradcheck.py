@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from thalweg.plot._axes import axes
+from thalweg.plot._axes import axes, expect
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,8 +41,12 @@ def gradcheck(report: "GradcheckReport", ax: "Axes | None" = None) -> "Axes":
     ImportError
         If matplotlib is not installed.
     ArgumentError
-        If the report has no function to evaluate; see `thalweg.GradcheckReport.curve`.
+        If `report` is something else, or has no function to evaluate; see
+        `thalweg.GradcheckReport.curve`.
     """
+    from thalweg import GradcheckReport
+
+    expect("report", report, GradcheckReport, "a check such as thalweg.check_gradient")
     count, blocks = len(report.blocks), report.blocks
     if count > _CURVES:
         blocks = tuple(sorted(blocks, key=_urgency)[:_CURVES])

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from thalweg import _arrays, _checks, _habits
 from thalweg._history import History
 from thalweg.errors import ArgumentError, ShapeError
-from thalweg.plot._axes import axes, pyplot
+from thalweg.plot._axes import axes, expect, pyplot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -183,7 +183,12 @@ def lr_finder(found: "LRFinder", ax: "Axes | None" = None) -> "Axes":
     ------
     ImportError
         If matplotlib is not installed.
+    ArgumentError
+        If `found` is something else.
     """
+    from thalweg import LRFinder
+
+    expect("found", found, LRFinder, "thalweg.find_lr")
     ax = axes(ax)
     ax.plot(found.lr, found.after, color="C0", label="loss after the update")
     ax.plot(found.lr, found.gain, color="C2", label="reduction by the update")

@@ -31,6 +31,8 @@ _LEAST, _MOST = 1e-20, 1e20
 _GAIN = 1e-4
 #: The largest acceleration relative to the step, and the h of its difference quotient.
 _BENDING, _PROBE = 0.75, 0.1
+#: Cosines above this are far from orthogonal, and relative residuals below this close to rounding.
+_SLANTED, _ROUNDED = 1e-3, 1e-6
 #: How much of the largest norms so far is left after a step.
 _MEMORY = 0.7
 
@@ -92,6 +94,12 @@ def step(
     cost, evaluations, rejected = norm2(r), 0, 0
 
     def end(why: str) -> Outcome:
+        # A Jacobian that is right leads downhill until residuals are orthogonal to it or, relative
+        # to the parameters, nothing but rounding.
+        slanted = cosines.max() > _SLANTED * np.sqrt(cost)
+        rounded = np.sqrt(cost) <= _ROUNDED * np.linalg.norm(scale * theta)
+        if rejected and why != "evaluations" and slanted and not rounded:
+            why = "uphill"
         return Outcome(theta, r, rejected, evaluations, why)
 
     cosines = np.abs(upper.T @ rotated) / norms

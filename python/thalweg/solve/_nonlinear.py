@@ -17,6 +17,8 @@ _MESSAGES = {
     "ftol": "the linear model predicts no further decrease (ftol)",
     "xtol": "the steps are as small as xtol",
     "damping": "no step decreases the sum of squares, however small",
+    "uphill": "no step decreases the sum of squares, however small, although the Jacobian says so: "
+    "check it with tw.check_gradient, or the residuals are not smooth there",
     "evaluations": "residual was called max_evaluations times",
 }
 
@@ -34,7 +36,8 @@ class LeastSquaresFit:
     sum_of_squares : float
         Their sum of squares.
     converged : bool
-        Whether one of the tolerances was met.
+        Whether one of the tolerances was met. Not if no step leads downhill although the residuals
+        are not orthogonal to the Jacobian, which is then wrong, or not that of a smooth function.
     message : str
         Why the method stopped.
     evaluations : int
@@ -110,7 +113,8 @@ def nonlinear_least_squares(
     Raises
     ------
     DataError
-        If the residuals at the start, or a Jacobian, or their squares are not finite.
+        If the residuals at the start, or a Jacobian, or their squares are not finite; or the
+        squares of residuals at the start, which are not 0, all are.
     ShapeError
         If shapes do not agree.
     ArgumentError
@@ -170,6 +174,11 @@ def nonlinear_least_squares(
         raise DataError(
             f"the residuals at theta are up to {np.abs(r).max():.1e}, and the sum of their squares "
             "is too large for float64; scale them"
+        )
+    if r.any() and _levenberg.norm2(r) == 0:
+        raise DataError(
+            f"the residuals at theta are at most {np.abs(r).max():.1e}, and their squares are too "
+            "small for float64; scale them"
         )
     shape = r.shape
     history: dict[str, list[float]] = {"sum_of_squares": [], "damping": [], "rejected": []}

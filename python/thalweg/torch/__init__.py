@@ -1,7 +1,8 @@
 """Conversion of models to and from PyTorch, with the same parameters.
 
-This module has `to_torch` and `from_torch`. `_to` converts layers to modules, `_from` modules to
-layers, and `_modules` has the layers that PyTorch lacks; these three need PyTorch to be installed.
+This module has `to_torch`, `from_torch` and `residual`. `_to` converts layers to modules, `_from`
+modules to layers, and `_modules` has the layers that PyTorch lacks; these three need PyTorch to be
+installed.
 """
 
 import typing as _typing
@@ -67,7 +68,9 @@ def from_torch(module: "torch.nn.Module", *, seed: int = 0) -> "nn.Sequential":
     ----------
     module : torch.nn.Module
         A ``torch.nn.Sequential``, which may contain others, or one layer. Its layers must exist in
-        `thalweg.nn`, or be those that `to_torch` makes.
+        `thalweg.nn`, or be made by `to_torch` or `residual`. A class of your own does not say in
+        which order its modules run: pass those that form a chain as a ``torch.nn.Sequential``,
+        which holds the same parameters.
     seed : int, keyword only, default 0
         The seed of `Sequential`, for what is drawn while it trains.
 
@@ -114,6 +117,37 @@ def from_torch(module: "torch.nn.Module", *, seed: int = 0) -> "nn.Sequential":
     from thalweg.torch import _from
 
     return _from.model(module, seed)
+
+
+def residual(*modules: "torch.nn.Module") -> "torch.nn.Sequential":
+    r"""Make a block of PyTorch modules whose output is added to its input, :math:`x + f(x)`.
+
+    Parameters
+    ----------
+    *modules : torch.nn.Module
+        As for ``torch.nn.Sequential``. The last output must be as wide as the input.
+
+    Returns
+    -------
+    torch.nn.Sequential
+        A subclass of it, which holds the same modules; `from_torch` makes it an `nn.Residual`.
+
+    Raises
+    ------
+    ImportError
+        If PyTorch is not installed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import thalweg as tw
+    >>> block = tw.torch.residual(torch.nn.LayerNorm(8), torch.nn.Linear(8, 8))
+    >>> tw.torch.from_torch(torch.nn.Sequential(torch.nn.Linear(2, 8), block))[1]
+    Residual(LayerNorm(normalized_shape=(8,), ...), Linear(in_features=8, ..., bias=True))
+    """
+    from thalweg.torch import _modules
+
+    return _modules.Residual(*modules)
 
 
 if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name

@@ -72,10 +72,12 @@ def _layer(place: str, module: Any) -> nn.Layer:
     # A subclass of a PyTorch module may compute anything.
     if type(module) is not theirs or not (isinstance(kind, type) and issubclass(kind, nn.Layer)):
         layers = [it for it in vars(nn).values() if isinstance(it, type) and it is not nn.Layer]
-        known = sorted(it.__name__ for it in layers if issubclass(it, nn.Layer))
+        there = {it.__name__ for it in layers if issubclass(it, nn.Layer)} & {*dir(torch.nn)}
         raise UnsupportedError(
             f"{where} is not one of the layers of thalweg{_habits.said_of(name, 'nn')}; a "
-            f"torch.nn.Sequential may have {', '.join(known)}"
+            f"torch.nn.Sequential may have {', '.join(sorted(there))}, and blocks by "
+            "tw.torch.residual. Of a class of your own, pass the modules that form a chain as a "
+            "torch.nn.Sequential"
         )
     for option, needed in _ONLY.get(kind, {}).items():
         if (value := getattr(module, option)) != needed:
@@ -135,7 +137,8 @@ def _refuse_sharing(module: torch.nn.Module) -> None:
             if id(tensor) in seen:
                 raise UnsupportedError(
                     f"{name} is the same tensor as {seen[id(tensor)]}; sharing is not supported, "
-                    "since each layer here has parameters of its own"
+                    "since each layer here has parameters of its own; a function in "
+                    "trainer.gradient_hook can keep two equal"
                 )
             seen[id(tensor)] = name
 

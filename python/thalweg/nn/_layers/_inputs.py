@@ -76,9 +76,17 @@ class FourierFeatures(Layer):
 
     Notes
     -----
-    `B` is not a parameter, but `Sequential.state_dict` holds it as ``"0.frequencies"``. With the
-    gradient with respect to `y` written as :math:`g = [g_s, g_c]`, and :math:`y = [s, c]`, the
-    gradient with respect to `x` is :math:`2\pi\,(g_s c - g_c s)\,B^\top`.
+    `B` is not a parameter, but `Sequential.state_dict` holds it as ``"0.frequencies"``, and
+    `Sequential.load_state_dict` sets it. The description does not change with it: another model
+    made of ``model.layers`` draws its own, until it gets these by `Sequential.load_state_dict` or
+    `Sequential.follow`.
+
+    With the gradient with respect to `y` written as :math:`g = [g_s, g_c]`, and :math:`y = [s, c]`,
+    the gradient with respect to `x` is :math:`2\pi\,(g_s c - g_c s)\,B^\top`.
+
+    Trainable features are ``nn.Linear(in_features, 2 * m), nn.Sine(2 * np.pi)`` with the weight
+    :math:`[B^\top; B^\top]`, of shape (2 m, in_features), and biases of 0 and 1/4 for the two
+    halves. Frozen, they do the same as this layer, at any place also with `DerivativeLoss`.
 
     Examples
     --------

@@ -1,5 +1,7 @@
 """Scaling of columns by numbers that are not trained."""
 
+import copy
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ from thalweg import _arrays, _checks, _habits
 from thalweg._description import description
 from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn._layers._base import Layer
+from thalweg.nn._layers._residual import Residual
 
 #: Other libraries' names for the arguments of `Standardize`.
 _ELSEWHERE = {
@@ -50,7 +53,9 @@ class Standardize(Layer):
 
     Notes
     -----
-    They are not parameters, but `Sequential.state_dict` holds them as ``"0.mean"`` and ``"0.std"``.
+    They are not parameters, but `Sequential.state_dict` holds them as ``"0.mean"`` and ``"0.std"``,
+    and `Sequential.load_state_dict` sets them, also between steps of training; the description in
+    ``model.layers`` then has the new numbers.
     The gradient with respect to `x` is that with respect to `y`, divided by :math:`\sigma` or
     multiplied by it. In float32, raw numbers are rounded before :math:`\mu` is subtracted: columns
     whose mean is a million times their deviation, such as dates in seconds, lose all information.
@@ -169,6 +174,33 @@ class Standardize(Layer):
 
     def _spec(self) -> tuple[Any, ...]:
         return ("standardize", list(self.mean), list(self.std), self.inverse)
+
+
+def with_numbers(
+    layers: tuple[Layer, ...], numbers: Mapping[str, npt.NDArray[Any]], place: str = ""
+) -> tuple[Layer, ...]:
+    """Return the layers, each `Standardize` with the numbers that a model has for it by name.
+
+    What equals them after rounding to the model's dtype stays as it was given.
+    """
+    made = []
+    for index, layer in enumerate(layers):
+        here = f"{place}{index}."
+        new: dict[str, Any] = {}
+        if isinstance(layer, Standardize):
+            for name in ("mean", "std"):
+                now = numbers[here + name]
+                if not np.array_equal(now, np.asarray(getattr(layer, name), now.dtype)):
+                    new[name] = tuple(now.tolist())
+        elif isinstance(layer, Residual):
+            inside = with_numbers(layer.layers, numbers, here)
+            if inside != layer.layers:
+                new["layers"] = inside
+        if new:
+            layer = copy.copy(layer)  # not through the __init__ of a user's subclass
+            layer._set(**new)
+        made.append(layer)
+    return tuple(made)
 
 
 def _row(name: str, values: Any) -> tuple[float, ...]:

@@ -206,7 +206,9 @@ def floats(
         raise ArgumentError(f"{name} must be numbers of shape (k,); got {value!r}") from None
     if array.ndim > 1 or array.size == 0:
         raise ArgumentError(f"{name} must be numbers of shape (k,); got shape {array.shape}")
-    if array.ndim == 0 and not isinstance(value, (int, float, np.number)):
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()  # a scalar of NumPy or PyTorch
+    if array.ndim == 0 and not isinstance(value, (int, float)):
         raise ArgumentError(
             f"{name} must be numbers, in the order of the columns, e.g. [1.0, 5.0]; got {value!r}"
         )

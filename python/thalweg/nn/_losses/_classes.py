@@ -1,6 +1,7 @@
 """Losses of classes: cross-entropies of several kinds."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from typing import Any, ClassVar
 
@@ -276,6 +277,10 @@ class BCEWithLogitsLoss(CoreLoss):
     reduction: str = "mean"
 
     _kind: ClassVar[str] = "bce_with_logits"
+    _arguments_elsewhere: ClassVar[Mapping[str, str]] = {
+        "weight": "fit(..., sample_weight=...) weighs the samples, and pos_weight the targets of "
+        "1; to weigh whole outputs, write a function, see nn.CustomLoss"
+    }
 
     def __post_init__(self) -> None:
         CoreLoss.__post_init__(self)
@@ -358,8 +363,6 @@ class DistillationLoss(CoreLoss):
     :math:`T^2` keeps the size of the gradients independent of the temperature `T`. In PyTorch, this
     is ``T**2 * F.kl_div((y / T).log_softmax(1), (t / T).softmax(1), reduction="batchmean")``.
 
-    To fit labels too, mix them into the probabilities of a `CrossEntropyLoss`.
-
     Parameters
     ----------
     temperature : float, default 2.0
@@ -376,6 +379,23 @@ class DistillationLoss(CoreLoss):
     References
     ----------
     Hinton, Vinyals & Dean 2015, "Distilling the knowledge in a neural network".
+
+    Examples
+    --------
+    To fit labels too, add the two losses and their gradients in a custom one, whose target is a
+    dict:
+
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn, optim
+    >>> a, hard, soft = 0.5, nn.CrossEntropyLoss(), nn.DistillationLoss(4.0)
+    >>> def both(output, target):
+    ...     y, t = target["y"], target["t"]
+    ...     loss = a * hard(output, y) + (1 - a) * soft(output, t)
+    ...     return loss, a * hard.gradient(output, y) + (1 - a) * soft.gradient(output, t)
+    >>> x = np.random.default_rng(0).standard_normal((64, 2))
+    >>> teacher, student = (nn.Sequential(nn.Linear(2, 3), seed=seed) for seed in (0, 1))
+    >>> trainer = tw.Trainer(student, loss=both, optimizer=optim.Adam())
+    >>> history = trainer.fit(x, {"y": np.arange(64) % 3, "t": teacher(x)}, epochs=2)
     """
 
     temperature: float = 2.0

@@ -42,10 +42,10 @@ class CustomLoss(FunctionLoss):
         an array of the shape of `output`, where ``gradient[i, j]`` is the derivative of the loss
         with respect to ``output[i, j]``. `output` is a fresh array of shape (n, out_features) and
         the model's dtype, which may be overwritten. `target` holds the corresponding rows of `y`,
-        unchanged; they may be NaN, if the function handles that. If `y` is a dict of arrays with
-        equally many rows, `target` is a dict of the corresponding rows of each:
-        ``target["advantage"]``. Rows are shuffled and come in batches, so a row must be identified
-        by its contents, not by its position.
+        unchanged and read-only: to change them, copy them. They may be NaN, if the function handles
+        that. If `y` is a dict of arrays with equally many rows, `target` is a dict of the
+        corresponding rows of each: ``target["advantage"]``. Rows are shuffled and come in batches,
+        so a row must be identified by its contents, not by its position.
 
         With ``sample_weight`` it is called as ``function(output, target, weight)``; with the
         default ``weight=None``, one function serves both. How to use the weights, and whether to
@@ -55,13 +55,16 @@ class CustomLoss(FunctionLoss):
         A third item, ``(loss, gradient, figures)``, is a dict of named numbers, such as the parts
         of the loss. Their means over the batches of each epoch, computed like that of the loss, are
         recorded in the history (for validation data as ``"val_..."``), and `Trainer.evaluate`
-        returns them too. A figure that is NaN or left out in a batch does not count in its mean.
+        returns them too; `Trainer.figures` has those of the latest batch. A figure that is NaN or
+        left out in a batch does not count in its mean.
 
         Evaluations, line searches and `gradcheck` call the function as steps do, so it must change
-        nothing but `output`. It may call ``model(x)``, but not ``model.forward(x)``, which would
-        replace the pass that its gradient goes back through. `gradcheck` tells whether the gradient
-        is that of the loss. A file written by `Trainer.save` does not contain the function;
-        ``Trainer.load(path, loss=function)`` restores it.
+        nothing but `output`. It may call ``model(x)``, but not ``model.forward(x)`` or a trainer
+        with a custom loss, which would replace the pass that its gradient goes back through, nor
+        take steps: to add up gradients of several losses, call `Trainer.backward` of each and then
+        `Trainer.update`. `gradcheck` tells whether the gradient is that of the loss. A file written
+        by `Trainer.save` does not contain the function; ``Trainer.load(path, loss=function)``
+        restores it.
 
     Raises
     ------

@@ -17,13 +17,20 @@ from thalweg.nn._losses._custom import FunctionLoss
 def checked_order(order: Any) -> int | tuple[int, ...]:
     """Return `order`, the highest derivative for all directions or for each, if it is valid."""
     if not isinstance(order, (list, tuple, np.ndarray)):
-        return _checks.integer("order", order, 1, 2)
+        return _one_order("order", order)
     if len(order) == 0:
         raise ArgumentError(
             "order must be 1 or 2, or a sequence with one of them for each direction; got an "
             "empty sequence"
         )
-    return tuple(_checks.integer(f"order[{k}]", one, 1, 2) for k, one in enumerate(order))
+    return tuple(_one_order(f"order[{k}]", one) for k, one in enumerate(order))
+
+
+def _one_order(name: str, order: Any) -> int:
+    try:
+        return _checks.integer(name, order, 1, 2)
+    except ArgumentError as error:
+        raise ArgumentError(f"{error}. For u_xxx, make u_xx another output of the model") from None
 
 
 @description
@@ -51,20 +58,22 @@ class DerivativeLoss(FunctionLoss):
         * ``d2u[k, i, j]`` is the second derivative along the same direction, or along the k-th of
           those for which `order` asks for second derivatives.
 
-        `target` holds the corresponding rows of `y`, unchanged: the points themselves, source
-        terms, data. The function returns a tuple ``(loss, gradients)``: a number, and a tuple with
-        one array for each of ``u``, ``du`` and ``d2u``, of the same shape: the derivatives of the
-        loss with respect to its elements. None stands for an array of zeros. A third item is a dict
-        of figures for the history, as from `CustomLoss`.
+        They may be overwritten. `target` holds the corresponding rows of `y`, unchanged and
+        read-only: the points themselves, source terms, data. The function returns a tuple ``(loss,
+        gradients)``: a number, and a tuple with one array for each of ``u``, ``du`` and ``d2u``, of
+        the same shape: the derivatives of the loss with respect to its elements. None stands for an
+        array of zeros. A third item is a dict of figures for the history, as from `CustomLoss`.
 
         Rows are shuffled and come in batches. If they are of several kinds, inside and at the
         boundary, with and without a measurement, the function has to distinguish them by the
         contents of `target`, for instance NaN for what is not known, and not by their positions,
-        which match those of `y` only with ``batch_size=None``.
+        which match those of `y` only with ``batch_size=None``. Rows that belong together come in
+        batches of your own, ``fit(batches)``, whose rows stay in order.
     order : {2, 1} or a sequence of these, keyword only
         The highest derivative, or a sequence of the highest along each direction: with ``order=(2,
         1)`` for inputs x and t, `d2u` holds :math:`u_{xx}` alone. Derivatives not asked for are not
-        computed.
+        computed. For :math:`u_{xxx}`, make :math:`u_{xx}` another output `w`, with
+        :math:`(w - u_{xx})^2` in the loss, and use :math:`w_x`.
     along : array_like, shape (directions, in_features), keyword only, optional
         Directions, one per row; by default those of the inputs, in order. With ``np.eye(3)[:2]``,
         nothing is differentiated with respect to the last of three inputs. Mixed derivatives are

@@ -1,5 +1,6 @@
 """Losses on numbers: how far the outputs are from the targets."""
 
+from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from typing import Any, ClassVar
 
@@ -71,7 +72,8 @@ class HuberLoss(CoreLoss):
               \delta\,(|d_{ij}| - \frac12 \delta) & \text{else} \end{cases},
               \qquad d_{ij} = y_{ij} - t_{ij}
 
-    Shapes are as for `MSELoss`. With ``delta=1`` it is also PyTorch's ``SmoothL1Loss``.
+    Shapes are as for `MSELoss`. PyTorch's ``SmoothL1Loss(beta=b)`` is ``HuberLoss(delta=b)``
+    divided by `b`; by default, with 1 in both, the two are the same.
 
     Parameters
     ----------
@@ -96,6 +98,9 @@ class HuberLoss(CoreLoss):
     reduction: str = "mean"
 
     _kind: ClassVar[str] = "huber"
+    _arguments_elsewhere: ClassVar[Mapping[str, str]] = {
+        "beta": "SmoothL1Loss(beta=b) is HuberLoss(delta=b) divided by b"
+    }
 
     def __post_init__(self) -> None:
         CoreLoss.__post_init__(self)

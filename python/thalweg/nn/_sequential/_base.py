@@ -58,6 +58,12 @@ _ELSEWHERE = {
         ("grads", "gradients"),
         "they are in flat_gradients, and model.unflatten(model.flat_gradients) has them by name",
     ),
+    **dict.fromkeys(("per_sample_gradients", "grad_sample"), _habits.PER_SAMPLE),
+    **dict.fromkeys(
+        ("tie_weights", "share_weights"),
+        "each layer has parameters of its own; in trainer.gradient_hook, a function that adds the "
+        "gradients of two, by model.unflatten(gradient), keeps them equal",
+    ),
     **dict.fromkeys(("save_weights", "load_weights"), "model.save(path) and Sequential.load(path)"),
     **dict.fromkeys(("jvp", "hvp"), "tw.curvature has it"),
     **dict.fromkeys(("freeze", "trainable"), _FROZEN),
@@ -104,12 +110,17 @@ class SequentialBase(Guided):
         self._renamed = _names.renamed(layers)
         self._core = _core.Model([x._spec() for x in layers], self._dtype.name, self._seed)
         self._predict = self._core.predict
+        self._steps: dict[int, Any] = {}  # see thalweg._steps
+        #: The parameters from which the step under way tries others; None if it tries none.
+        self._unmoved: Array | None = None
         _layers.check_sines(layers)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """The descriptions of the layers, in order."""
-        return self._layers
+        """The descriptions of the layers, in order; a `Standardize` has its present numbers."""
+        if not (blocks := self._core.average_blocks()):
+            return self._layers
+        return _layers.with_numbers(self._layers, _names.split(self._core.averages(), blocks))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -140,10 +151,10 @@ class SequentialBase(Guided):
         return len(self._layers)
 
     def __getitem__(self, index: int) -> Layer:
-        return self._layers[index]
+        return self.layers[index]
 
     def __repr__(self) -> str:
-        lines = "".join(f"  ({i}): {layer!r}\n" for i, layer in enumerate(self._layers))
+        lines = "".join(f"  ({i}): {layer!r}\n" for i, layer in enumerate(self.layers))
         return f"Sequential(\n{lines}  dtype={self._dtype.name}, seed={self._seed}\n)"
 
     def _blocks(self) -> _names.Blocks:
@@ -167,7 +178,10 @@ class SequentialBase(Guided):
 
 
 #: The attributes that `Sequential` sets.
-MINE = ("_layers", "_dtype", "_seed", "_shaper", "_in_shape", "_renamed", "_core", "_predict")
+MINE = (
+    "_layers", "_dtype", "_seed", "_shaper", "_in_shape", "_renamed", "_core", "_predict", "_steps",
+    "_unmoved",
+)  # fmt: skip
 
 
 def plain(layers: Iterable[Layer], dtype: np.dtype[Any] | str, seed: int) -> "Sequential":
@@ -183,7 +197,7 @@ def dtype_name(dtype: Any) -> str:
     if dtype is not None and not isinstance(dtype, str):  # None is float64 to NumPy
         with contextlib.suppress(TypeError):  # not a dtype: reported below
             name = np.dtype(dtype).name
-    if name in ("float16", "bfloat16", "half"):
+    if isinstance(name, str) and name in ("float16", "bfloat16", "half"):
         raise ArgumentError(
             f'dtype must be one of "float32", "float64"; got {dtype!r}: tw.Trainer(..., '
             'precision="bfloat16") multiplies matrices in lower precision, and samples may be '

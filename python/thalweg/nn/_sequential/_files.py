@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from thalweg import _arrays, _safetensors, _spec
 from thalweg._arrays import Array
 from thalweg.errors import DataError, DivergedError, UnsupportedError
-from thalweg.nn import _layers
+from thalweg.nn import _layers, _names
 from thalweg.nn._layers import Layer
 from thalweg.nn._sequential._base import MINE, SequentialBase, plain
 from thalweg.nn._sequential._parameters import Parameters
@@ -28,7 +28,8 @@ class Kept(Parameters):
         ----------
         path : str or path-like
             Usually ``"….safetensors"``: that is its format, whatever the name. An existing file is
-            replaced once the new one is complete.
+            replaced once the new one is complete, and keeps its permissions; a link to one stays a
+            link.
 
         Raises
         ------
@@ -43,7 +44,9 @@ class Kept(Parameters):
         Notes
         -----
         The arrays are those of `state_dict`, so that other libraries can read them; in PyTorch
-        ``net.load_state_dict(safetensors.torch.load_file(path))``. Gradients are not saved.
+        ``net.load_state_dict(safetensors.torch.load_file(path))``. Gradients are not saved. The
+        metadata of the file include a checksum, ``"thalweg.crc32"``, which loading compares if it
+        is there: a file of other arrays must not keep it.
         """
         import json
 
@@ -99,7 +102,10 @@ class Kept(Parameters):
 
     def _finite_state_dict(self) -> dict[str, Array]:
         """Return the arrays to save; `DivergedError` if one could not be loaded again."""
-        arrays = self.state_dict()
+        # Another thread, or a signal handler, may save while a step tries other parameters.
+        before, arrays, after = self._unmoved, self.state_dict(), self._unmoved
+        if (unmoved := after if before is None else before) is not None:
+            arrays |= _names.split(unmoved, self._blocks())
         for name, array in arrays.items():
             if found := _arrays.not_finite(array, name):
                 raise DivergedError(
@@ -112,7 +118,7 @@ class Kept(Parameters):
         """Describe this model without its numbers, as plain data."""
         return {
             "version": _STATE_VERSION,
-            "layers": [_spec.describe(layer) for layer in self._layers],
+            "layers": [_spec.describe(layer) for layer in self.layers],
             "dtype": self._dtype.name,
             "seed": self._seed,
             "passes": self._core.passes(),

@@ -21,6 +21,9 @@ class Parameters(SequentialBase):
     def flat_parameters(self) -> Array:
         """A copy of all parameters, shape (num_parameters,), in the order of `state_dict`.
 
+        What is not trained, such as running averages and the frequencies of `FourierFeatures`, is
+        only in `state_dict`.
+
         Assigning sets them, so ``model.flat_parameters -= 0.1 * model.flat_gradients`` is a step of
         gradient descent. Values must be finite; otherwise nothing is set.
         """

@@ -36,7 +36,7 @@ class Summarized(SequentialBase):
         """
         sizes = {name: int(np.prod(shape)) for name, shape in self._blocks()}
         rows = [("layer", "output", "parameters")]
-        rows += _summary(self._layers, "", self.in_features, sizes)
+        rows += _summary(self.layers, "", self.in_features, sizes)
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         table = [
             f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows

@@ -86,7 +86,9 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                 ("cosine_onecycle_schedule", "linear_onecycle_schedule"),
                 "it is OneCycleLR",
             ),
-            **dict.fromkeys(("join_schedules", "ChainedScheduler"), "it is SequentialLR"),
+            "join_schedules": "it is SequentialLR",
+            "ChainedScheduler": "its factors apply at once: LambdaLR of the product of their "
+            "factors, lambda t: a.lr(t, base=1) * b.lr(t, base=1)",
             **dict.fromkeys(("constant_schedule", "constant"), "it is ConstantLR"),
             **dict.fromkeys(("WarmupLR", "Warmup", "GradualWarmupScheduler"), "it is LinearWarmup"),
             **dict.fromkeys(

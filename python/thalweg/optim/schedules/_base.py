@@ -17,10 +17,10 @@ _OWN = "write a custom schedule as a function of time: schedules.LambdaLR(lambda
 
 #: Attributes of PyTorch's schedulers.
 OF_SCHEDULERS = {
-    **dict.fromkeys(
-        ("step", "get_lr"), "tw.Trainer(..., schedule=...) sets the rate of each update"
-    ),
-    **dict.fromkeys(("get_last_lr", "last_epoch"), "the rate is trainer.optimizer.lr"),
+    "step": "tw.Trainer(..., schedule=...) sets the rate: of each update, or where epochs count, "
+    "of each epoch of fit; in a hand-written loop over epochs, call fit(..., epochs=1) for each, "
+    "or set optimizer.lr",
+    **dict.fromkeys(("get_lr", "get_last_lr", "last_epoch"), "the rate is trainer.optimizer.lr"),
     **dict.fromkeys(
         ("state_dict", "load_state_dict"), "trainer.save(path) saves everything it depends on"
     ),
@@ -36,7 +36,8 @@ class Schedule(Description, Guided):
     Parameters
     ----------
     per : {"step", "epoch"}, keyword only
-        What `t` counts: updates of the parameters, or epochs of `thalweg.Trainer.fit`.
+        What `t` counts: updates of the parameters, or epochs of `thalweg.Trainer.fit`. Where there
+        is no fit, `thalweg.Trainer.step` and `thalweg.Trainer.update` raise for the latter.
     """
 
     _: KW_ONLY

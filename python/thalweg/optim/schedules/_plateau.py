@@ -17,7 +17,8 @@ class ReduceLROnPlateau(Description, Guided):
     """Lowers the rate when a figure of the training has stopped improving.
 
     It follows the history instead of the time, at the end of every epoch of `thalweg.Trainer.fit`:
-    after more than `patience` epochs without improvement, the rate is multiplied by `factor`.
+    after more than `patience` epochs without improvement, the rate is multiplied by `factor`. A
+    hand-written loop can call ``fit(..., epochs=1)`` for each epoch, or set ``optimizer.lr``.
 
     Parameters
     ----------

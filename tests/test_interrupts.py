@@ -1,0 +1,109 @@
+"""Ctrl-C within a step that Python makes: the step has been made, or nothing has changed."""
+
+import contextlib
+import itertools
+import sys
+
+import numpy as np
+import pytest
+
+import thalweg as tw
+from thalweg import nn, optim
+
+from .helpers import squares
+
+X = np.random.default_rng(0).normal(size=(8, 3))
+Y = np.sin(X)
+NORM = nn.BatchNorm1d(5), nn.Dropout(0.2)
+
+
+def make(loss, optimizer, *layers, **options):
+    layers = nn.Linear(3, 5), *layers, nn.Tanh(), nn.Linear(5, 3)
+    model = nn.Sequential(*layers, dtype="float64", seed=0)
+    return tw.Trainer(model, loss=loss, optimizer=optimizer, **options)
+
+
+def of_derivatives(u, du, target):
+    loss, gradient = squares(u, target)
+    return loss, (gradient, None)
+
+
+DERIVATIVES = nn.DerivativeLoss(of_derivatives, order=1)
+TRAINERS = {
+    "a custom loss": lambda: make(squares, optim.Adam(), *NORM),
+    "SAM": lambda: make(squares, optim.SAM(optim.Adam(), rho=0.5), *NORM),
+    "derivatives and SAM": lambda: make(DERIVATIVES, optim.SAM(optim.Adam(), rho=0.5)),
+    "gathered": lambda: make(squares, optim.Adam(), *NORM, accumulate_grad_batches=2),
+    "a hook": lambda: make(nn.MSELoss(), optim.Adam(), *NORM),
+    "a hook and a custom loss": lambda: make(squares, optim.Adam(), *NORM),
+    "LBFGS": lambda: make(nn.MSELoss(), optim.LBFGS(lr=0.1, max_iter=2), *NORM),
+    "LBFGS and a custom loss": lambda: make(squares, optim.LBFGS(lr=0.1, max_iter=2), *NORM),
+    "LevenbergMarquardt": lambda: make(nn.MSELoss(), optim.LevenbergMarquardt()),
+}
+
+
+def hooked(name, trainer):
+    return trainer.gradient_hook(lambda g: g) if "hook" in name else contextlib.nullcontext()
+
+
+def state(trainer):
+    """A number that stands for everything that a step changes."""
+    model, gathered = trainer.model, trainer._core.gathered()
+    arrays = [*model.state_dict().values(), *trainer.optimizer.state_dict()["arrays"].values()]
+    arrays += [] if gathered is None else gathered[:1]
+    numbers = tuple(array.tobytes() for array in arrays)
+    return hash((numbers, model._core.passes(), trainer.optimizer.steps))
+
+
+def interrupted(function, calls):
+    """Raise KeyboardInterrupt after so many calls, which is where Python looks for signals."""
+    count = itertools.count()
+
+    def watch(frame, event, _):
+        inside = "thalweg" in frame.f_code.co_filename and event in ("call", "c_return")
+        if inside and next(count) == calls:
+            sys.setprofile(None)
+            raise KeyboardInterrupt
+
+    sys.setprofile(watch)
+    try:
+        function()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [("step", name) for name in TRAINERS]
+    + [("fit", name) for name in ("a custom loss", "SAM", "a hook", "LBFGS")],
+)
+def test_a_step_is_made_or_not(method, name):
+    """Not weights of one step with running averages of another, nor those that SAM moved to."""
+    straight, states = TRAINERS[name](), []
+    with hooked(name, straight):
+        for _ in range(4):
+            states.append(state(straight))
+            straight.step(X, Y)
+    found = set()
+    for calls in itertools.count():
+        trainer = TRAINERS[name]()
+        with hooked(name, trainer):
+            trainer.step(X, Y)
+
+            def train(trainer=trainer):
+                if method == "step":
+                    trainer.step(X, Y)
+                else:
+                    trainer.fit(X, Y, epochs=2, batch_size=None, shuffle=False)
+
+            more = interrupted(train, calls)
+            found.add(states.index(state(trainer)))
+            assert trainer.model._steps == {}
+            assert trainer.model._unmoved is None
+        if not more:
+            break
+    # From one step on, the last interrupt comes after the whole call.
+    assert found == ({1, 2} if method == "step" else {1, 2, 3})
