@@ -12,6 +12,8 @@
 #   make format   let rustfmt and ruff fix what lint reports
 #   make docs     the manual, in docs/_build/html
 #   make wheel    the wheel, in dist/
+#   make sdist    the sources as one file, in dist/
+#   make licenses the licences of what is compiled into the wheel, after a change of Cargo.lock
 #   make exhaustive  the core's float32 functions on all 2^32 arguments, for each ISA; takes some 20 minutes
 #   make aarch64  the core's tests on an emulated ARM CPU, with NEON (qemu-user, gcc-aarch64-linux-gnu)
 #   make package  build the wheel, install it with NumPy only, train there, check its size
@@ -35,7 +37,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Another active environment must not interfere with this one.
 unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
 
-.PHONY: help demo test core-test exhaustive aarch64 bench properties reproduce lint format docs wheel package env clean
+.PHONY: help demo test core-test exhaustive aarch64 bench properties reproduce lint format docs wheel sdist licenses package env clean
 .DELETE_ON_ERROR:
 
 help:
@@ -103,8 +105,15 @@ docs: $(CORE) $(VENV)/.stamp-docs
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
 wheel: $(ENV)
-	rm -rf dist
-	$(BIN)/maturin build --release --out dist
+	rm -f dist/*.whl
+	$(BIN)/maturin build --release --locked --out dist
+
+sdist: $(ENV)
+	rm -f dist/*.tar.gz
+	$(BIN)/maturin sdist --out dist
+
+licenses: $(ENV)
+	$(BIN)/python tests/packaging/third_party.py > LICENSES-THIRD-PARTY
 
 package: wheel
 	$(BIN)/python tests/packaging/check_wheel.py dist/*.whl
@@ -133,6 +142,10 @@ $(ENV):
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1" # the first that knows --group
 	$(BIN)/python -m pip install --quiet "maturin>=1.9.4,<2"
 	touch $@
+
+# No paths of this machine in what is compiled: otherwise, wheels built elsewhere would differ. The
+# editable build has the same flags, so that cargo compiles once for both.
+$(CORE) wheel: export RUSTFLAGS += --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo
 
 # Editable: Python sources are used in place; the core is rebuilt when Rust sources change.
 $(CORE): $(ENV) $(RUST) pyproject.toml

@@ -1,6 +1,6 @@
 """How well does a rod conduct heat? A physics-informed network finds out from noisy measurements.
 
-The network is u(x, t), the temperature. It shall agree with measurements, and obey the heat
+The network is u(x, t), the temperature. It is to agree with measurements and obey the heat
 equation u_t = k u_xx, whose k is unknown. A second output is log k: as this is one number, the loss
 takes its mean over the rows. It is trained, saved and evaluated with the rest of the network.
 """

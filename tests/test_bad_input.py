@@ -758,6 +758,7 @@ CHANGED = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Setting the dtype:DeprecationWarning")  # NumPy 2.5 or later
 @pytest.mark.parametrize("case", CHANGED)
 def test_arrays_that_change_their_shape_during_a_fit_undo_it(classifier, case):
     """Otherwise threads would read or write what is no longer there."""
@@ -819,6 +820,15 @@ def test_threads_that_make_no_sense():
     for n in (0, -1, 1.5, None, "2"):
         expect(tw.ArgumentError, ["n must be an integer >= 1"], tw.set_num_threads, n)
     assert tw.get_num_threads() == before
+
+
+def test_more_threads_than_there_can_be_are_all_of_them():
+    """As os.cpu_count() gives them on a large machine."""
+    before = tw.get_num_threads()
+    for n in (256, 257, 384, 10**9):
+        tw.set_num_threads(n)
+        assert tw.get_num_threads() == 256
+    tw.set_num_threads(before)
 
 
 def test_a_batch_of_one_works(classifier):

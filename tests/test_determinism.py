@@ -248,6 +248,9 @@ def test_an_environment_variable_sets_the_number_of_threads():
         ({"THALWEG_NUM_THREADS": "4,2"}, "4", False),  # a list by levels, as of OpenMP
         ({"THALWEG_NUM_THREADS": "many", "OMP_NUM_THREADS": "5"}, "5", True),
         ({"THALWEG_NUM_THREADS": "0", "OMP_NUM_THREADS": "5"}, "5", True),
+        ({"THALWEG_NUM_THREADS": "384"}, "256", False),
+        ({"THALWEG_NUM_THREADS": "9" * 20, "OMP_NUM_THREADS": "5"}, "5", True),
+        ({"THALWEG_NUM_THREADS": "9" * 5000, "OMP_NUM_THREADS": "5"}, "5", True),
     ]:
         clean = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
         found = subprocess.run(
@@ -259,4 +262,5 @@ def test_an_environment_variable_sets_the_number_of_threads():
             check=True,
         )
         assert found.stdout.strip() == expected
-        assert ("THALWEG_NUM_THREADS must be an integer >= 1; got" in found.stderr) == warned
+        warning = "THALWEG_NUM_THREADS must be an integer from 1 to 256; got"
+        assert (warning in found.stderr) == warned

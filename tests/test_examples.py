@@ -1,5 +1,6 @@
 """The examples and the demonstration do what they say, as a user would run them."""
 
+import functools
 import os
 import re
 import runpy
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg import nn, optim
+from thalweg import _demo, nn, optim
+from thalweg.__main__ import main
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
@@ -143,6 +145,21 @@ def test_the_command_line_tells_what_a_bug_report_needs(tmp_path):
     }
     assert run(["-m", "thalweg", "--version"], tmp_path).stdout.startswith("thalweg ")
     assert "--config" in run(["-m", "thalweg", "--help"], tmp_path).stdout
+
+
+def test_a_demonstration_that_cannot_write_its_picture_says_so(tmp_path, monkeypatch, capsys):
+    """In one line. A folder that is not there stands for one that takes no files."""
+    needs_the_demo_extra()
+    picture = tmp_path / "none" / "digits.png"
+    monkeypatch.setattr(_demo, "PICTURE", str(picture))
+    monkeypatch.setattr(_demo, "SEEDS", (0,))
+    monkeypatch.setattr(_demo, "train", functools.partial(_demo.train, epochs=1))
+    monkeypatch.setattr(_demo, "compare", lambda data: (1.0, 1.0))
+    assert main([]) == 1
+    out, err = capsys.readouterr()
+    assert "held-out accuracy" in out
+    why = "cannot be written here: No such file or directory; run this in another folder"
+    assert err.endswith(f"\n{picture} {why}\n")
 
 
 def test_a_demonstration_without_its_packages_says_what_to_install(tmp_path):

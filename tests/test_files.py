@@ -148,6 +148,21 @@ def test_arrays_may_lie_in_another_order_than_their_names(tmp_path):
     assert not text
 
 
+def test_arrays_at_odd_places_are_read(tmp_path):
+    """Another program may leave the header at any length; the core takes whole addresses."""
+    from thalweg import _safetensors
+
+    make().save(tmp_path / "model")
+    raw = (tmp_path / "model").read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    odd = (start - 7).to_bytes(8, "little") + raw[8:start] + b" " + raw[start:]
+    (tmp_path / "odd").write_bytes(odd)
+    (arrays, _), (odd, _) = (_safetensors.load(tmp_path / name) for name in ("model", "odd"))
+    for name, array in odd.items():
+        assert array.flags.aligned
+        np.testing.assert_array_equal(array, arrays[name])
+
+
 def test_a_damaged_bit_is_found_wherever_it_is(tmp_path):
     path = tmp_path / "training"
     trainer = make_trainer()
@@ -550,6 +565,20 @@ def test_a_folder_that_takes_no_file_is_named(tmp_path, monkeypatch):
     assert path.read_text() == "as it was"
 
 
+def test_a_file_that_must_not_be_replaced_is_named(tmp_path, monkeypatch):
+    """As one that is open on Windows, or another user's in a folder like /tmp: not the folder."""
+    path = tmp_path / "model"
+
+    def denied(old, new):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), old, None, new)
+
+    monkeypatch.setattr(os, "replace", denied)
+    with pytest.raises(PermissionError, match="not permitted: '") as found:
+        make().save(path)
+    assert found.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_was_written_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch):
     path, events = tmp_path / "model", []
     sync, replace = os.fsync, os.replace
@@ -572,6 +601,16 @@ def test_what_killed_processes_have_left_is_removed_later(tmp_path):
         os.utime(path, (hours_ago, hours_ago))
     make().save(tmp_path / "model")
     assert {p.name for p in tmp_path.iterdir()} == {"model", new.name, *(p.name for p in others)}
+
+
+@pytest.mark.parametrize("name", ["m" * 255, "\N{SNOWMAN}" * 85], ids=["ascii", "three bytes each"])
+def test_the_longest_names_are_names_too(name, tmp_path):
+    """The name of the unfinished file, which is longer than it is short, is shortened."""
+    abandoned = tmp_path / f"{name[:50]}.123-45.part"
+    abandoned.write_text("half")
+    os.utime(abandoned, (0, 0))
+    make().save(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_a_number_is_no_file(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg import nn
+from thalweg import nn, optim
 from thalweg.continual import fisher_diagonal
 
 from .helpers import off
@@ -193,6 +193,57 @@ def test_a_confident_model_has_no_less_precision():
     model.flat_parameters = np.array([9.0, -9.0], "float32")
     q = 1 / (1 + np.exp(18.0))
     np.testing.assert_allclose(fisher_diagonal(model, [[1.0]]), [q * (1 - q)] * 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", ["exact", "empirical", "weighted", "predicted", "batched"])
+def test_a_row_of_weight_two_counts_as_two_rows(kind, dtype, rng):
+    x, y = rng.standard_normal((50, 6)).astype(dtype), rng.integers(0, 3, 50)
+    weight = rng.integers(0, 4, 50)
+    model = nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 3), dtype=dtype, seed=1)
+    options = {"kind": kind, "batch_size": 1000}
+    found = fisher_diagonal(model, x, y, sample_weight=weight, **options)
+    want = fisher_diagonal(model, np.repeat(x, weight, 0), np.repeat(y, weight), **options)
+    assert found.dtype == dtype
+    np.testing.assert_allclose(found, want, rtol={"float32": 2e-5, "float64": 1e-12}[dtype])
+    # Their scale does not matter, and one for all is none.
+    scaled = fisher_diagonal(model, x, y, sample_weight=0.3 * weight, **options)
+    np.testing.assert_allclose(scaled, found, rtol={"float32": 2e-5, "float64": 1e-12}[dtype])
+    plain = fisher_diagonal(model, x, y, **options)
+    ones = fisher_diagonal(model, x, y, sample_weight=np.ones(50), **options)
+    np.testing.assert_array_equal(ones, plain)
+
+
+def test_weights_are_those_of_the_loss_in_each_batch(rng):
+    """Squared gradients of a trainer's weighted batches, whose rows may all have weight 0."""
+    x, y, weight = rng.standard_normal((30, 4)), rng.standard_normal((30, 2)), rng.uniform(0, 2, 30)
+    weight[10:20] = 0
+    model = nn.Sequential(nn.Linear(4, 7), nn.Tanh(), nn.Linear(7, 2), dtype="float64", seed=1)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD())
+    squares = []
+    for rows in (slice(10), slice(20, 30)):
+        model.zero_grad()
+        trainer.backward(x[rows], y[rows], weight[rows])
+        squares.append(model.flat_gradients**2)  # of half the sum over two outputs: the mean
+    found = fisher_diagonal(
+        model, x, y, kind="batched", loss=nn.MSELoss(), batch_size=10, sample_weight=weight
+    )
+    np.testing.assert_allclose(found, np.mean(squares, axis=0), rtol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("weight", "error", "message"),
+    [
+        (np.ones(4), tw.ShapeError, "x has 5 rows but sample_weight has 4"),
+        (np.zeros(5), tw.DataError, "no row counts"),
+        ([1, -1, 1, 1, 1], tw.DataError, "negative"),
+        ([1, np.nan, 1, 1, 1], tw.DataError, r"sample_weight\[1\] is nan"),
+    ],
+)
+def test_weights_are_looked_at(weight, error, message):
+    model = nn.Sequential(nn.Linear(2, 3))
+    with pytest.raises(error, match=message):
+        fisher_diagonal(model, np.ones((5, 2)), sample_weight=weight)
 
 
 def test_only_the_classes_of_a_head_compete(rng):

@@ -1,5 +1,7 @@
 """Groups of parameters: other decay, other rates, none at all."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -322,6 +324,31 @@ def test_what_was_frozen_makes_its_own_steps(name, way, rng):
             rtol=tolerance,
             atol=tolerance,
         )
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("LAMB", {}),
+        ("Adafactor", {}),
+        ("Muon", {"matrices": "all"}),
+        ("Shampoo", {"start_preconditioning_step": 3, "precondition_frequency": 2}),
+        ("ScheduleFreeAdamW", {}),
+    ],
+)
+def test_what_was_frozen_starts_as_with_a_new_optimizer(name, options, rng):
+    x, y = rng.standard_normal((40, 10)), rng.standard_normal((40, 4))
+    late = getattr(optim, name)(**options).add_group("0.*", frozen=True)
+    model = nn.Sequential(nn.Linear(10, 24), nn.Tanh(), nn.Linear(24, 4), dtype="float64", seed=3)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=late)
+    for _ in range(5):
+        trainer.step(x, y)
+    late.add_group("0.*", frozen=False).add_group("2.*", frozen=True)
+    fresh = getattr(optim, name)(**options).add_group("2.*", frozen=True)
+    twin = tw.Trainer(copy.deepcopy(model), loss=nn.MSELoss(), optimizer=fresh)
+    for _ in range(8):
+        assert trainer.step(x, y) == twin.step(x, y)
+    np.testing.assert_array_equal(model.flat_parameters, twin.model.flat_parameters)
 
 
 def test_a_fit_that_fails_gives_back_the_steps_of_what_was_frozen(batch):

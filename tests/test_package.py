@@ -3,11 +3,13 @@
 import ast
 import builtins
 import importlib
+import inspect
 import pkgutil
 import re
 import subprocess
 import sys
 import tomllib
+import typing
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,36 @@ def test_importing_loads_nothing_that_few_programs_need():
     parts = ("_gradcheck", "_lr_finder", "continual", "curvature", "diagnostics", "onnx")
     parts += ("plot", "sklearn", "solve", "torch")
     assert not new & {f"thalweg.{part}" for part in parts}
+
+
+PUBLIC = [
+    "", "nn", "nn.init", "nn.utils", "optim", "optim.schedules", "callbacks", "continual",
+    "continual.metrics", "curvature", "datasets", "diagnostics", "onnx", "plot", "sklearn", "solve",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PUBLIC)
+def test_annotations_can_be_evaluated(part):
+    """Libraries that read them call typing.get_type_hints; tw.torch would have to load PyTorch."""
+    if part == "sklearn":
+        pytest.importorskip("sklearn")
+    module = importlib.import_module(f"thalweg.{part}".rstrip("."))
+    functions = []
+    for name in dir(module):
+        thing = getattr(module, name)
+        if name.startswith("_") or not getattr(thing, "__module__", "").startswith("thalweg"):
+            continue
+        if inspect.isfunction(thing):
+            functions.append(thing)
+        elif inspect.isclass(thing):
+            for method, value in inspect.getmembers_static(thing):
+                if not method.startswith("_") or method in ("__init__", "__call__"):
+                    value = getattr(value, "fget", None) or getattr(value, "__func__", value)
+                    functions += [value] if inspect.isfunction(value) else []
+    assert functions
+    for function in functions:
+        if function.__module__.startswith("thalweg"):
+            typing.get_type_hints(function)
 
 
 def test_optional_modules_are_there_when_asked_for():
@@ -88,7 +120,7 @@ def test_every_module_can_be_imported_by_itself():
         ),
         (
             "sklearn.utils.validation",
-            '"scikit-learn>=1.6"',
+            '"scikit-learn>=1.7"',
             lambda: tw.sklearn.__getattr__("MLPRegressor"),
         ),
         ("onnx", "onnx", lambda: tw.onnx.export(tw.nn.Sequential(tw.nn.Linear(2, 1)))),
@@ -138,7 +170,7 @@ def test_what_errors_ask_to_install_is_what_the_extras_ask_for():
             assert name in wanted
         else:
             assert name in packages
-    assert {"onnx", "tqdm", "scikit-learn", "scikit-learn>=1.6"} <= named
+    assert {"onnx", "tqdm", "scikit-learn", "scikit-learn>=1.7"} <= named
 
 
 def test_developers_and_users_need_the_same_versions():
@@ -154,7 +186,7 @@ def test_developers_and_users_need_the_same_versions():
     del wanted["thalweg"]
     assert not {name: each for name, each in wanted.items() if len(each) > 1}
     home = found["project"]["urls"]["Repository"]
-    for name in ("Cargo.toml", "CONTRIBUTING.md", "docs/getting-started.md"):
+    for name in ("Cargo.toml", "CONTRIBUTING.md", "README.md", "docs/getting-started.md"):
         assert set(
             re.findall(r"https://github\.com/thalweg/[\w-]+", (root / name).read_text())
         ) == {home}
@@ -172,6 +204,7 @@ def test_the_configuration_is_printed_or_returned(capsys):
     assert config["threads"] == tw.get_num_threads()
     assert tw.show_config() is None
     printed = capsys.readouterr().out
+    assert printed.isascii()  # not every terminal shows more
     for key, value in config.items():
         assert f"{key} " in printed
         assert str(value) in printed

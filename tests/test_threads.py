@@ -1,8 +1,10 @@
 """Processes that fork and Python threads that call at the same time."""
 
 import contextlib
+import copy
 import multiprocessing
 import os
+import pickle
 import sys
 import threading
 import time
@@ -284,7 +286,7 @@ def test_a_process_that_forks_within_another_threads_step_can_train(kind):
 
 
 @pytest.mark.parametrize("make", [lambda: optim.SAM(optim.SGD(lr=0.5)), optim.LBFGS])
-def test_what_is_saved_within_a_step_is_where_it_began(make, tmp_path):
+def test_what_is_saved_or_copied_within_a_step_is_where_it_began(make, tmp_path):
     """Such optimizers try other parameters meanwhile; a signal handler may save them, too."""
     model = nn.Sequential(nn.Linear(2, 1))
     seen = []
@@ -292,16 +294,15 @@ def test_what_is_saved_within_a_step_is_where_it_began(make, tmp_path):
     def saving(output, target):
         model.save(tmp_path / "model")
         trainer.save(tmp_path / "trainer")
-        saved = nn.Sequential.load(tmp_path / "model"), nn.Sequential.load(tmp_path / "trainer")
-        seen.append(
-            (model.flat_parameters.tolist(), *(it.flat_parameters.tolist() for it in saved))
-        )
+        kept = [nn.Sequential.load(tmp_path / name) for name in ("model", "trainer")]
+        kept += [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), trainer.copy().model]
+        seen.append([it.flat_parameters.tolist() for it in (model, *kept)])
         return squares(output, target)
 
     trainer = tw.Trainer(model, loss=saving, optimizer=make())
     before = model.flat_parameters.tolist()
     trainer.step(*DATA)
-    assert all(saved == [before, before] for _, *saved in seen)
+    assert all(kept == 5 * [before] for _, *kept in seen)
     assert any(now != before for now, *_ in seen)
     model.save(tmp_path / "model")
     now = nn.Sequential.load(tmp_path / "model").flat_parameters.tolist()

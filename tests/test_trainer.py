@@ -444,6 +444,7 @@ def test_the_plan_can_be_printed(classifier, capsys):
     plan.explain()
     assert capsys.readouterr().out == f"{plan}\n"
     assert str(plan).startswith("training step of 32 rows on ")
+    assert str(plan).isascii()  # not every terminal shows more
     assert plan == classifier.plan(32) != classifier.plan(33)
 
 

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         _demo.main()
-    except ImportError as error:  # its text names the extra; a traceback would not help
+    except (ImportError, OSError) as error:  # its text says what to do; a traceback would not help
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -24,7 +24,8 @@ import numpy.typing as npt
 
 from thalweg.errors import DataError, DtypeError, ShapeError
 
-Array: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+#: float32 or float64, as the model, whose type does not tell; a union would have to be cast.
+Array: TypeAlias = npt.NDArray[Any]
 Samples: TypeAlias = Array | npt.NDArray[np.uint8] | npt.NDArray[np.float16]
 Labels: TypeAlias = npt.NDArray[np.int64]
 

@@ -12,6 +12,9 @@ from typing import BinaryIO
 _DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 #: The age, in seconds, at which an unfinished file is one that a killed process has left.
 _ABANDONED = 3600.0
+#: How many characters of a file's name that of its unfinished one has: with the rest, and four
+#: bytes each, it stays below 255 bytes, the most that file systems take.
+_KEPT = 50
 
 
 @contextlib.contextmanager
@@ -29,7 +32,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         If the file cannot be written.
     """
     named = os.fsdecode(path)
-    found, temporary, target = None, "", ""
+    found, temporary, folder = None, "", ""
     try:
         with contextlib.suppress(FileNotFoundError):
             found = os.stat(named)
@@ -40,7 +43,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         import threading  # most programs write no file
 
         target = os.path.realpath(named)
-        temporary = f"{target}.{os.getpid()}-{threading.get_ident()}.part"
+        folder, name = os.path.split(target)
+        unfinished = f"{name[:_KEPT]}.{os.getpid()}-{threading.get_ident()}.part"
+        temporary = os.path.join(folder, unfinished)
         with open(temporary, "wb") as file:
             if found is not None:
                 _give(temporary, found)
@@ -57,9 +62,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
             shutil.copyfile(temporary, target)
     except OSError as error:  # the user only knows the path
-        if temporary and error.filename == temporary and error.errno in _DENIED:
+        opened = error.filename == temporary and not error.filename2  # not: renamed
+        if temporary and opened and error.errno in _DENIED:
             why = f"{error.strerror}: no new file, to replace {named!r}, can be made in this folder"
-            raise type(error)(error.errno, why, os.path.dirname(target)) from None
+            raise type(error)(error.errno, why, folder) from None
         raise type(error)(error.errno, error.strerror, named) from None
     finally:
         with contextlib.suppress(FileNotFoundError):  # it has been renamed by now
@@ -78,7 +84,7 @@ def _give(path: str, like: os.stat_result) -> None:
 def _sweep(target: str, now: float) -> None:
     """Remove what processes that were killed while they wrote to `target` have left."""
     folder, name = os.path.split(target)
-    of_ours = re.compile(re.escape(name) + r"\.\d+-\d+\.part")
+    of_ours = re.compile(re.escape(name[:_KEPT]) + r"\.\d+-\d+\.part")
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             # By age, since other machines that share the folder have processes of their own.

@@ -1,10 +1,17 @@
 """What this installation runs on, and how many threads it uses."""
 
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 from thalweg import _checks, _core
 
+#: The core has no more; what asks for more gets these, so that a large machine is no special case.
+_MAX_THREADS = 256
 
+
+@overload
+def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
+@overload
+def show_config(mode: Literal["dicts"]) -> dict[str, Any]: ...
 def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] | None:
     """Show the instruction sets, kernels and threads in use, as needed for bug reports.
 
@@ -41,13 +48,16 @@ def check_environment() -> None:
     import os
 
     value = os.environ.get("THALWEG_NUM_THREADS", "")
-    first = value.split(",")[0].strip()
-    if value and not (first.isascii() and first.isdigit() and int(first) > 0):
+    # As the core reads it: a number of 64 bits, or the first of a list.
+    number = value.split(",")[0].strip().removeprefix("+")
+    digits = number.lstrip("0")
+    fits = number.isascii() and digits.isdigit() and len(digits) <= 20 and int(digits) < 2**64
+    if value and not fits:
         import warnings
 
         warnings.warn(
-            f"THALWEG_NUM_THREADS must be an integer >= 1; got {value!r}. It is ignored, and up "
-            f"to {_core.get_num_threads()} threads are used",
+            f"THALWEG_NUM_THREADS must be an integer from 1 to {_MAX_THREADS}; got {value[:40]!r}. "
+            f"It is ignored, and up to {_core.get_num_threads()} threads are used",
             stacklevel=3,
         )
 
@@ -58,20 +68,21 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        At least 1. Results do not depend on it: they are the same bit for bit.
+        At least 1; more than 256 count as 256. Results do not depend on it: they are the same bit
+        for bit.
 
     Raises
     ------
     ArgumentError
         If `n` is not a positive integer.
     """
-    _core.set_num_threads(_checks.integer("n", n, 1))
+    _core.set_num_threads(min(_checks.integer("n", n, 1), _MAX_THREADS))
 
 
 def get_num_threads() -> int:
     """Return how many threads the core uses.
 
     Initially, this is ``THALWEG_NUM_THREADS``, else ``OMP_NUM_THREADS``, else the number of CPUs
-    that this process may use.
+    that this process may use; of more than 256, it is 256.
     """
     return _core.get_num_threads()

@@ -351,6 +351,7 @@ def importance(
     classes: Sequence[int] | None = None,
     seed: int = 0,
     batch_size: int = 1,
+    sample_weight: _Array | None = None,
 ) -> _Array: ...
 
 # For each dense layer: its position, and second moments of its inputs and of its output gradients.

@@ -116,7 +116,7 @@ def main() -> None:
         )
     splits = [datasets.digits(seed=seed) for seed in SEEDS]
     data = splits[0]
-    config = show_config("dicts") or {}
+    config = show_config("dicts")
     print(
         f"digits: {len(data.x_train)} to train on, {len(data.x_test)} held out; "
         f"64-128-64-10, ReLU, AdamW, {EPOCHS} epochs, batches of {BATCH_SIZE}; "
@@ -145,11 +145,11 @@ def main() -> None:
     )
 
     predicted = trainers[0].model(data.x_test).argmax(axis=1)
-    plot.training(
-        [trainer.history for trainer in trainers],
-        data.x_test,
-        data.y_test,
-        predicted,
-        PICTURE,
-    )
+    histories = [trainer.history for trainer in trainers]
+    try:
+        plot.training(histories, data.x_test, data.y_test, predicted, PICTURE)
+    except OSError as error:
+        raise OSError(
+            f"{PICTURE} cannot be written here: {error.strerror}; run this in another folder"
+        ) from None
     print(f"loss curves and misclassified digits: {PICTURE}")

@@ -9,6 +9,8 @@ from thalweg.errors import ArgumentError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+else:  # what typing.get_type_hints finds
+    Axes = Any
 
 #: The keys in display order, which is also the order in which the core gives them.
 KEYS = ("loss", "accuracy", "penalty", "val_loss", "val_accuracy", "seconds")

@@ -14,9 +14,9 @@ from thalweg.nn import Sequential
 NAMES = ("u", "du", "d2u")
 #: Says what a function must not do between `forward` and `backward`.
 CHANGED = (
-    "the loss function changed the model's parameters, e.g. by a step of another trainer, so its "
-    "gradient is no longer that of the loss; the model is as it was before this call. Make such "
-    "steps before or after this one"
+    "the loss function, or another thread, changed the model's parameters, e.g. by a step of "
+    "another trainer, so its gradient is no longer that of the loss; the model is as it was before "
+    "this call. Make such steps before or after this one"
 )
 #: Rows of a part of a prediction, times the numbers of outputs and derivatives of each row.
 _PREDICTED = 2**14

@@ -7,7 +7,7 @@ import numpy as np
 
 from thalweg import _arrays, _checks
 from thalweg._arrays import Array, Labels, Samples
-from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss, Sequential
 from thalweg.nn._losses._base import CoreLoss
 
@@ -26,6 +26,7 @@ class Prepared(NamedTuple):
     likelihood: str
     classes: list[int] | None
     seed: int
+    sample_weight: Array | None
 
 
 def prepare(
@@ -38,6 +39,7 @@ def prepare(
     n_samples: int | None,
     classes: Sequence[int] | None,
     seed: int,
+    sample_weight: Any = None,
     any_loss: bool = False,
 ) -> Prepared:
     """Check and convert arguments; `labelled` says whether `y` is used.
@@ -59,20 +61,31 @@ def prepare(
     else:
         y = None
     seed = _checks.integer("seed", seed, 0)
+    rows = len(samples)
+    weight = _arrays.weights(sample_weight, model.dtype, "sample_weight")
+    if weight is not None:
+        if len(weight) != rows:
+            raise ShapeError(
+                f"x has {rows} rows but sample_weight has {len(weight)}; they must have the same"
+                " length"
+            )
+        _arrays.finite(weight, "sample_weight")
+        if not weight.any():
+            raise DataError("no row counts: each has a sample_weight of 0")
     if n_samples is not None:
-        rows = len(samples)
         n_samples = _checks.integer("n_samples", n_samples, 1)
         if n_samples < rows:
             chosen = np.sort(np.random.default_rng(seed).choice(rows, n_samples, replace=False))
             samples = samples[chosen]
             y = None if y is None else y[chosen]
+            weight = None if weight is None else weight[chosen]
     if classes is not None:
         if not isinstance(classes, Iterable):
             raise ArgumentError(
                 f"classes must be the outputs that compete, e.g. [0, 1]; got {classes!r}"
             )
         classes = [_checks.integer("classes", c, 0) for c in classes]
-    return Prepared(samples, y, likelihood, classes, seed)
+    return Prepared(samples, y, likelihood, classes, seed, weight)
 
 
 def likelihood_of(loss: Loss | None, *, any_loss: bool = False) -> str:

@@ -16,6 +16,8 @@ from thalweg.optim._full_batch import FullBatchOptimizer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+else:  # what typing.get_type_hints finds
+    Axes = Any
 
 
 #: A loss has diverged if it has risen from its best value by this many times the typical size of

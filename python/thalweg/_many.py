@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +11,8 @@ from thalweg._config import get_num_threads
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.callbacks import Callback, _watch
+from thalweg.callbacks._base import AnyCallback
 from thalweg.errors import ArgumentError
-
-if TYPE_CHECKING:
-    from thalweg.callbacks import AnyCallback
 
 
 def train_many(

@@ -139,7 +139,8 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dic
                     f"{name} has dtype {entry['dtype']}; only {', '.join(_DTYPES)} can be read"
                 )
             array = np.frombuffer(data[first:last], dtype=_DTYPES[str(entry["dtype"])])
-            arrays[name] = array.reshape(entry["shape"])
+            # A copy only where another program's header has left them at an odd address.
+            arrays[name] = np.require(array, requirements="A").reshape(entry["shape"])
         end = 0
         for first, last in sorted(places):
             if first != end:

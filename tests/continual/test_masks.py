@@ -158,6 +158,50 @@ def test_xdg_goes_by_the_latest_task_where_none_is_named(by_task):
     np.testing.assert_array_equal(strategy.network()(x), strategy.network(2)(x))
 
 
+@pytest.mark.parametrize("again", [lambda s: s, copy.deepcopy], ids=["original", "copy"])
+def test_penalties_pull_only_the_part_that_learns(again, by_task):
+    """Those of a strategy and of set_penalty, also if they are set while a task is learned."""
+    loss = nn.CrossEntropyLoss(heads=by_task.heads)
+    strategy = XdG(SynapticIntelligence(make(loss, optim.SGD(lr=0.1)), 1.0), share=0.5)
+    ones = np.ones(strategy.trainer.model.num_parameters)
+    strategy.trainer.set_penalty(ones, strength=0.3)
+    strategy.fit(by_task[0])
+    strategy.begin(by_task[1])
+    strategy = again(strategy)
+    trainer, inner = strategy.trainer, strategy.inner
+    counts = np.ones(len(ones))
+    at = trainer.model.unflatten(np.arange(len(ones)))
+    for name, gate in zip(("3.weight", "5.weight"), gates(strategy, 1), strict=True):
+        counts[at[name][:, gate == 0]] = 0
+    assert counts.mean() < 0.9
+    for strength, held in ((1.0, None), (5.0, 0.3), (5.0, 0.2)):
+        inner.strength = strength
+        if held is not None:
+            trainer.set_penalty(ones, ones, held)
+            history = strategy.learn(by_task[1], steps=1)
+            theta = trainer.model.flat_parameters
+            mine = strength * (counts * inner.importance) @ (theta - inner.anchor) ** 2
+            own = held / 2 * counts @ (theta - 1) ** 2
+            assert trainer.penalty == pytest.approx(mine + own, rel=1e-9)
+            assert history["penalty"] == [trainer.penalty]
+            assert inner.ratios[-1] == pytest.approx(mine / history["loss"][0], rel=1e-9)
+    strategy.end(by_task[1])
+    own = 0.1 * np.sum((trainer.model.flat_parameters - 1) ** 2)  # the other's anchors are here
+    assert trainer.penalty == pytest.approx(own, rel=1e-9)
+
+
+def test_a_penalty_that_is_removed_under_gates_does_not_come_back(by_task):
+    strategy = XdG(make(nn.CrossEntropyLoss(heads=by_task.heads)), share=0.5)
+    trainer = strategy.trainer
+    trainer.set_penalty(np.ones(trainer.model.num_parameters))
+    strategy.begin(by_task[0])
+    trainer.set_penalty(None)
+    assert "penalty" not in strategy.learn(by_task[0], steps=2)
+    strategy.end(by_task[0])
+    assert trainer.penalty == 0
+    assert "penalty" not in trainer.fit(by_task[0].x, by_task[0].y)
+
+
 @pytest.mark.parametrize("call", ["begin", "fit"])
 def test_a_task_that_is_refused_leaves_the_gates_of_the_one_at_hand(call, by_task):
     strategy = XdG(

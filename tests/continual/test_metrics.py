@@ -55,7 +55,7 @@ def test_the_worst_moments_are_between_the_ends_of_tasks():
     """Three tasks that end after 4, 8 and 12 steps, judged every second one."""
     curve = [
         [0.3, 0.3, 0.3],
-        [0.1, 0.3, 0.3],  # before it was learned
+        [0.1, 0.3, np.nan],  # before they were learned
         [0.9, 0.3, 0.3],  # the end of task 0 is not after it
         [0.5, 0.2, 0.3],
         [0.7, 0.8, 0.3],
@@ -75,6 +75,10 @@ def test_the_worst_moments_are_between_the_ends_of_tasks():
         with pytest.raises(ArgumentError, match=r"has ended; got Result\(2 of 3 tasks"):
             metric(result)
         result.ends = [4, 8, 12]
+        result.scores = [*curve[:-1], [0.6, np.nan, 0.9]]  # which is after it
+        with pytest.raises(ArgumentError, match=r"result\.curve: all .* must be finite"):
+            metric(result)
+        result.scores = curve
 
 
 def test_a_task_that_helps_an_earlier_one():

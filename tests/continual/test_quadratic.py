@@ -680,7 +680,7 @@ def test_rows_that_do_not_count_are_no_part_of_importances(make, options, clouds
         strategy.begin(task(x, np.full(60, -100), 1))
 
 
-@pytest.mark.parametrize("make", [EWC, OnlineEWC, MAS, continual.OnlineLaplace, continual.OGD])
+@pytest.mark.parametrize("make", [continual.OnlineLaplace, continual.OGD])
 @pytest.mark.filterwarnings("ignore:the penalty of")
 def test_importances_are_of_samples_that_count_alike(make, clouds):
     strategy = make(small(), 1)
@@ -694,6 +694,20 @@ def test_importances_are_of_samples_that_count_alike(make, clouds):
     mixed.fit(task(clouds.x, clouds.y), steps=2)
     mixed.fit(task(clouds.x, clouds.y, 1), steps=2)
     SynapticIntelligence(small(), 1.0).fit(weighted, steps=2)
+
+
+@pytest.mark.parametrize("make", [EWC, OnlineEWC, MAS])
+def test_importances_are_of_samples_that_count_as_their_weights(make, clouds):
+    """A sample of weight 2 counts as two, in the importance as in the loss."""
+    rng = np.random.default_rng(0)
+    weight = rng.integers(0, 3, 480)
+    y = np.where(rng.random(480) < 0.1, -100, clouds.y)  # some labels are ignored
+    weighted, repeated = make(small(), 1), make(small(), 1)
+    weighted.fit(task(clouds.x, y, sample_weight=weight), steps=3)
+    repeated.begin(task(np.repeat(clouds.x, weight, 0), np.repeat(y, weight)))
+    repeated.trainer.model.flat_parameters = weighted.trainer.model.flat_parameters
+    repeated.end(task(np.repeat(clouds.x, weight, 0), np.repeat(y, weight)))
+    np.testing.assert_allclose(weighted.importance, repeated.importance, rtol=1e-5, atol=1e-8)
 
 
 def test_ratios_are_of_the_latest_parts(clouds, trainer):

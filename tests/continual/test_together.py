@@ -12,6 +12,7 @@ from thalweg import continual, nn, optim
 from thalweg.continual import EWC, L2Init, LwF, Strategy, SynapticIntelligence, Task
 
 from .test_project import network, slope, unpacked
+from .test_replay import Logged
 
 RNG = np.random.default_rng(4)
 TASKS = [
@@ -30,13 +31,6 @@ class Held(Strategy):
         importance = self.trainer.model.unflatten(np.zeros(self.trainer.model.num_parameters))
         importance["0.bias"][:] = 3
         self.trainer.set_penalty(importance["0.bias"].base.ravel(), strength=0.5)
-
-
-class Logged(Strategy):
-    """Does nothing, by its own step."""
-
-    def step(self, x, y):
-        return super().step(x, y)
 
 
 def trainer(**options):

@@ -11,6 +11,8 @@ from thalweg import continual, nn, optim
 from thalweg.errors import ArgumentError, DataError, DtypeError, ShapeError, UnsupportedError
 from thalweg.optim import schedules
 
+from .test_replay import Logged
+
 
 def learner(outputs, loss, inputs=2, **options):
     model = nn.Sequential(nn.Linear(inputs, 16), nn.ReLU(), nn.Linear(16, outputs), seed=1)
@@ -302,6 +304,35 @@ def test_gradients_are_accumulated_across_short_fits(make, scenario):
         assert mine.optimizer.steps - before == 3 * 7  # 20 batches a pass: the last update is of 2
     with pytest.raises(UnsupportedError, match="leave accumulate_grad_batches at 1"):
         continual.ContinualBackprop(mine)
+
+
+def test_steps_that_would_each_be_an_update_are_refused_where_gradients_are_accumulated(scenario):
+    def make(weighting):
+        mine = learner(6, nn.CrossEntropyLoss(), accumulate_grad_batches=3)
+        return Logged(continual.Replay(mine, 40, weighting=weighting))
+
+    strategy = make("rows")
+    for number in range(2):
+        strategy.fit(scenario[number], steps=6)
+        assert strategy.trainer.optimizer.steps == 2 * (number + 1)
+    strategy = make("tasks")
+    strategy.fit(scenario[0], steps=6)
+    before = strategy.trainer.model.flat_parameters
+    with pytest.raises(UnsupportedError, match=r'accumulate_grad_batches=3: use weighting="rows"'):
+        strategy.fit(scenario[1], steps=6)
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+
+
+def test_a_fresh_start_drops_accumulated_gradients(scenario):
+    """They are of the network before."""
+    plain, mine = (learner(6, nn.CrossEntropyLoss(), accumulate_grad_batches=2) for _ in range(2))
+    strategy = continual.FromScratch(mine)
+    task = scenario[0]
+    mine.step(task.x[:5], task.y[:5])
+    strategy.begin(task)
+    for trainer in (plain, mine):
+        trainer.step(task.x[5:10], task.y[5:10])
+    np.testing.assert_array_equal(mine.model.flat_parameters, plain.model.flat_parameters)
 
 
 # --- steps of a stream ----------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Install a wheel beside NumPy alone, train there, and weigh it: ``check_wheel.py dist/*.whl``.
 
+Before that, look inside: at the licences of what is compiled in, and for the builder's folders.
+
 What a user of the wheel gets must not lean on this checkout, on a compiler, or on a package that
 only developers have. So the wheel goes into an empty environment in a temporary directory, and all
 that is run there is run from that directory.
@@ -12,9 +14,10 @@ import subprocess
 import sys
 import tempfile
 import venv
+import zipfile
 from pathlib import Path
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 #: Today 2.9, and about 100 modules: what is much more has something in it that should not be.
 MAX_WHEEL_MB = 3.5
 MAX_MODULES = 115
@@ -48,7 +51,27 @@ def run(*command: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
+def look_inside(wheel: Path) -> None:
+    """Stop if a licence is missing, or if a file tells where it was built."""
+    import third_party  # beside this script; pytest, which looks for doctests, would not find it
+
+    with zipfile.ZipFile(wheel) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    texts = "".join(t.decode() for n, t in files.items() if n.endswith("/LICENSES-THIRD-PARTY"))
+    missing = [crate for crate in third_party.crates() if f"\n{crate}: " not in texts]
+    if missing:
+        sys.exit(f"the wheel has no licence of {', '.join(missing)}; make licenses writes them")
+
+    # Such paths differ between machines, and with them the wheels.
+    private = {Path.home(), third_party.ROOT, Path(os.environ.get("CARGO_HOME", Path.home()))}
+    for folder in private - {Path("/")}:
+        named = [name for name, data in files.items() if f"{folder}{os.sep}".encode() in data]
+        if named:
+            sys.exit(f"the folder {folder} of this machine is named in {', '.join(named)}")
+
+
 def main(wheel: Path) -> None:
+    look_inside(wheel)
     megabytes = wheel.stat().st_size / 1e6
     platform = wheel.stem.split("-")[-1]
     print(f"{wheel.name}: {megabytes:.2f} MB, for {platform}")
@@ -76,7 +99,7 @@ def main(wheel: Path) -> None:
         if not Path(origin).resolve().is_relative_to(empty):
             sys.exit(f"the wheel was not what was imported, but {origin}")
 
-        print(run(python, HERE.resolve() / "xor.py", cwd=empty), end="")
+        print(run(python, HERE / "xor.py", cwd=empty), end="")
         modules = run(python, "-c", IMPORTED, cwd=empty).split()
         print(f"import thalweg, above import numpy: {len(modules)} modules")
         if len(modules) > MAX_MODULES:

@@ -40,6 +40,14 @@ def right() -> None:
     trainer.loss.gradient(model(x), y)
     assert_type(nn.LeakyReLU(0.1).negative_slope, float)
     assert_type(tw.find_lr(trainer, x, y), tw.LRFinder)
+    for layer in model:
+        assert_type(layer, nn.Layer)
+    assert_type((model[0], model[1:]), tuple[nn.Layer, tuple[nn.Layer, ...]])
+    assert_type(tw.show_config("dicts")["isa"], Any)
+    assert_type(tw.show_config(), None)
+    number: float = loss(model(x), y) + loss(model(x), y)
+    precise: npt.NDArray[np.float64] = model.astype("float64").flat_parameters
+    print(number, precise)
     trainer.loss = dataclasses.replace(loss, label_smoothing=0.0)
     trainer.optimizer.lr = 0.1
     model.flat_parameters = 0.5 * model.flat_parameters + 0.5 * model(x)[0, 0]
@@ -90,6 +98,11 @@ def wrong_arguments() -> None:
     schedules.StepLR()  # type: ignore[call-arg]
     loss.label_smoothing = 0.2  # type: ignore[misc]
     tw.Trainer(model, loss=loss, optimizer="adam")  # type: ignore[arg-type]
+    nn.Linear(2, 3, init="kaimingnormal")  # type: ignore[arg-type]
+    nn.CrossEntropyLoss(reduction="avg")  # type: ignore[arg-type]
+    nn.Sequential(nn.Linear(2, 3), dtype="float16")  # type: ignore[arg-type]
+    EarlyStopping(mode="lowest")  # type: ignore[arg-type]
+    tw.Trainer(model, loss=loss, optimizer=optim.Adam(), precision="fp16")  # type: ignore[arg-type]
     trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam())
     trainer.fit(x, y, callbacks=[EarlyStopping])  # type: ignore[list-item]
     trainer.fit(x, y, callbacks=["early stopping"])  # type: ignore[list-item]

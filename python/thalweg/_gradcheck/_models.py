@@ -118,7 +118,7 @@ def gradcheck(
     directions = _checks.integer("directions", directions, 0)
     rng = np.random.default_rng(_checks.integer("seed", seed, 0))
 
-    own = Trainer(model.astype(model.dtype.name), loss=loss, optimizer=SGD(lr=0.0))
+    own = Trainer(model.astype(model.dtype), loss=loss, optimizer=SGD(lr=0.0))
     x, y, weight = own._ready(x, y, sample_weight)
     x = model._matrix(x, "x")  # rounded as by the model
     task = _task.of(model, x, y, loss, weight)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from thalweg._gradcheck._curve import ErrorCurve
+else:  # what typing.get_type_hints finds
+    Axes = ErrorCurve = Any
 
 #: For the block with this number, the function's values at theta + step * direction, and the
 #: gradient's slope along the direction.

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _core
-from thalweg._custom import CustomTrainer, call
+from thalweg._calls import call
+from thalweg._custom import CustomTrainer
 from thalweg._gradcheck import _blocks
 from thalweg._gradcheck._blocks import Blocks, Vector
 from thalweg.nn import DerivativeLoss, Sequential

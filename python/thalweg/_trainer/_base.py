@@ -1,7 +1,7 @@
 """Constructing a trainer and preparing data for it."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from thalweg import _arrays, _checks, _core, _habits
 from thalweg._arrays import Array, Samples
@@ -25,7 +25,8 @@ from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 #: Precisions that split the operands of matrix products.
 _SPLIT = ("bfloat16", "bf16x3", "bf16x6")
 #: All precisions of a trainer.
-PRECISIONS = ("float32", "float64", *_SPLIT)
+Precision: TypeAlias = Literal["float32", "float64", "bfloat16", "bf16x3", "bf16x6"]
+PRECISIONS = get_args(Precision)
 
 _WHEN_MADE = "it is fixed when a trainer is made: Trainer(..., {})"
 
@@ -118,15 +119,15 @@ class TrainerBase(Guided):
         clip_grad_value: float | None = None,
         accumulate_grad_batches: int = 1,
         average: EMA | SWA | None = None,
-        precision: str | None = None,
+        precision: Precision | None = None,
     ) -> None:
         _expect(
             "model", model, Sequential, "nn.Sequential(...) or tw.torch.from_torch(module)", "nn"
         )
         loss = NoLoss() if loss is None else loss_of(loss)
         _expect("optimizer", optimizer, Optimizer, "optim.AdamW(lr=1e-3)", "optim")
-        if isinstance(precision, str) and precision == "bf16":
-            raise ArgumentError('precision must be the full name, "bfloat16"; got "bf16"')
+        if isinstance(precision, str) and precision.lower() == "bf16":
+            raise ArgumentError(f'precision must be the full name, "bfloat16"; got "{precision}"')
         self._precision = (
             None if precision is None else _checks.one_of("precision", precision, PRECISIONS)
         )

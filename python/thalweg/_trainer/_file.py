@@ -11,7 +11,7 @@ from thalweg._arrays import Array
 from thalweg._history import History
 from thalweg._penalties import OWN, Penalties, Penalty
 from thalweg._rates import Rates
-from thalweg._trainer._base import ATTRIBUTES, PRECISIONS, TrainerBase
+from thalweg._trainer._base import ATTRIBUTES, PRECISIONS, Precision, TrainerBase
 from thalweg.errors import ArgumentError, DataError
 from thalweg.nn import CustomLoss, DerivativeLoss, Loss, Sequential, _losses
 from thalweg.nn._losses import FunctionLoss, NoLoss, loss_of
@@ -100,7 +100,7 @@ class Resumable(TrainerBase):
         cls,
         path: str | os.PathLike[str],
         *,
-        precision: str | None = None,
+        precision: Precision | None = None,
         loss: Loss | Callable[..., tuple[float, Any]] | None = None,
     ) -> Self:
         """Read a file written by `save`.
@@ -290,13 +290,14 @@ class Resumable(TrainerBase):
         counts: dict[str, Any],
         held: Held,
     ) -> Self:
-        """Give a new trainer the state of another one."""
+        """Give a trainer that was made in the same way the state of another one."""
         average, penalties, gathered = held
         if average is not None:
             self._core.set_average(*average)
         if (core := self._updating()) is not None:
             self._penalties = Penalties(penalties)
             core.set_penalty(self._penalties.total)
+        self._core.forget()
         if gathered is not None:
             self._core.set_gathered(*gathered)
         for group in counts["groups"]:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +17,7 @@ from thalweg._rates import Rates
 from thalweg._trainer._auto import safe_lr
 from thalweg._trainer._base import TrainerBase
 from thalweg.callbacks import _monitored, _watch
+from thalweg.callbacks._base import AnyCallback
 from thalweg.errors import ArgumentError, DivergedError, UnsupportedError
 from thalweg.nn._losses import FunctionLoss
 from thalweg.optim.schedules import ReduceLROnPlateau
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from thalweg._stream import StreamFit
     from thalweg._trainer import Trainer
     from thalweg._validation import ValidatedFit
-    from thalweg.callbacks import AnyCallback
 
 #: How often a fit returns to Python to update the progress bar, in seconds.
 _REFRESH = 0.1
@@ -156,13 +156,16 @@ class Fitting(TrainerBase):
         shuffle = _checks.flag("shuffle", shuffle) and batch_size is not None
         progress = _checks.flag("progress", progress)
         callbacks = _watch.check(callbacks)
-        with self._alone() as restore:
+
+        def train(restore: Callable[[], None]) -> History:
             if callbacks or isinstance(self._schedule, ReduceLROnPlateau):
                 there = self._keys(validation_data is not None)
                 own = isinstance(self._loss, FunctionLoss)
                 _monitored.check_figures(callbacks, self._schedule, there, own)
             run = self._begin(x, y, sample_weight, validation_data, epochs, batch_size, shuffle, lr)
             return self._run(run, epochs, callbacks, progress, restore)
+
+        return self._alone(train)
 
     def _begin(
         self,
@@ -294,10 +297,13 @@ class Fitting(TrainerBase):
 
     def _pass(self, x: Any, y: Any, sample_weight: Any, batch_size: int, number: int) -> History:
         """Train for one epoch, in the row order with this number."""
-        with self._alone() as restore:
-            x, y, weight = self._ready(x, y, sample_weight)
-            run = self._arrays_fit(x, y, weight, None, None, None, 1, batch_size, True, number)
+
+        def train(restore: Callable[[], None]) -> History:
+            data = self._ready(x, y, sample_weight)
+            run = self._arrays_fit(*data, None, None, None, 1, batch_size, True, number)
             return self._run(run, 1, (), False, restore)
+
+        return self._alone(train)
 
     def _stream(
         self,
@@ -403,21 +409,12 @@ class Fitting(TrainerBase):
             watch.end()
         return self._history
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[Callable[[], None]]:
+    def _alone(self, train: Callable[[Callable[[], None]], History]) -> History:
         """Prevent a concurrent fit: its epochs would be counted and shown as this one's.
 
         After an error that leaves the model unchanged, counts and rates are restored too, by the
-        function that is yielded.
+        function that `train` is given.
         """
-        if self._fitting:
-            raise UnsupportedError(
-                "this trainer is already in a fit, which must end first: in a callback, use "
-                "trainer.copy().fit; to fit several trainers at once, use thalweg.train_many"
-            )
-        if self._model._steps:
-            _steps.check(self._model, self._core, "fit")
-        self._fitting = self._untouched = True
         optimizer = self._optimizer
         before = self._base_lr, self._rates, self._epochs, dict(self._plateau)
         lr, by_hand = optimizer._core.lr, optimizer._lr_by_hand
@@ -427,14 +424,24 @@ class Fitting(TrainerBase):
             optimizer._core.set_lr(lr)
             optimizer._lr_by_hand = by_hand
 
+        mine = vars(self)
+        if self._fitting:
+            raise UnsupportedError(
+                "this trainer is already in a fit, which must end first: in a callback, use "
+                "trainer.copy().fit; to fit several trainers at once, use thalweg.train_many"
+            )
+        # Ctrl-C comes where something is called: never between this, what follows, and the end.
+        mine["_fitting"] = mine["_untouched"] = True
         try:
-            yield restore
+            if self._model._steps:
+                _steps.check(self._model, self._core, "fit")
+            return train(restore)
         except BaseException:
             if self._untouched:
                 restore()
             raise
         finally:
-            self._fitting = False
+            mine["_fitting"] = False
 
     def _take_note(self, ended: deque[tuple[Any, ...]], before: int) -> dict[str, float]:
         """Record the first of the epochs that ended; `before` epochs preceded this fit.

@@ -51,7 +51,7 @@ class Penalized(TrainerBase):
         """
         core = self._elementary("penalty")
         if importance is None:
-            self._penalize(Penalties())
+            self._penalize(Penalties(counts=self._penalties.counts))
             core.set_coupled(None)
             return
         model = self._model
@@ -71,6 +71,10 @@ class Penalized(TrainerBase):
     def _pull(self, place: int, penalty: Penalty | None) -> None:
         """Set one of several penalties, whose importances may be negative; None removes it."""
         self._penalize(self._penalties.but(place, penalty))
+
+    def _count(self, counts: Array | None) -> None:
+        """Leave parameters out of all penalties where `counts` is false; None leaves out none."""
+        self._penalize(Penalties(self._penalties.terms, counts))
 
     def _penalize(self, penalties: Penalties) -> None:
         """Set all penalties."""

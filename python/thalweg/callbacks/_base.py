@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from thalweg.errors import DivergedError
+
 if TYPE_CHECKING:  # at run time, callbacks need not know the trainer
     from typing import Protocol, TypeAlias
 
     from thalweg._trainer import Trainer
-    from thalweg.errors import DivergedError
 
     class _SeesBegin(Protocol):
         def on_fit_begin(self, trainer: Trainer, /) -> None: ...
@@ -25,6 +26,8 @@ if TYPE_CHECKING:  # at run time, callbacks need not know the trainer
 
     #: What `thalweg.Trainer.fit` accepts: anything with at least one of the methods of `Callback`.
     AnyCallback: TypeAlias = _SeesBegin | _SeesSteps | _SeesEpochs | _SeesEnd | _SeesDivergence
+else:  # what typing.get_type_hints finds
+    AnyCallback = Trainer = Any
 
 
 class Callback:

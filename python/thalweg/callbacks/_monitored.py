@@ -6,17 +6,21 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from thalweg import _checks, _habits
 from thalweg._history import KEYS
-from thalweg.callbacks._base import Callback, method_of
+from thalweg.callbacks._base import AnyCallback, Callback, method_of
 from thalweg.errors import ArgumentError
 from thalweg.optim.schedules import ReduceLROnPlateau
 
 if TYPE_CHECKING:  # at run time, callbacks need not know the trainer
     from thalweg._trainer import Trainer
-    from thalweg.callbacks._base import AnyCallback
+else:  # what typing.get_type_hints finds
+    Trainer = Any
+
+#: Which values of a figure are better; "auto" goes by its name.
+Mode: TypeAlias = Literal["auto", "min", "max"]
 
 
 def check_figures(
@@ -99,21 +103,21 @@ def _auto(monitor: str) -> str | None:
 class Monitor(Callback):
     """Base of callbacks that monitor a figure: which values are better, and the best so far."""
 
-    def __init__(self, monitor: str, mode: str, min_delta: float) -> None:
+    def __init__(self, monitor: str, mode: Mode, min_delta: float) -> None:
         kind = type(self).__name__
         if not isinstance(monitor, str):
             raise ArgumentError(f"{kind}: monitor must be a key of History; got {monitor!r}")
         self.monitor = monitor
-        mode = _checks.one_of(f"{kind}: mode", mode, ("auto", "min", "max"))
-        if mode == "auto":
+        better = _checks.one_of(f"{kind}: mode", mode, get_args(Mode))
+        if better == "auto":
             known = _auto(monitor)
             if known is None:
                 raise ArgumentError(
                     f"{kind}: the name {monitor!r} does not tell whether smaller or larger is "
                     f'better: pass mode="min" or mode="max"{_habits.did_you_mean(monitor, KEYS)}'
                 )
-            mode = known
-        self._sign = 1.0 if mode == "min" else -1.0
+            better = known
+        self._sign = 1.0 if better == "min" else -1.0
         self._min_delta = _checks.real(f"{kind}: min_delta", min_delta, 0)
         #: The best figure so far; None before the first epoch.
         self.best: float | None = None
@@ -224,7 +228,7 @@ class EarlyStopping(Monitor):
         *,
         min_delta: float = 0.0,
         patience: int = 0,
-        mode: str = "auto",
+        mode: Mode = "auto",
         restore_best_weights: bool = False,
         start_from_epoch: int = 0,
     ) -> None:
@@ -332,7 +336,7 @@ class ModelCheckpoint(Monitor):
         *,
         monitor: str = "val_loss",
         save_best_only: bool = False,
-        mode: str = "auto",
+        mode: Mode = "auto",
     ) -> None:
         super().__init__(monitor, mode, 0.0)
         given: Any = path

@@ -82,13 +82,13 @@ class Admission:
         """Refuse a task that this strategy, or one inside, cannot learn."""
         plain = {"plain rows", "plain tasks"} & {*self._does}
         if task.sample_weight is not None and plain:
-            name, why, advice = type(self).__name__, "it weights all samples equally", ""
+            name, why, else_ = type(self).__name__, "it weights all samples equally", ""
             if self._by_step:
                 why = "it learns by step, which takes no weights"
-                advice = f"Let {name} override learn instead, and call super().learn there; or l"
+                else_ = f", or let {name} override learn instead, and call super().learn there"
             raise UnsupportedError(
-                f"{name} does not support tasks with sample_weight: {why}. {advice or 'L'}eave"
-                f" sample_weight out of task {task.index}"
+                f"{name} does not support tasks with sample_weight: {why}. Leave sample_weight out"
+                f" of task {task.index}{else_}"
             )
         for link in _calls.inside(self) if self._by_step else ():
             if link._only_learns:

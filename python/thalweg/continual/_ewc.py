@@ -52,8 +52,7 @@ class EWC(Consolidating):
         If an argument is out of range.
     UnsupportedError
         If `fisher_diagonal` does not support the trainer's loss with this kind, or its optimizer
-        needs all data at once; when a task begins, if it has sample weights, which the Fisher
-        information does not support.
+        needs all data at once.
 
     Notes
     -----
@@ -85,8 +84,6 @@ class EWC(Consolidating):
     >>> [bool(np.mean(ewc.predict(t.x_test) == t.y_test) > 0.9) for t in tasks]
     [True, True]
     """
-
-    _does = (*Consolidating._does, "plain tasks")
 
     def __init__(
         self,
@@ -122,10 +119,11 @@ class EWC(Consolidating):
         )
 
     def _fisher(self, task: Task) -> Flat:
-        x, y = counted(self.trainer.loss, task.x, task.y)
+        x, y, weight = counted(self.trainer.loss, task.x, task.y, task.sample_weight)
         return importance(
             self.trainer.model, x, y, self.fisher, self.trainer.loss, n_samples=self.n_samples,
             classes=outputs_of(self.trainer, task), batch_size=self.batch_size, seed=self.seed,
+            sample_weight=weight,
         ).astype(np.float64)  # fmt: skip
 
 

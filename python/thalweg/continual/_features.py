@@ -17,7 +17,7 @@ def part(model: Sequential, first: int, last: int) -> Sequential:
     """Copy some layers of a model, with their parameters and state."""
     mine = model.state_dict()
     layers = model.layers[first:last]
-    copy = Sequential(*layers, dtype=model.dtype.name, seed=model.seed)
+    copy = Sequential(*layers, dtype=model.dtype, seed=model.seed)
     copy.load_state_dict(
         {
             key: mine[f"{int(key.split('.')[0]) + first}.{key.split('.', 1)[1]}"]

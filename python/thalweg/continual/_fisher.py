@@ -29,6 +29,7 @@ def fisher_diagonal(
     classes: Sequence[int] | None = None,
     batch_size: int = 128,
     seed: int = 0,
+    sample_weight: Any = None,
 ) -> Array:
     r"""Compute the diagonal of the Fisher information matrix at the model's parameters.
 
@@ -75,6 +76,9 @@ def fisher_diagonal(
         The batch size of ``"batched"``.
     seed : int, keyword only, default 0
         Seed of what ``"sampled"`` and `n_samples` draw.
+    sample_weight : array_like, shape (n,), keyword only, optional
+        How much each row counts: the mean over samples is weighted, as that of the loss is. For
+        ``"batched"``, it weights the rows of a batch.
 
     Returns
     -------
@@ -128,6 +132,7 @@ def fisher_diagonal(
         classes=classes,
         batch_size=batch_size,
         seed=seed,
+        sample_weight=sample_weight,
     )
 
 
@@ -179,12 +184,13 @@ def importance(
     classes: Sequence[int] | None = None,
     batch_size: int = 128,
     seed: int = 0,
+    sample_weight: Any = None,
 ) -> Array:
     """Compute `fisher_diagonal`, or the mean magnitude of the outputs' squared norm's gradient.
 
     The latter has kind ``"norm"``, or ``"batched_norm"`` for the gradient of each batch's mean.
     """
-    samples, targets, likelihood, chosen, seed = prepare(
+    samples, targets, likelihood, chosen, seed, weight = prepare(
         model,
         x,
         y,
@@ -193,6 +199,7 @@ def importance(
         n_samples=n_samples,
         classes=classes,
         seed=seed,
+        sample_weight=sample_weight,
         any_loss=kind in _OF_GRADIENTS,
     )
     batch_size = _checks.integer("batch_size", batch_size, 1)
@@ -208,8 +215,9 @@ def importance(
             assert isinstance(loss, CoreLoss)
             outputs = used(samples)
             targets = outputs - replace(loss, reduction="sum").gradient(outputs, targets)
+        weight = None if weight is None else weight.astype(np.float64)
     return _core.importance(
-        used._core, samples, targets, likelihood, kind, chosen, seed, batch_size
+        used._core, samples, targets, likelihood, kind, chosen, seed, batch_size, weight
     ).astype(model.dtype, copy=False)
 
 

@@ -129,4 +129,4 @@ class Given:
 
 def fresh(model: Sequential, seed: int) -> Any:
     """Return the initial flat parameters of a new model of this kind with another seed."""
-    return Sequential(*model.layers, dtype=model.dtype.name, seed=seed).flat_parameters
+    return Sequential(*model.layers, dtype=model.dtype, seed=seed).flat_parameters

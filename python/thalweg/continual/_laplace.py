@@ -7,7 +7,7 @@ import numpy as np
 
 from thalweg import _checks
 from thalweg._likelihood import likelihood_of, prepare
-from thalweg._penalties import Penalty, value
+from thalweg._penalties import Penalty
 from thalweg._trainer import Trainer
 from thalweg.continual._fisher import importance, some_samples
 from thalweg.continual._outputs import outputs_of
@@ -236,9 +236,10 @@ class OnlineLaplace(Consolidating):
         return bool(self._terms)
 
     def _share(self, penalty: float) -> float:
-        theta, terms = self.trainer.model.flat_parameters, self.trainer._penalties.terms
-        others = [value(term, theta) for place, term in terms.items() if place != self._place]
-        return penalty - sum(others)
+        theta, together = self.trainer.model.flat_parameters, self.trainer._penalties
+        return penalty - sum(
+            together.value(place, theta) for place in together.terms if place != self._place
+        )
 
     def _set(self, importance: Any, anchor: Any) -> None:
         super()._set(importance, anchor)

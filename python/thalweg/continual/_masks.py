@@ -107,7 +107,7 @@ class XdG(_Parts):
     80
     """
 
-    gathers = ("_task", "_whole", "_penalty")
+    gathers = ("_task", "_whole")
     _does = ("part", "gates")
 
     def __init__(self, inner: Trainer | Strategy, *, share: float = 0.8, seed: int = 0) -> None:
@@ -116,9 +116,7 @@ class XdG(_Parts):
         self.seed = _checks.integer("seed", seed, 0)
         self._units = _hidden_units.hidden(self.trainer.model)
         self._task: int | None = None  # the task whose gates are set
-        # As they were before the gates were set:
-        self._whole: Any = None  # the parameters,
-        self._penalty: Any = None  # and the components of the trainer's penalty
+        self._whole: Any = None  # the parameters before the gates were set
 
     def _gates(self, task: int) -> tuple[Any, Any]:
         """Return for each parameter whether it counts in a task, and whether it is trained."""
@@ -164,7 +162,6 @@ class XdG(_Parts):
     def _close(self, task: int) -> None:
         """Set the gates of a task."""
         self._whole, self._task = self.trainer.model.flat_parameters, task
-        self._penalty = self.trainer._elementary("penalty").penalty()
         counts, _ = self._gates(task)
         self.trainer.model.flat_parameters = np.where(counts, self._whole, 0)
         self._hold()
@@ -173,25 +170,17 @@ class XdG(_Parts):
         """Restore the whole network."""
         if self._task is not None:
             self.trainer.model.flat_parameters = self._ungated()
-            self._penalize()
-            self._whole = self._task = self._penalty = None
+            self._whole = self._task = None
             self._hold()
 
     def _hold(self) -> None:
-        """Restrict the core to the parameters that are trained now."""
-        if self._task is None:
-            self.trainer._hold(None)
-            return
-        counts, trained = self._gates(self._task)
-        self.trainer._hold(trained)
-        self._penalize(counts)
+        """Restrict training and penalties to the part of the network that is used now.
 
-    def _penalize(self, counts: Any = 1) -> None:
-        """Leave out of a penalty weights that are 0 only for this task, far from their anchor."""
-        if self._penalty is not None:
-            importance, anchor, strength = self._penalty
-            core = self.trainer._elementary("penalty")
-            core.set_penalty((importance * counts, anchor, strength))
+        Weights that are 0 only for this task are far from the anchors of penalties.
+        """
+        counts, trained = (None, None) if self._task is None else self._gates(self._task)
+        self.trainer._hold(trained)
+        self.trainer._count(counts)
 
     def network(self, task: int | None = None) -> Sequential:
         """Return the part of the network that a task is judged by; the latest task by default."""

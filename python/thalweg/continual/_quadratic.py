@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from thalweg import _checks
 from thalweg._history import History
-from thalweg._penalties import Penalty, value
+from thalweg._penalties import Penalty
 from thalweg._trainer import Trainer
 from thalweg._warn import warn
 from thalweg.continual import _calls
@@ -87,7 +87,8 @@ class Quadratic(Strategy):
         there, mine = self.trainer._penalties.terms.get(self._place), self._mine()
         same = there is None and mine is None
         if there is not None and mine is not None:
-            same = all(np.array_equal(one, other) for one, other in zip(there, mine, strict=True))
+            parts: Any = zip(there, mine, strict=True)
+            same = all(np.array_equal(one, other) for one, other in parts)
         coupled = self.trainer._elementary("penalty").has_coupled_penalty()
         if not same or coupled != self._couples():
             raise UnsupportedError(
@@ -168,10 +169,10 @@ class Quadratic(Strategy):
 
     def _share(self, penalty: float) -> float:
         """Return what this strategy's penalty is of the trainer's."""
-        mine = self._mine()
-        if mine is None or len(self.trainer._penalties.terms) == 1:
+        together = self.trainer._penalties
+        if [*together.terms] == [self._place]:
             return penalty
-        return value(mine, self.trainer.model.flat_parameters)
+        return together.value(self._place, self.trainer.model.flat_parameters)
 
     def _check_ratio(self, task: Task) -> None:
         """Warn if the penalty hardly mattered in a task; overridden by `Consolidating`."""

@@ -166,6 +166,8 @@ class Replay(KeepingTasks):
         ShapeError, DataError, DtypeError, ArgumentError
             If the samples are invalid, empty, or do not match what is kept; weights and buffer are
             then unchanged.
+        UnsupportedError
+            If `weighting` applies, and the trainer accumulates gradients.
         """
         new = self._new_rows(x, y)
         if not len(self.buffer):
@@ -183,6 +185,12 @@ class Replay(KeepingTasks):
 
     def _weighted_step(self, x: Any, y: Any, new: int) -> float:
         """Take a step of a task on new rows and kept ones, by `learn`, which takes weights."""
+        if self.trainer._accumulate > 1:
+            raise UnsupportedError(
+                'Replay with weighting="tasks" takes each step of a task as an update of its own,'
+                f" but the trainer has accumulate_grad_batches={self.trainer._accumulate}: use"
+                ' weighting="rows", or leave accumulate_grad_batches at 1'
+            )
         self._asked = True
         mixed = Task(x, y, x, y, sample_weight=self._weights(new, 1, new, len(x) - new))
         history = super()._learn(

@@ -20,6 +20,8 @@ from thalweg.errors import ArgumentError, DataError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+else:  # what typing.get_type_hints finds
+    Axes = Any
 
 
 @dataclass

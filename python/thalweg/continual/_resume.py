@@ -176,7 +176,7 @@ def load(
         if saved["version"] != _VERSION:
             raise UnsupportedError(
                 f"{os.fspath(path)!r} has format {saved['version']}; this version of thalweg reads"
-                f" format {_VERSION}"
+                f" format {_VERSION}. Continue with the version that wrote the file, or learn anew"
             )
         was, now = saved["setting"], json.loads(json.dumps(setting))
         if "tasks" not in now:

@@ -102,7 +102,6 @@ def _to_trainer(trainer: Trainer, state: dict[str, Any]) -> None:
     # The classes that compete may have changed; a function is not kept, as in `Trainer.save`.
     if state["loss"]["type"] != _FUNCTION and state["loss"] != _described(trainer._loss):
         trainer.loss = rebuild(state["loss"], classes(_losses))
-    trainer._core.forget()
     trainer._continue(state["optimizer"], *copy.deepcopy((state["counts"], state["held"])))
 
 

@@ -44,15 +44,11 @@ class MAS(Consolidating):
     ------
     ArgumentError
         If an argument is out of range.
-    UnsupportedError
-        When a task begins, if it has sample weights.
 
     References
     ----------
     R. Aljundi et al., "Memory aware synapses", ECCV 2018, arXiv:1711.09601.
     """
-
-    _does = (*Consolidating._does, "plain tasks")
 
     def __init__(
         self,
@@ -78,7 +74,7 @@ class MAS(Consolidating):
         omega = importance(
             self.trainer.model, task.x, None, "batched_norm" if by_batch else "norm", None,
             n_samples=self.n_samples, classes=outputs_of(self.trainer, task),
-            batch_size=self.batch_size, seed=self.seed,
+            batch_size=self.batch_size, seed=self.seed, sample_weight=task.sample_weight,
         ).astype(np.float64)  # fmt: skip
         if self._importance is not None:
             omega = 0.5 * (omega + self._importance) if by_batch else omega + self._importance

@@ -203,12 +203,14 @@ def are_labels(y: Any) -> bool:
     return array.ndim == 1 and array.dtype.kind in "iub"
 
 
-def counted(loss: Any, x: Any, y: Any) -> tuple[Any, Any]:
-    """Return samples and targets as arrays, without the rows whose label a loss ignores."""
-    x, y = np.asarray(x), np.asarray(y)
+def counted(loss: Any, x: Any, y: Any, *others: Any) -> tuple[Any, ...]:
+    """Return samples, targets and others as arrays, without rows whose label a loss ignores."""
+    x, y, *more = (None if rows is None else np.asarray(rows) for rows in (x, y, *others))
     ignored = None if loss is None else loss._competition.ignored
     out = y == ignored if ignored is not None and are_labels(y) else np.False_
-    return (x[~out], y[~out]) if out.any() else (x, y)
+    if not out.any():
+        return x, y, *more
+    return tuple(None if rows is None else rows[~out] for rows in (x, y, *more))
 
 
 def growing(tasks: tuple[Task, ...]) -> tuple[Task, ...]:

@@ -21,6 +21,8 @@ from thalweg.nn import Sequential
 
 if TYPE_CHECKING:
     from thalweg.continual._result import Result
+else:  # what typing.get_type_hints finds
+    Result = Any
 
 
 def average_accuracy(r: npt.ArrayLike) -> float:
@@ -253,7 +255,7 @@ def min_accuracy(result: "Result") -> float:
     Raises
     ------
     ArgumentError
-        If it is anything else.
+        If it is anything else, or a score that is used is not a number.
 
     References
     ----------
@@ -268,9 +270,9 @@ def min_accuracy(result: "Result") -> float:
     >>> metrics.min_accuracy(run)  # forgotten for a while, which the matrix does not show
     0.2
     """
-    curve, steps = _ended(result, 2).curve, np.array(result.steps)
+    curve, steps = _ended(result).curve, np.array(result.steps)
     lowest = [curve[steps > end, task].min() for task, end in enumerate(result.ends[:-1])]
-    return float(np.mean(lowest))
+    return float(np.mean(_finite("result.curve", lowest)))
 
 
 def worst_case_accuracy(result: "Result") -> float:
@@ -292,21 +294,22 @@ def worst_case_accuracy(result: "Result") -> float:
     ArgumentError
         As for `min_accuracy`.
     """
-    tasks = len(_ended(result, 2).names)
-    return float(result.curve[-1, -1]) / tasks + (1 - 1 / tasks) * min_accuracy(result)
+    lowest, share = min_accuracy(result), 1 / len(result.names)
+    last = _finite("result.curve", result.curve[-1, -1])
+    return float(share * last + (1 - share) * lowest)
 
 
-def _ended(result: "Result", least: int) -> "Result":
-    """Return the result of a run, if that has ended and has at least `least` tasks."""
+def _ended(result: "Result") -> "Result":
+    """Return the result of a run, if that has ended and has at least 2 tasks."""
     from thalweg.continual._result import Result  # here, as it imports this module
 
     if not isinstance(result, Result):
         raise ArgumentError(
             f"result must be a Result, as returned by continual.run; got {_checks.given(result)}"
         )
-    if len(result.ends) < len(result.names) or len(result.names) < least:
+    if len(result.ends) < len(result.names) or len(result.names) < 2:
         raise ArgumentError(
-            f"this metric needs a run of at least {least} tasks that has ended; got {result!r}"
+            f"this metric needs a run of at least 2 tasks that has ended; got {result!r}"
         )
     return result
 

@@ -129,7 +129,7 @@ def kfac_factors(
     """
     _checks.one_of("kind", kind, KINDS)
     labelled = kind == "empirical"
-    samples, targets, likelihood, chosen, seed = prepare(
+    samples, targets, likelihood, chosen, seed, _ = prepare(
         _parts.checked(model),
         x,
         y,

@@ -1,11 +1,10 @@
 """A callback that watches whether the learning rate is stable."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 
 from thalweg import _checks
+from thalweg._trainer import Trainer
 from thalweg._warn import warn
 from thalweg.callbacks import Callback
 from thalweg.curvature._operator import Operator
@@ -13,9 +12,6 @@ from thalweg.curvature._stability import Stability, check_known, max_stable_lr
 from thalweg.errors import ArgumentError, DataError, DivergedError, ThalwegError
 from thalweg.optim import SGD
 from thalweg.optim.schedules import Schedule
-
-if TYPE_CHECKING:
-    from thalweg._trainer import Trainer
 
 
 class StabilityMonitor(Callback):

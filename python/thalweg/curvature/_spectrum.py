@@ -28,6 +28,8 @@ from thalweg.nn import Loss, Sequential
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+else:  # what typing.get_type_hints finds
+    Axes = Any
 
 Vector = npt.NDArray[np.float64]
 

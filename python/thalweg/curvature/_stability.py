@@ -30,21 +30,18 @@ both where :math:`\eta(\lambda + dT/2) = T`. The product of the roots is above -
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from thalweg import _checks, optim
+from thalweg._trainer import Trainer
 from thalweg.curvature._eigenvalues import top_eigenvalues
 from thalweg.curvature._lanczos import Vector
 from thalweg.curvature._operator import Operator, known
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.optim.schedules import Schedule
-
-if TYPE_CHECKING:
-    from thalweg._trainer import Trainer
-
 
 _KNOWN = (optim.SGD, optim.Adagrad, optim.RMSprop, optim.Adam, optim.AdamW)
 

@@ -2,20 +2,17 @@
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from thalweg import _checks, _parts
 from thalweg._arrays import Targets
+from thalweg._trainer import Trainer
 from thalweg.diagnostics._symmetry import balance, hidden, rebuilt
 from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn import Layer, Residual, Sequential
-
-if TYPE_CHECKING:
-    from thalweg._trainer import Trainer
-
 
 #: Fields of layers that only concern initialization or training.
 _OF_TRAINING = {"init", "momentum", "p"}

@@ -12,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks, _parts
+from thalweg._trainer import Trainer
 from thalweg.callbacks import Callback
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import Sequential
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from thalweg._trainer import Trainer
+else:  # what typing.get_type_hints finds
+    Axes = Any
 
 _Vector = npt.NDArray[np.float64]
 
@@ -411,5 +412,5 @@ def _column(values: Any, name: str) -> _Vector:
     if array.ndim != 1:
         raise ShapeError(f"{name} must be 1-D, or one column; got shape {array.shape}")
     column = _arrays.as_dtype(array, np.dtype(np.float64), name)
-    result: _Vector = _arrays.finite(column, name)  # type: ignore[assignment]
+    result: _Vector = _arrays.finite(column, name)
     return result

@@ -6,19 +6,17 @@ networks can be compared only after removing what does not matter.
 """
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks, _parts
+from thalweg._trainer import Trainer
 from thalweg.callbacks import Callback
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Dropout, Identity, LeakyReLU, Linear, ReLU, Sequential
 from thalweg.nn._layers import Activation
-
-if TYPE_CHECKING:
-    from thalweg._trainer import Trainer
 
 _Vector = npt.NDArray[np.float64]
 
@@ -52,7 +50,7 @@ def hidden(model: Sequential, homogeneous: bool = True) -> list[tuple[int, int]]
 
 def rebuilt(model: Sequential, state: dict[str, Any]) -> Sequential:
     """Copy a model with another state."""
-    copy = model.astype(model.dtype.name)
+    copy = model.astype(model.dtype)
     copy.load_state_dict(state)
     return copy
 

@@ -52,7 +52,7 @@ from thalweg.errors import ArgumentError
 
 __all__ = ["NAMES"]
 
-NAMES = (
+_Init: _typing.TypeAlias = _typing.Literal[
     "kaiming_uniform",
     "kaiming_normal",
     "xavier_uniform",
@@ -61,7 +61,8 @@ NAMES = (
     "siren_first",
     "siren",
     "zeros",
-)
+]
+NAMES = _typing.get_args(_Init)
 
 #: Names in Keras and in papers, up to how tails are cut off.
 _ALIASES = {

@@ -26,7 +26,9 @@ from thalweg.onnx._graph import OPSET, Graph, Tensor
 from thalweg.onnx._layers import write
 
 if TYPE_CHECKING:
-    import onnx
+    from onnx import ModelProto
+else:  # what typing.get_type_hints finds
+    ModelProto = Any
 
 #: What other exporters call the arguments.
 _OF_OTHERS = {
@@ -52,7 +54,7 @@ def export(
     output_name: str = "output",
     input_shape: Sequence[int] | None = None,
     doc: str = "",
-) -> "onnx.ModelProto":
+) -> "ModelProto":
     r"""Make an ONNX graph of a model, for runtimes such as ONNX Runtime, and write it to a file.
 
     Parameters

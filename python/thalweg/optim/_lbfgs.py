@@ -240,7 +240,8 @@ class LBFGS(FullBatchOptimizer):
                     'line_search_fn="strong_wolfe". Weights and optimizer are as they were before '
                     "this call"
                 )
-            wrong = point.step == 0 and _contradicted(here, tried, float(np.finfo(theta.dtype).eps))
+            failed = point.step == 0 and evaluations < int(max_eval)  # and was not cut short
+            wrong = failed and _contradicted(here, tried, float(np.finfo(theta.dtype).eps))
             theta = theta + point.step * direction
             memory.step = point.step
             change, loss, gradient = abs(point.value - loss), point.value, point.gradient
@@ -259,8 +260,8 @@ class LBFGS(FullBatchOptimizer):
             if wrong:
                 stalled = (
                     f"the loss does not fall along -Hg, although the gradient, up to {largest:.3g},"
-                    " says so here and there: check it with tw.check_gradient, or the loss is not "
-                    "continuous"
+                    f" says so here and there: {theta.dtype} rounds the loss, it has a jump or a "
+                    "kink, or a gradient of your own is wrong, which tw.check_gradient tells"
                 )
             elif searched and evaluations >= int(max_eval):
                 stalled = (
@@ -326,7 +327,8 @@ class LBFGS(FullBatchOptimizer):
 def _contradicted(start: Point, tried: list[tuple[float, float, float]], eps: float) -> bool:
     """Whether the shortest step with a decrease to speak of has none, though its slope is negative.
 
-    Where a smooth loss is not lower, its slope has changed sign.
+    Where a smooth loss is not lower, its slope has changed sign, unless there is a hill in between:
+    a search that has not been cut short has tried shorter steps then.
     """
     least = math.sqrt(eps) * abs(start.value)
     _, value, slope = min((p for p in tried if -p[0] * start.slope > least), default=(0, 0, 0))

@@ -15,12 +15,14 @@ from thalweg.nn import Linear, Sequential
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim._levenberg_marquardt import LevenbergMarquardt
 from thalweg.optim._optimizer import Optimizer
+from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from thalweg._trainer import Trainer
-    from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
+else:  # what typing.get_type_hints finds
+    Axes = Any
 
 _Vector = npt.NDArray[np.float64]
 

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from thalweg.continual import Result
+else:  # what typing.get_type_hints finds
+    Axes = Result = Any
 
 #: What axes call a score, where it is not the name of the metric.
 _NAMES = {"r2": "R²"}

@@ -1,6 +1,6 @@
 """Pictures of curvature: densities of eigenvalues."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from thalweg.curvature import SpectralDensity
+else:  # what typing.get_type_hints finds
+    Axes = SpectralDensity = Any
 
 #: Number of points at which `spectrum` draws a density: about one per pixel.
 _PLACES = 1000

@@ -1,6 +1,6 @@
 """Pictures of diagnostics: what is learned first."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from thalweg.diagnostics import SpectralBias
+else:  # what typing.get_type_hints finds
+    Axes = SpectralBias = Any
 
 
 def spectral_bias(found: "SpectralBias", ax: "Axes | None" = None) -> "Axes":

@@ -1,7 +1,7 @@
 """Pictures of gradient checks: the error of differences against their step."""
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from thalweg import BlockReport, GradcheckReport
+else:  # what typing.get_type_hints finds
+    Axes = GradcheckReport = Any
 
 #: Maximum number of blocks that `gradcheck` draws.
 _CURVES = 8

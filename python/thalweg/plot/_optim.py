@@ -14,6 +14,8 @@ from thalweg.plot._axes import COLORS, axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+else:  # what typing.get_type_hints finds
+    Axes = Any
 
 #: Points along each side of the grid on which `path` evaluates a function, and its contours.
 _GRID, _LEVELS = 120, 20
@@ -172,7 +174,7 @@ def _paths(descent: Any) -> dict[Any, npt.NDArray[np.float64]]:
                 more = ": choose two parameters, e.g. path[:, :2], without a function"
             raise ShapeError(f"{name} must have shape (steps + 1, 2); got {array.shape}{more}")
         paths[called] = _arrays.finite(array.astype(np.float64), name)
-    return paths  # type: ignore[return-value]  # float64
+    return paths
 
 
 def _contours(function: Any, low: Any, high: Any) -> tuple[Any, Any, Any, Any] | None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from thalweg import LRFinder
+else:  # what typing.get_type_hints finds
+    Axes = Figure = LRFinder = Any
 
 #: Maximum number of misclassified images that `training` shows.
 _SHOWN = 24

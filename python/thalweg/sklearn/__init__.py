@@ -1,6 +1,6 @@
 """scikit-learn estimators that train in the core, with its names, arguments and defaults.
 
-Accessing them needs scikit-learn 1.6 or later.
+Accessing them needs scikit-learn 1.7 or later.
 """
 
 import typing as _typing
@@ -25,7 +25,7 @@ if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept 
                 from sklearn.utils.validation import validate_data  # noqa: F401  # new in 1.6
             except ImportError:
                 raise ImportError(
-                    f'{name} needs scikit-learn 1.6 or later: pip install "scikit-learn>=1.6"'
+                    f'{name} needs scikit-learn 1.7 or later: pip install "scikit-learn>=1.7"'
                 ) from None
             value = getattr(importlib.import_module(f"thalweg.sklearn.{_NAMES[name]}"), name)
             globals()[name] = value  # next time, __getattr__ is not called

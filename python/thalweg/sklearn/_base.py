@@ -294,7 +294,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         if fresh:
             layers, made = _network.layers(X.shape[1], hidden, behind, self.n_outputs_)
             factor = 2.0 if self.activation == "logistic" else 6.0
-            model = _network.build(layers, made, factor, dtype.name, random)
+            model = _network.build(layers, made, factor, dtype, random)
             self._made_with = made_with
         else:
             model = self.model_

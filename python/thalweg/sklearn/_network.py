@@ -68,7 +68,9 @@ def layers(
     return [*found, Linear(width, out_features)], made
 
 
-def build(layers: list[Any], made: list[int], factor: float, dtype: str, random: Any) -> Sequential:
+def build(
+    layers: list[Any], made: list[int], factor: float, dtype: np.dtype[Any], random: Any
+) -> Sequential:
     """Make the network, and draw from `random` what scikit-learn draws.
 
     For the layers at `made`, a seed thus gives the same initial weights as in scikit-learn; layers

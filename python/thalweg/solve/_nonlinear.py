@@ -145,7 +145,7 @@ def nonlinear_least_squares(
     start = _arrays.as_numeric(theta, "theta")
     if start.ndim != 1 or start.size == 0:
         raise ShapeError(f"theta must have shape (p,), p at least 1; got {start.shape}")
-    point: Vector = _arrays.finite(start.astype(np.float64), "theta")  # type: ignore[assignment]
+    point: Vector = _arrays.finite(start.astype(np.float64), "theta")
     state = _levenberg.Damping(_checks.real("damping", damping, 0, closed="()"))
     geodesic = _checks.flag("geodesic", geodesic)
     pairs = (("ftol", ftol), ("xtol", xtol), ("gtol", gtol))

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from thalweg import _habits, nn
 from thalweg.errors import ArgumentError, DataError, DtypeError, UnsupportedError
 from thalweg.torch import _modules
@@ -143,8 +145,8 @@ def _refuse_sharing(module: torch.nn.Module) -> None:
             seen[id(tensor)] = name
 
 
-def _dtype(module: torch.nn.Module) -> str:
-    """Name the dtype of a module's parameters and running averages, or raise."""
+def _dtype(module: torch.nn.Module) -> np.dtype[Any]:
+    """Return the dtype of a module's parameters and running averages, or raise."""
     tensors = module.state_dict().values()
     names = {str(it.dtype).removeprefix("torch.") for it in tensors if it.is_floating_point()}
     if len(names) > 1 or not names <= {"float32", "float64"}:
@@ -152,4 +154,4 @@ def _dtype(module: torch.nn.Module) -> str:
             "parameters must be all float32 or all float64; got "
             f"{', '.join(sorted(names))}. Use module.float() or module.double()"
         )
-    return names.pop() if names else "float32"
+    return np.dtype(names.pop() if names else "float32")

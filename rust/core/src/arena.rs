@@ -108,6 +108,15 @@ pub fn zeros<T: Clone + Default>(what: &'static str, len: usize) -> Result<Vec<T
     Ok(values)
 }
 
+/// Makes sure that a vector, for `what` (used in the error's text), can hold `len` values.
+///
+/// # Errors
+/// If there is not enough memory.
+pub fn reserve<T>(what: &'static str, values: &mut Vec<T>, len: usize) -> Result<(), Error> {
+    let more = len.saturating_sub(values.len());
+    values.try_reserve_exact(more).map_err(|_| Error::Memory { what, elements: len })
+}
+
 /// Allocates a copy of `from` for `what` (used in the error's text).
 ///
 /// # Errors

@@ -7,7 +7,6 @@ use crate::arena::{Buffer, Shared, copied, zeros};
 use crate::data::{Rows, Samples};
 use crate::element::Element;
 use crate::error::Error;
-use crate::gemm::Precision;
 use crate::layer::dropout::Draw;
 use crate::layer::{Layer, batch_norm};
 use crate::network::{Block, Network, Norm, Over};
@@ -19,7 +18,7 @@ use crate::simd::{Isa, all_finite, lerp, max_abs};
 use crate::threads;
 use crate::update::{self, Clip};
 use crate::view::MatRef;
-use crate::workspace::Workspace;
+use crate::workspace::{Workspace, Workspaces};
 
 /// Gradients (times the learning rate, if that is above 1) beyond this make a step that might overflow
 /// float32: squares of smaller ones do not.
@@ -45,7 +44,7 @@ pub struct Model<T> {
     /// Whether [`backward`](Self::backward) may go back from there: the parameters are still those of that
     /// pass.
     pending: bool,
-    /// Number of passes that were kept for going back.
+    /// Number of forward passes that were kept for going back.
     kept: u64,
 }
 
@@ -415,8 +414,8 @@ impl<T: Element> Model<T> {
         Ok(())
     }
 
-    /// Number of forward passes so far that could go back: which of them [`backward`](Self::backward) would
-    /// go back through.
+    /// Number of [forward](Self::forward) passes so far. As long as it stays the same, so does the pass that
+    /// [`backward`](Self::backward) would go back through.
     pub fn kept(&self) -> u64 {
         self.kept
     }
@@ -566,66 +565,5 @@ pub(crate) fn check_flat<T: Element>(argument: &'static str, flat: &[T]) -> Resu
     match flat.iter().position(|x| !x.is_finite()) {
         Some(index) => Err(Error::NotFiniteAt { argument, index, value: flat[index].to_f64() }),
         None => Ok(()),
-    }
-}
-
-/// The plans and workspaces of the last few shapes: a training loop has two (the last batch is shorter),
-/// inference more.
-pub(crate) struct Workspaces<T> {
-    recent: Vec<Workspace<T>>,
-    precision: Precision,
-}
-
-impl<T> Default for Workspaces<T> {
-    fn default() -> Self {
-        Workspaces { recent: Vec::new(), precision: Precision::Full }
-    }
-}
-
-impl<T: Element> Workspaces<T> {
-    /// How many are kept in any case, and how many at most.
-    const KEPT: (usize, usize) = (4, 32);
-    /// Elements that all of them together may take, if there are more than the minimum.
-    const KEPT_ELEMENTS: usize = 1 << 22;
-
-    /// Without workspaces yet, for passes that train in this precision.
-    pub fn of(precision: Precision) -> Self {
-        Workspaces { precision, ..Self::default() }
-    }
-
-    /// The workspace for a mode and a number of rows, created if necessary.
-    ///
-    /// # Errors
-    /// If there is not enough memory, or this machine lacks the precision.
-    pub fn get(
-        &mut self,
-        network: &Network,
-        isa: Isa,
-        mode: Mode,
-        rows: usize,
-    ) -> Result<&mut Workspace<T>, Error> {
-        let index = match self.recent.iter().position(|w| w.serves(network, mode, rows)) {
-            Some(index) => index,
-            None => {
-                let elements = |kept: &[Workspace<T>]| kept.iter().map(|w| w.values.len()).sum::<usize>();
-                while self.recent.len() >= Self::KEPT.1
-                    || self.recent.len() >= Self::KEPT.0 && elements(&self.recent) > Self::KEPT_ELEMENTS
-                {
-                    self.recent.pop();
-                }
-                self.precision.check::<T>(isa)?;
-                let threads = threads::num_threads().0;
-                let plan = Plan::in_precision::<T>(network, mode, rows, (isa, self.precision), threads);
-                self.recent.push(Workspace::new(network, plan)?);
-                self.recent.len() - 1
-            }
-        };
-        self.recent[..=index].rotate_right(1); // most recent first
-        Ok(&mut self.recent[0])
-    }
-
-    #[cfg(test)]
-    pub fn poison(&mut self) {
-        self.recent.iter_mut().for_each(Workspace::poison);
     }
 }

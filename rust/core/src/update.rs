@@ -47,8 +47,8 @@ impl Clip {
 /// the same for any number of threads. Infinite or NaN if a gradient is.
 pub fn norm<T: Element>(isa: Isa, grads: &[T]) -> f64 {
     let sum = squares(isa, grads, 1.0);
-    // Squares may overflow where the numbers do not, and all may be so small that those which are denormal, and
-    // lost, count. A power of two changes no digit of a number.
+    // Where squares overflow, or so many of them may be denormal, and lost, that the sum misses something, the
+    // numbers are scaled first; a power of two changes none of their digits.
     let power = 2f64.powi(if T::DTYPE == Dtype::F32 { 80 } else { 600 });
     let scale = match sum {
         _ if !sum.is_finite() => 1.0 / power,
@@ -58,8 +58,8 @@ pub fn norm<T: Element>(isa: Isa, grads: &[T]) -> f64 {
     squares(isa, grads, scale).sqrt() / scale
 }
 
-/// Two numbers to multiply by, one after the other, for factor·a/b: the second is 1, unless that would be
-/// flushed to zero as denormal, where its root is not.
+/// Two numbers to multiply by, one after the other, for factor·a/b: this and 1, or twice its root where it is
+/// so small that it would be flushed to zero.
 pub fn factors<T: Element>(factor: f64, a: f64, b: f64) -> [f64; 2] {
     let whole = factor * (a / b);
     if whole < T::TINY { [(factor * a).sqrt() / b.sqrt(); 2] } else { [whole, 1.0] }

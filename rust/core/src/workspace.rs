@@ -5,11 +5,13 @@ use std::ops::Range;
 use crate::arena::{Buffer, padded, zeros};
 use crate::element::Element;
 use crate::error::Error;
+use crate::gemm::Precision;
 use crate::gemm::split::split_len;
 use crate::layer::batch_norm::{COLUMNS, GROUP};
 use crate::loss::RowLoss;
 use crate::network::{Identity, Network};
 use crate::plan::{Mode, Plan};
+use crate::simd::Isa;
 use crate::threads::{self, Trial};
 
 /// Where the parts of a stage start in the workspace. A part that is not needed has no elements.
@@ -159,7 +161,7 @@ impl Layout {
 /// The plan of a short step for one thread alone, which may be sooner. Separate forward and backward passes
 /// must find data in the same places, so they keep the plan they have.
 fn alone<T: Element>(network: &Network, plan: &Plan) -> Option<(Plan, Layout)> {
-    (plan.is_short() && plan.mode == Mode::Step).then(|| {
+    (plan.is_short() && plan.mode != Mode::Apart).then(|| {
         let target = (plan.isa, plan.precision);
         let alone = Plan::in_precision::<T>(network, plan.mode, plan.rows, target, 1);
         let layout = Layout::new::<T>(network, &alone);
@@ -238,11 +240,71 @@ impl<T: Element> Workspace<T> {
     }
 }
 
+/// The plans and workspaces of the last few shapes: a training loop has two (the last batch is shorter),
+/// inference more.
+pub(crate) struct Workspaces<T> {
+    recent: Vec<Workspace<T>>,
+    precision: Precision,
+}
+
+impl<T> Default for Workspaces<T> {
+    fn default() -> Self {
+        Workspaces { recent: Vec::new(), precision: Precision::Full }
+    }
+}
+
+impl<T: Element> Workspaces<T> {
+    /// How many are kept in any case, and how many at most.
+    const KEPT: (usize, usize) = (4, 32);
+    /// Elements that all of them together may take, if there are more than the minimum.
+    const KEPT_ELEMENTS: usize = 1 << 22;
+
+    /// Without workspaces yet, for passes that train in this precision.
+    pub fn of(precision: Precision) -> Self {
+        Workspaces { precision, ..Self::default() }
+    }
+
+    /// The workspace for a mode and a number of rows, created if necessary.
+    ///
+    /// # Errors
+    /// If there is not enough memory, or this machine lacks the precision.
+    pub fn get(
+        &mut self,
+        network: &Network,
+        isa: Isa,
+        mode: Mode,
+        rows: usize,
+    ) -> Result<&mut Workspace<T>, Error> {
+        let index = match self.recent.iter().position(|w| w.serves(network, mode, rows)) {
+            Some(index) => index,
+            None => {
+                let elements = |kept: &[Workspace<T>]| kept.iter().map(|w| w.values.len()).sum::<usize>();
+                while self.recent.len() >= Self::KEPT.1
+                    || self.recent.len() >= Self::KEPT.0 && elements(&self.recent) > Self::KEPT_ELEMENTS
+                {
+                    self.recent.pop();
+                }
+                self.precision.check::<T>(isa)?;
+                let threads = threads::num_threads().0;
+                let plan = Plan::in_precision::<T>(network, mode, rows, (isa, self.precision), threads);
+                self.recent.push(Workspace::new(network, plan)?);
+                self.recent.len() - 1
+            }
+        };
+        self.recent[..=index].rotate_right(1); // most recent first
+        Ok(&mut self.recent[0])
+    }
+
+    #[cfg(test)]
+    pub fn poison(&mut self) {
+        self.recent.iter_mut().for_each(Workspace::poison);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::layer::{Activation, Init, Layer, Linear};
-    use crate::simd::Isa;
 
     #[test]
     fn a_short_step_has_turns_of_one_thread_in_the_same_memory() {

@@ -7,14 +7,14 @@ use thalweg_core::diff::likelihood::{Kind, Likelihood, Slopes};
 use thalweg_core::diff::squares::{Squares, Sum};
 use thalweg_core::diff::sweep::CHUNK;
 
-use crate::arrays::{Answers, Features, matrix_out, vector_out};
+use crate::arrays::{Answers, Features, matrix_out, vector, vector_out};
 use crate::dtype::{Real, with_dtype};
 use crate::errors::translate;
 use crate::model::Model;
 
 /// The mean over samples (over batches for "batched"), per parameter, in public order.
 #[pyfunction]
-#[pyo3(signature = (model, x, y, likelihood, kind, classes=None, seed=0, batch_size=1))]
+#[pyo3(signature = (model, x, y, likelihood, kind, classes=None, seed=0, batch_size=1, sample_weight=None))]
 #[allow(clippy::too_many_arguments)]
 pub fn importance(
     py: Python<'_>,
@@ -26,6 +26,7 @@ pub fn importance(
     classes: Option<Vec<usize>>,
     seed: u64,
     batch_size: usize,
+    sample_weight: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<Py<PyAny>> {
     let (likelihood, (kind, sum)) = parse(likelihood, kind, seed).map_err(|e| translate(py, e))?;
     let model = model.get();
@@ -33,7 +34,8 @@ pub fn importance(
         let x = Features::<T>::new("x", x)?;
         let y = y.map(|y| Answers::<T>::new("y", y)).transpose()?;
         let (x, y) = (x.view(), y.as_ref().map(Answers::view));
-        let outputs = model.network.outputs();
+        let weights = sample_weight.map(|w| vector::<T>("sample_weight", w, x.rows())).transpose()?;
+        let (weights, outputs) = (weights.as_deref(), model.network.outputs());
         let mut squares = model.detached::<T, _>(py, |m| {
             m.network().check_input(x)?;
             let slopes = Slopes::new(likelihood, kind, classes, outputs)?;
@@ -43,7 +45,7 @@ pub fn importance(
         let size = if sum.over_batches() { batch_size.max(1) } else { CHUNK };
         for start in (0..x.rows()).step_by(size) {
             let rows = start..x.rows().min(start + size);
-            model.detached::<T, _>(py, |m| squares.add(m, x, rows, y.as_ref()))?;
+            model.detached::<T, _>(py, |m| squares.add(m, x, rows, y.as_ref(), weights))?;
             py.check_signals()?;
         }
         let mean = py.detach(|| squares.mean(&model.network)).map_err(|e| translate(py, e))?;

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+mod along;
 mod arrays;
 mod check;
 mod diff;
@@ -27,7 +28,7 @@ use pyo3::prelude::*;
 /// The compiled core. Private: use the names in `thalweg`.
 #[pymodule]
 mod _core {
-    use numpy::PyArray1;
+    use numpy::{PyArray1, PyArrayMethods};
     use pyo3::prelude::*;
 
     #[pymodule_export]
@@ -55,12 +56,12 @@ mod _core {
     #[allow(non_upper_case_globals)]
     const __version__: &str = env!("CARGO_PKG_VERSION");
 
-    /// Makes an array, because the first one imports parts of NumPy: later, Ctrl-C could interrupt that
-    /// import, which the `numpy` crate answers with a panic.
+    /// Makes and borrows an array, because the first ones import parts of NumPy: later, Ctrl-C could interrupt
+    /// that import, which the `numpy` crate answers with a panic.
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.py().import("numpy")?;
-        PyArray1::<f32>::zeros(module.py(), 0, false);
+        PyArray1::<f32>::zeros(module.py(), 0, false).try_readonly()?;
         Ok(())
     }
 }

@@ -10,6 +10,7 @@ use thalweg_core::layer::{
 };
 use thalweg_core::network::Network;
 use thalweg_core::simd::Isa;
+use thalweg_core::train::PART_ROWS;
 use thalweg_core::update::Clip;
 use thalweg_core::{Dtype, Error, Model as CoreModel};
 
@@ -17,9 +18,6 @@ use crate::arrays::{Features, Matrix, is_plain, matrix_out, room, vector, vector
 use crate::dtype::{AnyModel, Real, parse, with_dtype};
 use crate::errors::translate;
 use crate::locks::lock;
-
-/// Rows that are predicted between two polls for Ctrl-C; as many as in a part of an evaluation.
-const PREDICTED: usize = 16 * 1024;
 
 /// A network with its parameters and gradients, in one precision.
 #[pyclass(frozen, module = "thalweg._core")]
@@ -273,7 +271,7 @@ impl Model {
             let (x, outputs) = (x.view(), self.network.outputs());
             let (all, mut y, mut done) = (x.rows(), Vec::new(), 0);
             loop {
-                let rows = done..all.min(done + PREDICTED);
+                let rows = done..all.min(done + PART_ROWS);
                 done = rows.end;
                 self.detached::<T, _>(py, |m| {
                     if rows.start == 0 {

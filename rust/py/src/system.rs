@@ -36,7 +36,7 @@ pub fn config(py: Python<'_>) -> PyResult<Py<PyDict>> {
     let kernels = PyDict::new(py);
     for dtype in [Dtype::F32, Dtype::F64] {
         let tile = crate::dtype::with_dtype!(dtype, T => TileShape::of::<T>(isa));
-        kernels.set_item(dtype.name(), format!("{isa} {}×{}", tile.mr, tile.nr))?;
+        kernels.set_item(dtype.name(), format!("{isa} {}x{}", tile.mr, tile.nr))?;
     }
     let (n, from) = threads::num_threads();
     let dict = PyDict::new(py);

@@ -4,20 +4,21 @@ use std::sync::Mutex;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use thalweg_core::along::coupled::{self, Coupled};
+use thalweg_core::along::coupled::Coupled;
 use thalweg_core::along::walk::Walk;
 use thalweg_core::along::{self, Path};
-use thalweg_core::arena::{Buffer, copied, zeros};
+use thalweg_core::arena::{Buffer, zeros};
 use thalweg_core::gemm::Precision;
 use thalweg_core::loss::{Loss, Targets};
 use thalweg_core::optim::Optimizer as CoreOptimizer;
-use thalweg_core::project::{self, Memory, Projection, Rule};
+use thalweg_core::project::{Projection, Rule};
 use thalweg_core::sam::Sam;
 use thalweg_core::train::{Evaluation, StepOptions};
 use thalweg_core::update::{Average, Averaging, Clip};
 use thalweg_core::{Error, Model as CoreModel, Trainer as CoreTrainer};
 
-use crate::arrays::{Answers, Features, Matrix, Weights, is_plain, room, vector, vector_out};
+use crate::along::{Coupling, block, memory};
+use crate::arrays::{Answers, Features, Matrix, Weights, is_plain, vector, vector_out};
 use crate::dtype::{AnyTrainer, Real, with_dtype};
 use crate::errors::translate;
 use crate::locks::lock;
@@ -25,15 +26,8 @@ use crate::loss::parse_loss;
 use crate::model::Model;
 use crate::optimizer::Optimizer;
 
-/// Weight, bias, rows, columns, and the factors A (`None` is the identity) and G.
-type Coupling<'py> =
-    (usize, Option<usize>, usize, usize, Vec<(Option<Bound<'py, PyAny>>, Bound<'py, PyAny>)>);
-
 /// A copy of what a trainer keeps, if it does.
 type Kept<R> = PyResult<Option<R>>;
-
-/// What the error names if there is not enough memory.
-const MEMORY: &str = "a copy of remembered samples";
 
 /// A model, a loss and an optimizer.
 #[pyclass(frozen, module = "thalweg._core")]
@@ -428,15 +422,7 @@ impl Trainer {
             let coupled = match penalty {
                 Some((blocks, anchor, strength)) => {
                     let anchor = vector::<T>("anchor", &anchor, owner.network.num_parameters())?;
-                    let block = |(weight, bias, rows, cols, factors): Coupling<'_>| {
-                        let pair = |(a, g): (Option<Bound<'_, PyAny>>, Bound<'_, PyAny>)| {
-                            let a = a.map(|a| vector::<T>("A", &a, cols * cols)).transpose()?;
-                            Ok(coupled::Factors { a, g: vector::<T>("G", &g, rows * rows)? })
-                        };
-                        let factors = factors.into_iter().map(pair).collect::<PyResult<_>>()?;
-                        Ok(coupled::Block { weight, bias, rows, cols, factors })
-                    };
-                    let blocks = blocks.into_iter().map(block).collect::<PyResult<_>>()?;
+                    let blocks = blocks.into_iter().map(block::<T>).collect::<PyResult<_>>()?;
                     let make = || owner.locked::<T, _>(|model| {
                         Coupled::new(model.network(), model.isa(), blocks, anchor, strength)
                     });
@@ -514,24 +500,7 @@ impl Trainer {
             (kind, margin, eps) => Rule::Each { margin, eps, bound: kind == "bound" },
         };
         with_dtype!(self.model.get().dtype, T => {
-            let copy = |(x, y): &(Bound<'_, PyAny>, Bound<'_, PyAny>)| {
-                let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
-                let (x, y) = (x.view(), y.view());
-                let fail = |e| translate(py, e);
-                let mut flat = room(MEMORY, x.rows(), x.cols()).map_err(fail)?;
-                for (i, row) in flat.chunks_mut(x.cols().max(1)).enumerate() {
-                    x.copy_row(i, row);
-                }
-                let y = match y {
-                    Targets::Labels(y) => project::Answers::Labels(copied(MEMORY, y).map_err(fail)?),
-                    Targets::Values(y) => {
-                        let y = y.as_slice().expect("rows that were checked when they were borrowed");
-                        project::Answers::Values(copied(MEMORY, y).map_err(fail)?)
-                    }
-                };
-                Ok(Memory::new(flat, y, x.rows()))
-            };
-            let memories = memories.iter().map(copy).collect::<PyResult<Vec<_>>>()?;
+            let memories = memories.iter().map(memory::<T>).collect::<PyResult<Vec<_>>>()?;
             let set = || self.locked::<T, _>(|t, m, _| {
                 let projection = Projection::of_memories(rule, memories, t.objective(), m)?;
                 t.projection = Some(projection);

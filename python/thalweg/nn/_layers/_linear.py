@@ -50,7 +50,7 @@ class Linear(Layer):
     out_features: int
     bias: bool = True
     _: KW_ONLY
-    init: str = "kaiming_uniform"
+    init: _init._Init = "kaiming_uniform"
 
     def __post_init__(self) -> None:
         self._set(

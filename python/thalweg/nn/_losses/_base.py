@@ -21,7 +21,7 @@ over each row.)
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,8 @@ from thalweg._habits import Guided
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn._losses._competition import Competition
 
-_REDUCTIONS = ("mean", "sum", "none")
+#: Whether a loss is one number, and which, or one per sample.
+Reduction: TypeAlias = Literal["mean", "sum", "none"]
 
 #: What to say about other subclasses of `Loss`.
 OWN = (
@@ -68,7 +69,7 @@ class Loss(Description, Guided):
 
     def __call__(
         self, output: npt.ArrayLike, target: Targets, sample_weight: npt.ArrayLike | None = None
-    ) -> float | npt.NDArray[Any]:
+    ) -> float | Any:  # an array with reduction="none"; callers need not check
         """Compute the loss of precomputed outputs, without training.
 
         Parameters
@@ -152,10 +153,10 @@ class CoreLoss(Loss):
     #: Whether targets may be class labels (1-D integers) rather than numbers.
     _labels: ClassVar[bool] = False
 
-    reduction: str
+    reduction: Reduction
 
     def __post_init__(self) -> None:
-        _checks.one_of("reduction", self.reduction, _REDUCTIONS)
+        _checks.one_of("reduction", self.reduction, get_args(Reduction))
 
     def _columns(self, outputs: int) -> tuple[float, ...]:
         """Return the numbers that differ by column, for a network with this many outputs."""
@@ -171,7 +172,7 @@ class CoreLoss(Loss):
 
     def __call__(
         self, output: npt.ArrayLike, target: Targets, sample_weight: npt.ArrayLike | None = None
-    ) -> float | npt.NDArray[Any]:
+    ) -> float | Any:  # an array with reduction="none"; callers need not check
         """Compute the loss of precomputed outputs; see `Loss.__call__`."""
         from thalweg.nn._losses import _values  # most losses are only used for training
 

@@ -12,7 +12,7 @@ from thalweg import _arrays, _checks
 from thalweg._arrays import Array, Labels
 from thalweg._description import description
 from thalweg.errors import ArgumentError, DataError, ShapeError
-from thalweg.nn._losses._base import CoreLoss, floats
+from thalweg.nn._losses._base import CoreLoss, Reduction, floats
 from thalweg.nn._losses._competition import Competition, softmax
 
 
@@ -96,7 +96,7 @@ class CrossEntropyLoss(CoreLoss):
     label_smoothing: float = 0.0
     heads: Any = None
     active: Any = None
-    reduction: str = "mean"
+    reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "cross_entropy"
     _labels: ClassVar[bool] = True
@@ -274,7 +274,7 @@ class BCEWithLogitsLoss(CoreLoss):
 
     _: KW_ONLY
     pos_weight: Any = None
-    reduction: str = "mean"
+    reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "bce_with_logits"
     _arguments_elsewhere: ClassVar[Mapping[str, str]] = {
@@ -400,7 +400,7 @@ class DistillationLoss(CoreLoss):
 
     temperature: float = 2.0
     _: KW_ONLY
-    reduction: str = "mean"
+    reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "distillation"
 

@@ -91,17 +91,17 @@ class CustomLoss(FunctionLoss):
         self, output: npt.ArrayLike, target: Targets, sample_weight: npt.ArrayLike | None = None
     ) -> float:
         """Return the function's loss; see `Loss.__call__`."""
-        from thalweg import _custom  # it imports the losses
+        from thalweg import _calls  # it imports the losses
 
-        return _custom.of_outputs(self, (output,), target, sample_weight)[0]
+        return _calls.of_outputs(self, (output,), target, sample_weight)[0]
 
     def gradient(
         self, output: npt.ArrayLike, target: Targets, sample_weight: npt.ArrayLike | None = None
     ) -> Array:
         """Return the function's gradient; see `Loss.gradient`."""
-        from thalweg import _custom
+        from thalweg import _calls
 
-        return _custom.of_outputs(self, (output,), target, sample_weight)[1][0]
+        return _calls.of_outputs(self, (output,), target, sample_weight)[1][0]
 
 
 def _refuse(*_: Any) -> Any:

@@ -132,9 +132,9 @@ class DerivativeLoss(FunctionLoss):
                     f"{np.shape(self.along)}"
                 )
             self._set(along=tuple(tuple(float(x) for x in row) for row in along))
-        from thalweg import _custom  # it imports the losses
+        from thalweg import _calls  # it imports the losses
 
-        _custom.check_order(self)
+        _calls.check_order(self)
 
     def __call__(
         self, output: npt.ArrayLike, target: Targets, sample_weight: npt.ArrayLike | None = None
@@ -158,9 +158,9 @@ class DerivativeLoss(FunctionLoss):
         ShapeError, DataError, DtypeError, ArgumentError
             If the arrays do not fit, or the function does not return a loss and its gradients.
         """
-        from thalweg import _custom  # it imports the losses
+        from thalweg import _calls  # it imports the losses
 
-        return _custom.of_outputs(self, output, target, sample_weight)[0]
+        return _calls.of_outputs(self, output, target, sample_weight)[0]
 
     def gradient(
         self, output: npt.ArrayLike, target: Targets, sample_weight: npt.ArrayLike | None = None
@@ -185,6 +185,6 @@ class DerivativeLoss(FunctionLoss):
         ShapeError, DataError, DtypeError, ArgumentError
             As in a call.
         """
-        from thalweg import _custom
+        from thalweg import _calls
 
-        return _custom.of_outputs(self, output, target, sample_weight)[1]
+        return _calls.of_outputs(self, output, target, sample_weight)[1]

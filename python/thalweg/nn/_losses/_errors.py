@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from thalweg import _checks
 from thalweg._description import description
-from thalweg.nn._losses._base import CoreLoss, floats
+from thalweg.nn._losses._base import CoreLoss, Reduction, floats
 
 
 @description
@@ -32,7 +32,7 @@ class MSELoss(CoreLoss):
     """
 
     _: KW_ONLY
-    reduction: str = "mean"
+    reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "mse"
 
@@ -58,7 +58,7 @@ class L1Loss(CoreLoss):
     """
 
     _: KW_ONLY
-    reduction: str = "mean"
+    reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "l1"
 
@@ -95,7 +95,7 @@ class HuberLoss(CoreLoss):
 
     _: KW_ONLY
     delta: float = 1.0
-    reduction: str = "mean"
+    reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "huber"
     _arguments_elsewhere: ClassVar[Mapping[str, str]] = {
@@ -143,7 +143,7 @@ class QuantileLoss(CoreLoss):
 
     quantiles: Any = 0.5
     _: KW_ONLY
-    reduction: str = "mean"
+    reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "quantile"
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from thalweg import _checks
 from thalweg._description import description
-from thalweg.nn._losses._base import CoreLoss, Loss
+from thalweg.nn._losses._base import CoreLoss, Loss, Reduction
 
 
 @description
@@ -63,7 +63,7 @@ class GaussianNLLLoss(CoreLoss):
     _: KW_ONLY
     full: bool = False
     eps: float = 1e-6
-    reduction: str = "mean"
+    reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "gaussian_nll"
     _elsewhere: ClassVar[Mapping[str, str]] = {
@@ -121,7 +121,7 @@ class PoissonNLLLoss(CoreLoss):
     full: bool = False
     _: KW_ONLY
     eps: float = 1e-8
-    reduction: str = "mean"
+    reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "poisson_nll"
     _elsewhere: ClassVar[Mapping[str, str]] = {

@@ -4,7 +4,6 @@ import re
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from thalweg import _arrays, _core
 from thalweg._arrays import Array
@@ -12,7 +11,7 @@ from thalweg.errors import ArgumentError, DataError, ShapeError, ThalwegError
 from thalweg.nn._losses._base import CoreLoss
 
 
-def value(loss: CoreLoss, output: Any, target: Any, sample_weight: Any) -> float | npt.NDArray[Any]:
+def value(loss: CoreLoss, output: Any, target: Any, sample_weight: Any) -> float | Any:
     """Return the loss, or with ``reduction="none"`` that of each row; see `Loss.__call__`."""
     output = _outputs(output)
     target = _targets(loss, output, target)

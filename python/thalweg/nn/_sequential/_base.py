@@ -1,8 +1,8 @@
 """Constructing a model and reading its properties."""
 
 import contextlib
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, overload
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from thalweg.nn._layers import Layer
 
 if TYPE_CHECKING:
     from thalweg.nn._sequential import Sequential
+
+#: How users name the dtype of a model.
+Dtype: TypeAlias = Literal["float32", "float64"] | type[np.floating[Any]] | np.dtype[Any]
 
 _TRAINER = "tw.Trainer(model, loss=..., optimizer=...)"
 _BY_NAME = "all are in flat_parameters, and by name in state_dict(), in the order of the layers"
@@ -95,7 +98,7 @@ class SequentialBase(Guided):
     _elsewhere: ClassVar[Mapping[str, str]] = _ELSEWHERE
 
     @_habits.takes("nn.Sequential", _OF_MODELS)
-    def __init__(self, *layers: Layer, dtype: str = "float32", seed: int = 0) -> None:
+    def __init__(self, *layers: Layer, dtype: Dtype = "float32", seed: int = 0) -> None:
         for index, layer in enumerate(layers):
             _layers.check_layer("", index, layer)
         self._layers = layers
@@ -150,8 +153,15 @@ class SequentialBase(Guided):
     def __len__(self) -> int:
         return len(self._layers)
 
-    def __getitem__(self, index: int) -> Layer:
+    @overload
+    def __getitem__(self, index: int) -> Layer: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Layer, ...]: ...
+    def __getitem__(self, index: int | slice) -> Layer | tuple[Layer, ...]:
         return self.layers[index]
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self.layers)
 
     def __repr__(self) -> str:
         lines = "".join(f"  ({i}): {layer!r}\n" for i, layer in enumerate(self.layers))
@@ -188,7 +198,7 @@ def plain(layers: Iterable[Layer], dtype: np.dtype[Any] | str, seed: int) -> "Se
     """Make a plain `Sequential`, even from a subclass of the user's."""
     from thalweg.nn._sequential import Sequential  # which is built on this module
 
-    return Sequential(*layers, dtype=np.dtype(dtype).name, seed=seed)
+    return Sequential(*layers, dtype=np.dtype(dtype), seed=seed)
 
 
 def dtype_name(dtype: Any) -> str:

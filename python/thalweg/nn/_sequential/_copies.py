@@ -1,7 +1,7 @@
 """Models made from a model: with normalizations folded in, or in another precision."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,11 +9,13 @@ from thalweg import _arrays
 from thalweg._arrays import Array
 from thalweg.nn import _layers
 from thalweg.nn._layers import Layer
-from thalweg.nn._sequential._base import dtype_name, plain
+from thalweg.nn._sequential._base import Dtype, dtype_name, plain
 from thalweg.nn._sequential._parameters import Parameters
 
 if TYPE_CHECKING:
     from thalweg.nn._sequential import Sequential
+else:  # what typing.get_type_hints finds
+    Sequential = Any
 
 
 class Copied(Parameters):
@@ -67,7 +69,7 @@ class Copied(Parameters):
         copy._core.set_passes(self._core.passes())
         return copy
 
-    def astype(self, dtype: str) -> "Sequential":
+    def astype(self, dtype: Dtype) -> "Sequential":
         """Copy this model into another precision.
 
         Parameters

@@ -3,6 +3,8 @@
 import os
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from thalweg import _arrays, _safetensors, _spec
 from thalweg._arrays import Array
 from thalweg.errors import DataError, DivergedError, UnsupportedError
@@ -13,6 +15,8 @@ from thalweg.nn._sequential._parameters import Parameters
 
 if TYPE_CHECKING:
     from thalweg.nn._sequential import Sequential
+else:  # what typing.get_type_hints finds
+    Sequential = Any
 
 #: Version of what `Sequential.__getstate__` returns, so that later versions can read old pickles.
 _STATE_VERSION = 1
@@ -102,7 +106,7 @@ class Kept(Parameters):
 
     def _finite_state_dict(self) -> dict[str, Array]:
         """Return the arrays to save; `DivergedError` if one could not be loaded again."""
-        # Another thread, or a signal handler, may save while a step tries other parameters.
+        # Others may save or copy it while a step tries other parameters: threads, signal handlers.
         before, arrays, after = self._unmoved, self.state_dict(), self._unmoved
         if (unmoved := after if before is None else before) is not None:
             arrays |= _names.split(unmoved, self._blocks())
@@ -144,13 +148,14 @@ class Kept(Parameters):
 
     def __getstate__(self) -> dict[str, Any]:
         # Used by pickle and by copy.deepcopy. Gradients are left out: they belong to a batch.
-        self._finite_state_dict()
+        arrays = self._finite_state_dict()
+        flat = [arrays[name].ravel() for name, _ in self._blocks()]
         return {
             "version": _STATE_VERSION,
             "layers": self._layers,
             "dtype": self._dtype.name,
             "seed": self._seed,
-            "parameters": self.flat_parameters,
+            "parameters": np.concatenate(flat),
             "averages": self._core.averages(),
             "passes": self._core.passes(),
             # Attributes added by a user's subclass.

@@ -4,7 +4,9 @@
 
 use super::Site;
 use super::norm::{Columns, Of, OfRows, Task, Work};
+use crate::arena::{reserve, zeros};
 use crate::element::Element;
+use crate::error::Error;
 use crate::gemm::pack::Panels;
 use crate::gemm::plan::GemmShape;
 use crate::gemm::{Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
@@ -16,6 +18,8 @@ use crate::view::{MatMut, MatRef};
 /// Rows of a block: enough for the products to be efficient, few enough for a block's numbers to stay in a
 /// second-level cache.
 pub const BLOCK: usize = 64;
+/// What is allocated, in errors.
+const WHAT: &str = "derivatives of a batch";
 
 /// A block of rows.
 #[derive(Default)]
@@ -73,52 +77,55 @@ pub fn halves<T>(of: &mut [T]) -> (&mut [T], &mut [T]) {
 impl<T: Element> Block<T> {
     /// A block for rows of that network, with nothing computed, in the memory of an old block. Whatever that
     /// holds is overwritten before it is read.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
     pub fn new(
         site: &Site<'_, T>,
         x: MatRef<'_, T>,
         x_dot: Option<MatRef<'_, T>>,
         first: usize,
         spare: Self,
-    ) -> Self {
+    ) -> Result<Self, Error> {
         let rows = BLOCK.min(x.rows() - first);
         let part = |into: &mut Vec<T>, m: MatRef<'_, T>| {
             into.clear();
+            reserve(WHAT, into, rows * m.cols())?;
             (first..first + rows).for_each(|r| into.extend_from_slice(m.row(r)));
+            Ok(())
         };
         let fit = |room: &mut Vec<T>, n: usize, wanted: bool| {
             let len = if wanted { rows * n } else { 0 };
             if room.len() != len {
-                *room = vec![T::ZERO; len];
+                *room = zeros(WHAT, len)?;
             }
+            Ok(())
         };
         let mut block = Block { first, rows, ..spare };
-        part(&mut block.x, x);
-        block.x_dot = x_dot.map(|x_dot| {
-            let mut into = block.x_dot.take().unwrap_or_default();
-            part(&mut into, x_dot);
-            into
-        });
+        part(&mut block.x, x)?;
+        let mut dots = block.x_dot.take().unwrap_or_default();
+        block.x_dot = x_dot.map(|x_dot| part(&mut dots, x_dot).map(|()| dots)).transpose()?;
         block.slots.resize_with(site.network.stages().len(), Slots::default);
         for (stage, slots) in site.network.stages().iter().zip(&mut block.slots) {
             let (n, norm) = (stage.outputs, stage.norm.is_some());
             let bent = site.curved && !site.is_linear(stage.act);
             let of_rows = stage.norm.is_some_and(|norm| !norm.over_batch());
-            fit(&mut slots.y, 2 * n, true);
-            fit(&mut slots.slope, n, !site.is_identity(stage.act));
-            fit(&mut slots.turn, n, bent);
-            fit(&mut slots.moved, n, bent);
-            fit(&mut slots.delta, if site.curved { 2 * n } else { n }, site.back);
-            fit(&mut slots.hat, 2 * n, norm);
-            fit(&mut slots.du, n, norm && site.curved);
-            fit(&mut slots.of_rows.inverse, 1, of_rows);
-            fit(&mut slots.of_rows.along, 1, of_rows);
-            fit(&mut slots.of_rows.slope, 1, of_rows && site.curved);
+            fit(&mut slots.y, 2 * n, true)?;
+            fit(&mut slots.slope, n, !site.is_identity(stage.act))?;
+            fit(&mut slots.turn, n, bent)?;
+            fit(&mut slots.moved, n, bent)?;
+            fit(&mut slots.delta, if site.curved { 2 * n } else { n }, site.back)?;
+            fit(&mut slots.hat, 2 * n, norm)?;
+            fit(&mut slots.du, n, norm && site.curved)?;
+            fit(&mut slots.of_rows.inverse, 1, of_rows)?;
+            fit(&mut slots.of_rows.along, 1, of_rows)?;
+            fit(&mut slots.of_rows.slope, 1, of_rows && site.curved)?;
             slots.sums.iter_mut().for_each(|sums| sums.resize(if norm { n } else { 0 }, T::ZERO));
         }
         let widest = site.network.max_width();
-        fit(&mut block.back[0], widest, site.curved);
-        fit(&mut block.back[1], widest, site.back);
-        block
+        fit(&mut block.back[0], widest, site.curved)?;
+        fit(&mut block.back[1], widest, site.back)?;
+        Ok(block)
     }
 
     /// Approximate number of elements that it holds.

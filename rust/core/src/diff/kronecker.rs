@@ -130,7 +130,7 @@ impl<T: Element> Kronecker<T> {
         self.sweep.forward(model, x.into(), rows)?;
         self.multiply(model, Side::Inputs);
         for k in 0..self.sweep.count() {
-            self.sweep.backward(model, k, 1.0, y, Power::One);
+            self.sweep.backward(model, k, |_| 1.0, y, Power::One);
             self.multiply(model, Side::Slopes);
         }
         let workspace = &*self.sweep.workspace();

@@ -163,12 +163,12 @@ impl Slopes {
         }
     }
 
-    /// Writes the k-th slope of each current row times `scale`, rows × outputs; the rows are those of the
+    /// Writes the k-th slope of each current row times its `factor`, rows × outputs; the rows are those of the
     /// data from `start` on, with targets `y` for all of the data.
     pub fn write<T: Element>(
         &self,
         k: usize,
-        scale: f64,
+        factor: impl Fn(usize) -> f64,
         start: usize,
         y: Option<&Targets<'_, T>>,
         into: &mut [T],
@@ -181,6 +181,7 @@ impl Slopes {
                 Kind::Sampled { seed } => Stream::new(seed, Purpose::Label, (start + r) as u64),
                 _ => unreachable!("drawn only if sampled"),
             };
+            let scale = factor(r);
             let mut put = |i: usize, slope: f64| into[self.columns[i]] = T::lit(scale * slope);
             let target = |i: usize| match y {
                 Some(Targets::Values(y)) => y.at(start + r, self.columns[i]).to_f64(),

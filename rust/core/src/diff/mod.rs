@@ -143,7 +143,7 @@ pub fn jvp<T: Element>(
     let (last, n) = (network.stages().len() - 1, network.outputs());
     let (mut columns, mut spare) = (site.columns(), Vec::new());
     for wave in site.waves() {
-        let mut blocks = site.blocks(x, x_dot, wave, &mut spare);
+        let mut blocks = site.blocks(x, x_dot, wave, &mut spare)?;
         site.values(&mut blocks, &mut columns, |_| {});
         site.check(&blocks)?;
         site.tangents(&way, &mut blocks, &columns, |_| {});
@@ -299,13 +299,16 @@ impl<T: Element> Site<'_, T> {
     }
 
     /// Blocks of a wave's rows, in the memory of old blocks, which are taken from `spare`.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
     fn blocks(
         &self,
         x: MatRef<'_, T>,
         x_dot: Option<MatRef<'_, T>>,
         wave: Range<usize>,
         spare: &mut Vec<Block<T>>,
-    ) -> Vec<Block<T>> {
+    ) -> Result<Vec<Block<T>>, Error> {
         let x = x.block(0, wave.end, 0, x.cols());
         let starts = wave.step_by(BLOCK);
         starts.map(|first| Block::new(self, x, x_dot, first, spare.pop().unwrap_or_default())).collect()

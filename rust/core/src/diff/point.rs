@@ -261,7 +261,7 @@ impl<T: Element> Point<T> {
                 continue;
             }
             let rows = wave.len();
-            let mut blocks = site.blocks(task.x, None, wave, &mut memory.blocks);
+            let mut blocks = site.blocks(task.x, None, wave, &mut memory.blocks)?;
             site.values(&mut blocks, &mut columns, |block| self.slopes(&site, task, block));
             site.check(&blocks)?;
             parallel::pieces(&mut blocks, site.threads, |block| self.bend(&site, task, block));

@@ -9,6 +9,7 @@ use std::ops::Range;
 use super::block::{Block, halves};
 use super::norm::Columns;
 use super::{Site, Weights};
+use crate::arena::copied;
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::pack::{PANEL, offset};
@@ -63,12 +64,13 @@ impl<T: Element> Replay<T> {
             moved: 0,
         };
         let (site, _, _) = replay.parts(network);
-        let (columns, blocks) = (site.columns(), site.blocks(x, None, 0..x.rows(), &mut Vec::new()));
+        let (columns, blocks) = (site.columns(), site.blocks(x, None, 0..x.rows(), &mut Vec::new())?);
         (replay.columns, replay.blocks) = (columns, blocks);
         for index in 0..network.stages().len() {
             let (site, blocks, columns) = replay.parts(network);
             blocks.iter_mut().for_each(|block| block.enter(&site, index));
-            let z = blocks.iter().map(|block| block.output(index).to_vec()).collect();
+            let kept = |block: &Block<T>| copied("outputs of a batch", block.output(index));
+            let z = blocks.iter().map(kept).collect::<Result<_, _>>()?;
             leave(&site, blocks, columns, index);
             replay.home.push(z);
         }

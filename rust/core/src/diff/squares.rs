@@ -79,7 +79,8 @@ pub struct Squares<T: Element> {
     kept: Buffer<T>,
     grads: Buffer<T>,
     total: Vec<f64>,
-    count: usize,
+    /// Number of samples, or their weight, or number of batches.
+    count: f64,
 }
 
 impl<T: Element> Squares<T> {
@@ -97,12 +98,12 @@ impl<T: Element> Squares<T> {
             kept: Buffer::empty(),
             grads: Buffer::zeroed("squared gradients", len)?,
             total: zeros("sums of squared gradients", len)?,
-            count: 0,
+            count: 0.0,
         })
     }
 
-    /// Adds some rows of the data, which must have been checked (see [`Sweep::forward`]); targets are those
-    /// of all rows.
+    /// Adds some rows of the data, which must have been checked (see [`Sweep::forward`]); targets and weights
+    /// are those of all rows. A row counts as much as its weight, which is that of its loss in a batch.
     ///
     /// # Errors
     /// If something is not finite; nothing is added then.
@@ -112,15 +113,28 @@ impl<T: Element> Squares<T> {
         x: impl Into<Samples<'s, T>>,
         rows: Range<usize>,
         y: Option<&Targets<'_, T>>,
+        weights: Option<&[T]>,
     ) -> Result<(), Error> {
-        let (isa, len, power) = (model.isa(), rows.len(), self.sum.power());
+        let (isa, power, sum) = (model.isa(), self.sum.power(), self.sum);
+        let own = weights.map(|weights| &weights[rows.clone()]);
+        let weight = own.map_or(rows.len() as f64, |own| own.iter().map(|w| w.to_f64()).sum());
+        if weight == 0.0 {
+            return Ok(());
+        }
+        let factor = |r: usize| {
+            let w = own.map_or(1.0, |own| own[r].to_f64());
+            match sum {
+                Sum::Squares => w.sqrt(),
+                Sum::Sizes => w,
+                Sum::Batches | Sum::BatchSizes => w / weight,
+            }
+        };
         if self.sweep.forward(model, x.into(), rows)? {
             self.prepare(model.network())?;
         }
-        let scale = if self.sum.over_batches() { 1.0 / len as f64 } else { 1.0 };
         let count = self.sweep.count();
         for k in 0..count {
-            self.sweep.backward(model, k, scale, y, power);
+            self.sweep.backward(model, k, factor, y, power);
             let turn = match (k, count) {
                 (_, 1) => Turn::Only,
                 (0, _) => Turn::First,
@@ -142,7 +156,6 @@ impl<T: Element> Squares<T> {
 
         let task = WeightTask::gradients(self.grads.share());
         self.sweep.weights(model, task);
-        let sum = self.sum;
         let mut parts: Vec<_> = self.total.chunks_mut(RUN).zip(self.grads.chunks(RUN)).collect();
         parallel::pieces(&mut parts, threads::num_threads().0, |(total, grads)| {
             for (total, grad) in total.iter_mut().zip(*grads) {
@@ -154,7 +167,7 @@ impl<T: Element> Squares<T> {
                 };
             }
         });
-        self.count += if sum.over_batches() { 1 } else { len };
+        self.count += if sum.over_batches() { 1.0 } else { weight };
         Ok(())
     }
 
@@ -165,7 +178,7 @@ impl<T: Element> Squares<T> {
     /// memory.
     pub fn mean(&self, network: &Network) -> Result<Vec<f64>, Error> {
         let mut flat = zeros("a mean of squared gradients", network.num_parameters())?;
-        network.translate(|public, inner| flat[public] = self.total[inner] / self.count as f64);
+        network.translate(|public, inner| flat[public] = self.total[inner] / self.count);
         if flat.iter().all(|x| x.is_finite()) {
             return Ok(flat);
         }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 
 use super::likelihood::Slopes;
+use crate::arena::zeros;
 use crate::data::{Rows, Samples};
 use crate::element::Element;
 use crate::error::Error;
@@ -64,7 +65,7 @@ impl<T: Element> Sweep<T> {
         if new {
             let plan = Plan::new::<T>(model.network(), Mode::Frozen, len, isa, threads::num_threads().0);
             self.workspace = Some(Workspace::new(model.network(), plan)?);
-            self.slope = vec![T::ZERO; len * outputs];
+            self.slope = zeros("slopes of the outputs", len * outputs)?;
         }
         self.start = rows.start;
         let workspace = self.workspace.as_mut().expect("made");
@@ -84,19 +85,19 @@ impl<T: Element> Sweep<T> {
         Ok(new)
     }
 
-    /// Takes the k-th slope of the current rows, times `scale`, back to every stage. Targets are those of all
-    /// rows of the data; `power` is what normalizations apply before they sum.
+    /// Takes the k-th slope of the current rows, times a factor for each of them, back to every stage. Targets
+    /// are those of all rows of the data; `power` is what normalizations apply before they sum.
     pub fn backward(
         &mut self,
         model: &mut Model<T>,
         k: usize,
-        scale: f64,
+        factor: impl Fn(usize) -> f64,
         y: Option<&Targets<'_, T>>,
         power: Power,
     ) {
         let Parts { network, params, averages, .. } = model.parts();
         let (len, outputs) = (self.slope.len() / network.outputs(), network.outputs());
-        self.slopes.write(k, scale, self.start, y, &mut self.slope, outputs);
+        self.slopes.write(k, factor, self.start, y, &mut self.slope, outputs);
         let workspace = self.workspace.as_mut().expect("rows went forward");
         let mut pass = Pass {
             power,

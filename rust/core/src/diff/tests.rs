@@ -356,7 +356,7 @@ fn squares_are_those_of_the_jacobian_s_rows() {
                 let mut sum = Squares::new(&model, Sum::Squares, slopes).unwrap();
                 let targets = Targets::Values(MatRef::new(&y, ROWS, WIDTHS[3]));
                 for rows in [0..33, 33..ROWS] {
-                    sum.add(&mut model, x, rows, Some(&targets)).unwrap();
+                    sum.add(&mut model, x, rows, Some(&targets), None).unwrap();
                 }
                 let error = distance(&sum.mean(model.network()).unwrap(), &expected);
                 assert!(error < 1e-13, "{isa} {behind:?} {kind:?}: {error:e}");

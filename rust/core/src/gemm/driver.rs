@@ -17,27 +17,9 @@ use crate::view::{MatMut, MatRef};
 
 #[inline(always)]
 pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPlan, scratch: &mut [T]) {
+    check::<T, S>(&gemm, plan);
     let Gemm { a, b, mut c, init, mut epilogue, ahead } = gemm;
     let (m, n, k) = (c.rows(), c.cols(), a.cols());
-    let (bk, bn) = match &b {
-        Rhs::Plain(b) => (b.rows(), b.cols()),
-        Rhs::Panels(b) => (b.k(), b.n()),
-        Rhs::Transposed(b) => {
-            assert!(plan.pack_b, "a plan for another right operand");
-            (b.n(), b.k())
-        }
-        Rhs::Split(_) => panic!("parts are for products of parts"),
-    };
-    assert!(a.rows() == m && bn == n && bk == k, "({} × {k}) · ({bk} × {bn}) → {m} × {n}", a.rows());
-    assert_eq!((plan.tile.mr, plan.tile.nr), (S::MR, S::NV * S::N), "a plan for another ISA or type");
-    assert!(plan.rows <= S::MR && plan.mc.is_multiple_of(plan.rows));
-    if let Lhs::Panels(a) = &a {
-        assert_eq!(a.rows(), plan.rows);
-    }
-    if let Init::Bias(bias) = init {
-        assert_eq!(bias.len(), n);
-    }
-    epilogue.check(m, n);
     let (a_scratch, b_scratch) = scratch.split_at_mut(plan.a_scratch());
     let b_scratch = &mut b_scratch[..plan.b_scratch()];
     let nr = S::NV * S::N;
@@ -60,8 +42,11 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
             }
             let mut j0 = 0;
             while j0 < n {
-                // Wide tiles are whole panels, and not the last one if it is narrower than the others.
-                let fits = |&cols: &usize| cols.is_multiple_of(PANEL) && n - n % PANEL >= j0 + cols;
+                // A wide tile is a part of a panel or several whole ones, and none of a last panel that is
+                // narrower than the others.
+                let fits = |&cols: &usize| {
+                    (PANEL.is_multiple_of(cols) || cols.is_multiple_of(PANEL)) && n - n % PANEL >= j0 + cols
+                };
                 let cols = wide.iter().map(|nv| nv * S::N).find(fits).unwrap_or(nr.min(n - j0));
                 let (b_ptr, b_step, b_panel) = match &b {
                     Rhs::Panels(b) => {
@@ -157,6 +142,32 @@ pub(super) fn run<T: Element, S: Simd<T>>(s: S, gemm: Gemm<'_, T>, plan: &GemmPl
             break;
         }
     }
+}
+
+/// Checks that a product's shapes agree with each other and with the plan.
+#[inline(always)]
+fn check<T: Element, S: Simd<T>>(gemm: &Gemm<'_, T>, plan: &GemmPlan) {
+    let Gemm { a, b, c, init, epilogue, .. } = gemm;
+    let (m, n, k) = (c.rows(), c.cols(), a.cols());
+    let (bk, bn) = match b {
+        Rhs::Plain(b) => (b.rows(), b.cols()),
+        Rhs::Panels(b) => (b.k(), b.n()),
+        Rhs::Transposed(b) => {
+            assert!(plan.pack_b, "a plan for another right operand");
+            (b.n(), b.k())
+        }
+        Rhs::Split(_) => panic!("parts are for products of parts"),
+    };
+    assert!(a.rows() == m && bn == n && bk == k, "({} × {k}) · ({bk} × {bn}) → {m} × {n}", a.rows());
+    assert_eq!((plan.tile.mr, plan.tile.nr), (S::MR, S::NV * S::N), "a plan for another ISA or type");
+    assert!(plan.rows <= S::MR && plan.mc.is_multiple_of(plan.rows));
+    if let Lhs::Panels(a) = a {
+        assert_eq!(a.rows(), plan.rows);
+    }
+    if let Init::Bias(bias) = init {
+        assert_eq!(bias.len(), n);
+    }
+    epilogue.check(m, n);
 }
 
 impl<T: Element> Epilogue<'_, T> {

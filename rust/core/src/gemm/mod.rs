@@ -11,8 +11,8 @@
 //! (Compared with several partial sums, the price is a slightly larger rounding error, O(√k·ε) in practice.)
 //!
 //! Modules: [`plan`] decides packing and blocking from the shapes, [`pack`] copies operands into panels,
-//! `kernel` multiplies one register tile, `driver` loops over tiles, and `outer` is for very few steps. [`Epilogue`] is what happens to a
-//! tile while it is in the first-level cache.
+//! `kernel` multiplies one register tile, `driver` loops over tiles, and `outer` is for very few steps.
+//! [`Epilogue`] is what happens to a tile while it is in the first-level cache.
 
 mod driver;
 mod kernel;

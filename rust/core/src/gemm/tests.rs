@@ -148,10 +148,9 @@ fn every_number_of_few_steps() {
 }
 
 #[test]
-fn one_row_times_every_number_of_panels() {
+fn one_or_two_rows_times_every_number_of_panels() {
     for n in 0..=9 * PANEL + 5 {
-        for m in [1, 2] {
-            let b = [Layout::Plain, Layout::Panels][n % 2];
+        for (m, b) in [(1, Layout::Plain), (1, Layout::Panels), (2, Layout::Plain), (2, Layout::Panels)] {
             check_all(&Case { m, n, k: 7, slack: 3, a: Layout::Plain, b, init: n % 3, plan: None });
         }
     }

@@ -1,7 +1,8 @@
 //! Cross-entropy of a label c under softmax: with m = max oⱼ and Z = Σ e^(oⱼ−m),
 //! ℓ = ln Z + m − o_c,  ∂ℓ/∂oⱼ = e^(oⱼ−m)/Z − [j = c].
 
-use super::{Class, Objective, RowLoss, Rows, first_of, heads, lanes, vector};
+use super::classes::{first_of, lanes, vector};
+use super::{Class, Objective, RowLoss, Rows, heads};
 use crate::element::Element;
 use crate::gemm::pack::copy_panel;
 use crate::simd::{MAX_LANES, Simd, zip_map};

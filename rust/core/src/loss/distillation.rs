@@ -2,8 +2,9 @@
 //! p = softmax(o/τ) of the outputs and q = softmax(t/τ) of the teacher's logits, ℓ = τ²·Σ qⱼ·(ln qⱼ − ln pⱼ),
 //! ∂ℓ/∂oⱼ = τ·(pⱼ − qⱼ). The factor τ² keeps gradients of similar size for every temperature τ.
 
+use super::classes::max_of;
 use super::elements::elements;
-use super::{Row, RowLoss, max_of};
+use super::{Row, RowLoss};
 use crate::element::Element;
 use crate::simd::{Simd, zip_map};
 

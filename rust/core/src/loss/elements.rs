@@ -1,6 +1,7 @@
 //! Sums over the elements of a row, together with their gradients, in one loop.
 
-use super::{RowLoss, Rows, lanes};
+use super::classes::lanes;
+use super::{RowLoss, Rows};
 use crate::element::Element;
 use crate::simd::{MAX_LANES, Simd};
 use crate::view::{MatMut, MatRef};

@@ -1,8 +1,8 @@
 //! Losses: a number per row and its gradient with respect to the network's output, in one pass over the rows.
 //!
 //! There is one file per loss, with its formula next to its gradient. Files compute the *sum* over a row's
-//! elements; the divisor and the weights of rows are the same for all losses and handled here. The loss of a
-//! batch is
+//! elements; the divisor and the weights of rows are the same for all losses and handled here. `check` has what
+//! targets must be; several losses share `elements`, `classes` and `heads`. The loss of a batch is
 //!
 //! ```text
 //! L = Σᵢ wᵢ·ℓᵢ / D      D = Σᵢ wᵢ·nᵢ for "mean", 1 for "sum"
@@ -12,6 +12,8 @@
 //! depends only on targets and weights: it is known before the pass ([`Objective::totals`]).
 
 mod bce;
+mod check;
+mod classes;
 mod cross_entropy;
 mod distillation;
 mod elements;
@@ -30,7 +32,7 @@ pub use second::Second;
 use crate::data;
 use crate::element::Element;
 use crate::error::Error;
-use crate::simd::{FlushDenormals, Isa, MAX_LANES, Op, Simd, dispatch};
+use crate::simd::{FlushDenormals, Isa, Op, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
 
 /// A loss with its parameters.
@@ -233,16 +235,6 @@ impl Loss {
     pub fn has_accuracy(self) -> bool {
         matches!(self, Loss::CrossEntropy { .. } | Loss::BceWithLogits)
     }
-
-    /// The permitted targets, if not all finite numbers: the interval, and a description.
-    fn domain(self) -> Option<(f64, f64, &'static str)> {
-        match self {
-            Loss::CrossEntropy { .. } => Some((0.0, f64::INFINITY, "numbers >= 0")),
-            Loss::BceWithLogits => Some((0.0, 1.0, "numbers from 0 to 1")),
-            Loss::PoissonNll { .. } => Some((0.0, f64::INFINITY, "counts, numbers >= 0")),
-            _ => None,
-        }
-    }
 }
 
 impl<T: Element> Objective<T> {
@@ -262,97 +254,6 @@ impl<T: Element> Objective<T> {
             Loss::GaussianNll { .. } => outputs / 2,
             _ => outputs,
         }
-    }
-
-    /// Checks that the loss suits a network with this many outputs.
-    ///
-    /// # Errors
-    /// If it does not.
-    pub fn check_outputs(&self, outputs: usize) -> Result<(), Error> {
-        let (loss, n) = (self.loss.name(), self.constants.len());
-        let wanted = match self.loss {
-            Loss::CrossEntropy { .. } if n != 0 && n != outputs => format!("weight has {n} values"),
-            Loss::CrossEntropy { .. } if !self.heads_fit(outputs) => {
-                format!("heads have {} columns", self.heads.last().copied().unwrap_or_default())
-            }
-            Loss::BceWithLogits if n != 0 && n != outputs => format!("pos_weight has {n} values"),
-            Loss::GaussianNll { .. } if !outputs.is_multiple_of(2) => {
-                "takes an even number of outputs, means and then as many log-variances".into()
-            }
-            Loss::Quantile if n == 0 || !outputs.is_multiple_of(n) => {
-                format!("takes a block of outputs for each of its {n} quantiles")
-            }
-            _ => return Ok(()),
-        };
-        Err(Error::LossOutputs { loss, wanted, outputs })
-    }
-
-    /// Checks that targets and weights have the right kind, shape and range for `rows` rows of `outputs`
-    /// outputs; numbers are only checked as far as [`rows`](Self::rows) relies on them. Returns whether some
-    /// rows may count more than others.
-    ///
-    /// # Errors
-    /// If something is wrong; the error says what, and where.
-    pub fn check(&self, goals: &Goals<'_, T>, rows: usize, outputs: usize) -> Result<bool, Error> {
-        self.check_outputs(outputs)?;
-        let found = goals.targets.rows();
-        if found != rows {
-            return Err(Error::Lengths { x: rows, what: "y", found });
-        }
-        if let Some(weights) = goals.weights {
-            if weights.len() != rows {
-                return Err(Error::Lengths { x: rows, what: "sample_weight", found: weights.len() });
-            }
-            let good = |w: &T| *w >= T::ZERO && w.is_finite();
-            if let Some(row) = weights.iter().position(|w| !good(w)) {
-                return Err(Error::Weight { row, value: weights[row].to_f64() });
-            }
-        }
-        let uneven = match (self.loss, goals.targets) {
-            (Loss::CrossEntropy { ignore, .. }, Targets::Labels(y)) => {
-                if let Some(row) = y.iter().position(|&c| c as u64 >= outputs as u64 && c != ignore) {
-                    return Err(Error::Label { row, label: y[row], classes: outputs });
-                }
-                if let Some(row) = y.iter().position(|&c| c != ignore && !self.competes(c as usize)) {
-                    return Err(Error::Inactive { row, label: y[row] });
-                }
-                !self.constants.is_empty() || y.contains(&ignore)
-            }
-            (loss, Targets::Labels(_)) => return Err(Error::TargetKind { loss: loss.name() }),
-            (loss, Targets::Values(y)) => {
-                let (wanted, found) = (self.target_width(outputs), y.cols());
-                if found != wanted {
-                    return Err(Error::TargetWidth { loss: loss.name(), outputs, wanted, found });
-                }
-                false
-            }
-        };
-        Ok(uneven || goals.weights.is_some())
-    }
-
-    /// Checks that all target values are finite and permitted by the loss. If one is not, the loss of its row
-    /// is NaN, so there is no need to check as long as losses are finite.
-    ///
-    /// # Errors
-    /// Names the first that is not.
-    pub fn check_values(&self, goals: &Goals<'_, T>, isa: crate::simd::Isa) -> Result<(), Error> {
-        let Targets::Values(y) = goals.targets else { return Ok(()) };
-        crate::data::Samples::from(y).check_finite("y", isa)?;
-        let Some((low, high, accepted)) = self.loss.domain() else { return Ok(()) };
-        for row in 0..y.rows() {
-            let bad = |t: &T| !(low..=high).contains(&t.to_f64());
-            if let Some(column) = y.row(row).iter().position(bad) {
-                let (loss, value) = (self.loss.name(), y.at(row, column).to_f64());
-                return Err(Error::Target { loss, row, column, value, accepted });
-            }
-            let lost = |column: &usize| y.at(row, *column) != T::ZERO && !self.competes(*column);
-            if let Some(column) = (0..y.cols()).find(lost) {
-                let (loss, value) = (self.loss.name(), y.at(row, column).to_f64());
-                let accepted = "0 for a class that is not active";
-                return Err(Error::Target { loss, row, column, value, accepted });
-            }
-        }
-        Ok(())
     }
 
     /// What `len` rows count in total, where the r-th is row `at(r)` of the targets. `uneven` is what
@@ -616,58 +517,6 @@ fn each<'t, T: Element>(
             }
         };
     }
-}
-
-/// 0, 1, 2 …, one per lane.
-#[inline(always)]
-fn lanes<T: Element, S: Simd<T>>(s: S) -> S::V {
-    let mut lanes = [T::ZERO; MAX_LANES];
-    lanes.iter_mut().enumerate().for_each(|(i, x)| *x = T::lit(i as f64));
-    s.load(&lanes)
-}
-
-/// The vector of numbers starting at place j, with −∞ beyond the last and for classes that do not take part:
-/// `weights` has one per number, or none.
-#[inline(always)]
-fn vector<T: Element, S: Simd<T>>(s: S, lanes: S::V, values: &[T], weights: &[T], j: usize) -> S::V {
-    let (lowest, whole) = (s.splat(T::lit(f64::NEG_INFINITY)), values.len() - j >= S::N);
-    let mut v = if whole {
-        s.load(&values[j..])
-    } else {
-        let inside = s.lt(lanes, s.splat(T::lit((values.len() - j) as f64)));
-        s.select(inside, s.load_partial(&values[j..]), lowest)
-    };
-    if !weights.is_empty() {
-        let weights = if whole { s.load(&weights[j..]) } else { s.load_partial(&weights[j..]) };
-        v = s.select(s.lt(weights, s.splat(T::ZERO)), lowest, v);
-    }
-    v
-}
-
-/// Index of the first element that is not below `max`, as for `argmax`, among the classes that take part.
-#[inline(always)]
-fn first_of<T: Element, S: Simd<T>>(s: S, values: &[T], weights: &[T], max: T) -> T {
-    let lowest = s.splat(T::lit(f64::NEG_INFINITY));
-    let (lanes, max) = (lanes(s), s.splat(max));
-    let mut first = T::lit(f64::NEG_INFINITY);
-    for j in (0..values.len()).step_by(S::N) {
-        let below = s.lt(vector(s, lanes, values, weights, j), max);
-        let place = s.neg(s.add(lanes, s.splat(T::lit(j as f64))));
-        let nearest = s.reduce_max(s.select(below, lowest, place));
-        first = if nearest > first { nearest } else { first };
-    }
-    T::ZERO - first
-}
-
-/// The largest element, among the classes that take part.
-#[inline(always)]
-fn max_of<T: Element, S: Simd<T>>(s: S, values: &[T], weights: &[T]) -> T {
-    let lanes = lanes(s);
-    let mut top = s.splat(T::lit(f64::NEG_INFINITY));
-    for j in (0..values.len()).step_by(S::N) {
-        top = s.max(top, vector(s, lanes, values, weights, j));
-    }
-    s.reduce_max(top)
 }
 
 #[cfg(test)]

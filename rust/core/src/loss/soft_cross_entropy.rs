@@ -3,8 +3,9 @@
 //! aⱼ·(m − oⱼ), ∂ℓ/∂oⱼ = A·e^(oⱼ−m)/Z − aⱼ, ∂²ℓ/∂oᵢ∂oⱼ = A·(pⱼ·[i = j] − pᵢ·pⱼ) with p = e^(o−m)/Z. No term
 //! of the loss is negative.
 
+use super::classes::{first_of, max_of};
 use super::elements::elements;
-use super::{Row, RowLoss, first_of, max_of};
+use super::{Row, RowLoss};
 use crate::element::Element;
 use crate::simd::{Simd, zip_map};
 

@@ -258,9 +258,10 @@ impl<T: Element> Optimizer<T> {
     /// If a pattern matches nothing, or there is not enough memory; nothing is changed then.
     pub fn set_groups(&mut self, groups: &[Group], network: &Network) -> Result<(), Error> {
         let mut members = match groups {
-            [] => Vec::new(),
+            [] if self.members.is_empty() => Vec::new(),
             _ => groups::members(groups, network.blocks())?,
         };
+        // Either there were none, or they were the same blocks.
         for (member, before) in members.iter_mut().zip(&self.members) {
             member.clock = before.clock;
         }
@@ -424,6 +425,7 @@ impl<T: Element> Optimizer<T> {
                 (None, group) => {
                     let own = group.map(|group| group.config.with_lr(group.lr_scale * self.config.lr()));
                     let (t, scalars) = match clock {
+                        // Their scalars come from all parameters together, not from time.
                         Some(Clock { steps, .. }) if !self.is_elementwise() => (steps + 1, scalars),
                         Some(mut clock) => {
                             self.config.advance(clock.steps + 1, &mut clock.scalars);

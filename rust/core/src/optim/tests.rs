@@ -467,3 +467,29 @@ fn a_group_with_a_state_of_another_size_is_refused() {
     let error = with(5).unwrap_err().to_string();
     assert!(error.contains("a state of another size"), "{error}");
 }
+
+/// Also if all groups are taken away.
+#[test]
+fn what_was_frozen_counts_its_own_steps() {
+    let linear = Linear { inputs: 3, outputs: 2, bias: true, init: Init::KaimingUniform };
+    let network = Network::new(vec![Layer::Linear(linear)]).unwrap();
+    let nadam = Nadam::default();
+    let mut optimizer = Optimizer::<f64>::new(Config::Nadam(nadam), &network).unwrap();
+    let frozen = Group { pattern: "*.bias".into(), config: optimizer.config, lr_scale: 1.0, frozen: true };
+    let mut after = |groups: &[Group]| {
+        optimizer.set_groups(groups, &network).unwrap();
+        optimizer.advance();
+        optimizer.advance();
+        optimizer.clocks(&network)
+    };
+    assert_eq!(after(&[]), []);
+    let product = |t: i32| nadam.beta1 * (1.0 - 0.5 * 0.96f64.powf(f64::from(t) * nadam.momentum_decay));
+    for (groups, steps) in [(&[frozen][..], 2), (&[], 4), (&[], 6)] {
+        let clocks = after(groups);
+        let [(name, Clock { steps: found, scalars })] = &clocks[..] else { panic!("{clocks:?}") };
+        assert_eq!((name.as_str(), *found), ("0.bias", steps));
+        let expected: f64 = (1..=steps as i32).map(product).product();
+        assert!((scalars[0] - expected).abs() < 1e-12, "{} {expected}", scalars[0]);
+    }
+    assert_eq!(optimizer.steps, 8);
+}

@@ -46,11 +46,13 @@ impl<'a, T: Element> Pass<'a, T> {
         let part = |start: usize| unsafe { self.params.slice(start + cols.start..start + cols.end) };
         let affine = norm.scale.map(part).zip(norm.shift.map(part));
         if what == Columns::Averages {
-            let part = |start: usize| &self.averages[start + cols.start..start + cols.end];
-            to.mean.copy_from_slice(part(running.0));
-            let variance = part(running.1);
-            for (j, variance) in variance.iter().enumerate() {
-                batch_norm::constants(&layer, affine, &mut to, j, variance.to_f64());
+            // A backward pass goes through what its forward pass found, whatever the averages are by now.
+            if self.input.is_some() {
+                let part = |start: usize| &self.averages[start + cols.start..start + cols.end];
+                to.mean.copy_from_slice(part(running.0));
+                for (j, variance) in part(running.1).iter().enumerate() {
+                    batch_norm::constants(&layer, affine, &mut to, j, variance.to_f64());
+                }
             }
             // Running averages do not depend on the rows: no gradient goes back through them.
             to.scale_grad.fill(T::ZERO);

@@ -74,7 +74,7 @@ impl Cut {
         };
         let enough =
             if shards > 1 { shards.min(work * SHARDS.0 / SHARDED_WORK) } else { work / WORK_PER_THREAD };
-        let least = if mode == Mode::Step && work >= PAIR_WORK { 2 } else { 1 };
+        let least = if matches!(mode, Mode::Step | Mode::Gather) && work >= PAIR_WORK { 2 } else { 1 };
         let threads = threads.min(enough.max(least));
         // As few waves as fit the cache, of equally many rows; only one if weights outweigh activations so
         // much that fewer rows would fit than make a wave worthwhile.
@@ -108,7 +108,7 @@ impl Cut {
 /// How many shards a pass has. This depends on shapes alone, since sums round differently for each number of
 /// shards.
 fn shards(network: &Network, mode: Mode, rows: usize, work: usize) -> usize {
-    let training = matches!(mode, Mode::Step | Mode::Apart);
+    let training = matches!(mode, Mode::Step | Mode::Gather | Mode::Apart);
     let dense = !network.has_norms() && network.table().is_none();
     let least = if rows >= MANY_ROWS { SHARDED_WORK } else { SHARDED_WORK_OF_FEW };
     let small = weights(network) <= SHARDED_WEIGHTS;

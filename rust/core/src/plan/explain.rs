@@ -12,13 +12,14 @@ impl fmt::Display for Plan {
         let mode = match self.mode {
             Mode::Inference => "inference",
             Mode::Step => "training step",
-            Mode::Apart => "forward and backward separately",
-            Mode::Frozen => "forward and backward separately, as in evaluation",
+            Mode::Gather => "part of a training step",
+            Mode::Apart => "gradients",
+            Mode::Frozen => "gradients, as in evaluation,",
         };
         let plural = |n: usize| if n == 1 { "" } else { "s" };
         writeln!(
             f,
-            "{mode} of {} rows on {} thread{}, {} kernels of {}×{}",
+            "{mode} of {} rows on {} thread{}, {} kernels of {}x{}",
             self.rows,
             self.threads,
             plural(self.threads),
@@ -35,7 +36,7 @@ impl fmt::Display for Plan {
         } else if self.threads < self.asked {
             let least = match self.mode {
                 _ if self.in_shards() => SHARDED_WORK / SHARDS.0,
-                Mode::Step if self.threads == 1 => PAIR_WORK / 2,
+                Mode::Step | Mode::Gather if self.threads == 1 => PAIR_WORK / 2,
                 _ => WORK_PER_THREAD,
             };
             let (work, least) = (self.work as f64 / 1e6, least as f64 / 1e6);
@@ -97,12 +98,12 @@ impl fmt::Display for Plan {
                 _ if g.precision != Precision::Full => {
                     let unit = if g.tiles { "tiles" } else { "vectors" };
                     format!(
-                        "in blocks of {LANES}×{LANES} by {unit}, numbers split into {} bfloat16",
+                        "in blocks of {LANES}x{LANES} by {unit}, numbers split into {} bfloat16",
                         g.precision.parts()
                     )
                 }
                 true => {
-                    format!("tiles of {} rows, copied in blocks of {}×{} (rows × depth)", g.rows, g.mc, g.kc)
+                    format!("tiles of {} rows, copied in blocks of {}x{} (rows x depth)", g.rows, g.mc, g.kc)
                 }
                 false => format!("tiles of {} rows, read in place", g.rows),
             };

@@ -92,6 +92,9 @@ pub enum Mode {
     Inference,
     /// Forward, loss, backward and update in one pass. Activations are not kept longer than needed.
     Step,
+    /// The same without the update, for gradients that are added to others and wait for one. It is not in waves:
+    /// a later wave could stop the pass when the gradients of the first have already been added.
+    Gather,
     /// Forward and backward as separate passes, with activations kept in between; the gradient with respect
     /// to the input is also wanted.
     Apart,
@@ -287,7 +290,7 @@ impl Plan {
         threads: usize,
     ) -> Self {
         let precision = match mode {
-            Mode::Step | Mode::Apart if rows >= SPLIT_LEAST => precision,
+            Mode::Step | Mode::Gather | Mode::Apart if rows >= SPLIT_LEAST => precision,
             _ => Precision::Full,
         };
         let tile = TileShape::of::<T>(isa);
@@ -383,7 +386,7 @@ impl Plan {
                 Mode::Inference | Mode::Frozen => {
                     self.phases.push(Phase::Columns { stage: index, what: Columns::Averages })
                 }
-                Mode::Step | Mode::Apart => {
+                Mode::Step | Mode::Gather | Mode::Apart => {
                     self.steps.push(RowStep::Measure(index));
                     let what = Columns::Statistics;
                     cuts.push((self.steps.len(), Phase::Columns { stage: index, what }));
@@ -442,7 +445,7 @@ impl Plan {
         }
         let wants_input_gradient = match self.mode {
             Mode::Inference => false,
-            Mode::Step => index > 0,
+            Mode::Step | Mode::Gather => index > 0,
             Mode::Apart | Mode::Frozen => true,
         };
         let backward = wants_input_gradient.then(|| {
@@ -523,7 +526,8 @@ impl Plan {
 
     /// Whether the plan has several threads, but so little work for them that a single one may be sooner.
     pub fn is_short(&self) -> bool {
-        self.threads > 1 && self.effort < cut::SURE_WORK && matches!(self.mode, Mode::Step | Mode::Apart)
+        let trains = matches!(self.mode, Mode::Step | Mode::Gather | Mode::Apart);
+        self.threads > 1 && self.effort < cut::SURE_WORK && trains
     }
 
     /// Number of blocks of rows.
@@ -551,7 +555,7 @@ impl Plan {
 
     /// Whether blocks take turns in the thread's own memory, because nobody needs their rows later.
     pub fn by_turns(&self) -> bool {
-        self.in_shards() && self.mode == Mode::Step
+        self.in_shards() && matches!(self.mode, Mode::Step | Mode::Gather)
     }
 
     /// Rows that are in the workspace, or in each thread's part of it, at the same time.

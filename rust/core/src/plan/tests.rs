@@ -176,7 +176,8 @@ fn weights_too_large_for_the_cache_are_transposed_on_the_way() {
 fn a_plan_prints_what_will_run() {
     let plan = Plan::new::<f32>(&network(&[784, 400, 10]), TRAINING, 128, Isa::Scalar, 2);
     let text = plan.to_string();
-    assert!(text.starts_with("training step of 128 rows on 2 threads, scalar kernels of 4×8"), "{text}");
+    assert!(text.starts_with("training step of 128 rows on 2 threads, scalar kernels of 4x8"), "{text}");
+    assert!(text.is_ascii(), "not every terminal shows more: {text}");
     assert!(text.contains("rows: 2 blocks of 64") && !text.contains("or on a single thread"), "{text}");
     let text = Plan::new::<f32>(&network(&[64, 100, 10]), TRAINING, 200, Isa::Scalar, 8).to_string();
     assert!(text.contains("8 threads are allowed, but its 2 shards are too few for more"), "{text}");

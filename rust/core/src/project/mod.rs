@@ -20,7 +20,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::layer::dropout::Draw;
 use crate::loss::{Goals, Objective, Targets};
-use crate::model::{Model, Parts, Workspaces};
+use crate::model::{Model, Parts};
 use crate::network::Network;
 use crate::optim::Optimizer;
 use crate::parallel;
@@ -28,6 +28,7 @@ use crate::pass::{LossTask, Pass, WeightTask};
 use crate::plan::Mode;
 use crate::simd::{Isa, Op, Simd, add_scaled, dispatch, max_abs, sum_of};
 use crate::view::MatRef;
+use crate::workspace::Workspaces;
 
 /// How the coefficients follow from gradients.
 #[derive(Clone, Copy, Debug, PartialEq)]

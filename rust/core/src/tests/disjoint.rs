@@ -224,6 +224,6 @@ fn items_of_squared_gradients_are_disjoint() {
         let outputs = model.network().outputs();
         let slopes = Slopes::new(Likelihood::Categorical, Kind::Exact, None, outputs).unwrap();
         let mut squares = Squares::new(model, Sum::Squares, slopes).unwrap();
-        squares.add(model, x, 0..x.rows().min(2000), None).unwrap();
+        squares.add(model, x, 0..x.rows().min(2000), None, None).unwrap();
     });
 }

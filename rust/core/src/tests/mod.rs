@@ -3,6 +3,7 @@
 
 mod allocations;
 mod disjoint;
+mod fits;
 mod training;
 
 use std::sync::Mutex;

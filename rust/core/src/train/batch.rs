@@ -170,10 +170,7 @@ impl<T: Element> Trainer<T> {
             self.gathered.make_room(model.network().arena_len(), optimizer)?;
         }
         let (isa, draw) = (model.isa(), model.draw);
-        // Not in waves where gradients wait for an update: a later wave could stop the pass when those of the
-        // first have already been added.
-        let mode = if self.options.accumulate > 1 { Mode::Apart } else { Mode::Step };
-        let workspace = self.workspaces.get(model.network(), isa, mode, batch.len)?;
+        let workspace = self.workspaces.get(model.network(), isa, self.options.mode(), batch.len)?;
         let Parts { network, params, grads, averages } = model.parts();
         let mut pass = BatchPass { batch, totals, objective: &self.objective, network, isa, draw, workspace };
         let mut at_params = None;

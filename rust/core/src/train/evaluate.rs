@@ -11,9 +11,9 @@ use crate::model::{Model, Parts};
 use crate::pass::{LossTask, Pass};
 use crate::plan::Mode;
 
-/// Rows that an evaluation processes at once: few enough to bound its memory and the time until it can be
-/// interrupted, enough to keep every thread busy.
-const EVALUATION_ROWS: usize = 16 * 1024;
+/// Rows of a part of an evaluation: few enough to bound its memory and the time until it can be left, enough to
+/// keep every thread busy.
+pub const PART_ROWS: usize = 16 * 1024;
 
 impl<T: Element> Trainer<T> {
     /// Loss and accuracy over a data set, in evaluation mode.
@@ -77,7 +77,7 @@ impl<T: Element> Evaluation<T> {
             Some(_) => {}
         }
         let start = self.done;
-        let len = EVALUATION_ROWS.min(x.rows() - start);
+        let len = PART_ROWS.min(x.rows() - start);
         let (isa, outputs) = (model.isa(), model.network().outputs());
         let workspace = trainer.workspaces.get(model.network(), isa, Mode::Inference, len)?;
         let Parts { network, params, averages, .. } = model.still_parts();

@@ -11,7 +11,7 @@ mod gathered;
 mod snapshot;
 mod tally;
 
-pub use self::evaluate::Evaluation;
+pub use self::evaluate::{Evaluation, PART_ROWS};
 pub use self::fit::{DataSet, EpochRecord, Fit, FitOptions, shuffle};
 pub use self::tally::Tally;
 
@@ -24,7 +24,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::Precision;
 use crate::loss::{Goals, Objective};
-use crate::model::{Model, Workspaces};
+use crate::model::Model;
 use crate::network::Network;
 use crate::optim::Optimizer;
 use crate::plan::{Mode, Plan};
@@ -33,7 +33,7 @@ use crate::sam::{Ascent, Sam};
 use crate::simd::Isa;
 use crate::threads;
 use crate::update::{Average, Clip};
-use crate::workspace;
+use crate::workspace::{self, Workspaces};
 
 /// Runs steps with one loss, and keeps the memory of its plans.
 pub struct Trainer<T: Element> {
@@ -80,6 +80,11 @@ impl StepOptions {
     fn fused<T: Element>(&self, optimizer: &Optimizer<T>) -> bool {
         let StepOptions { clip, accumulate, sam, .. } = self;
         clip.is_none() && *accumulate == 1 && sam.is_none() && optimizer.is_elementwise()
+    }
+
+    /// What a batch's pass is.
+    fn mode(&self) -> Mode {
+        if self.accumulate > 1 { Mode::Gather } else { Mode::Step }
     }
 }
 
@@ -214,7 +219,7 @@ impl<T: Element> Trainer<T> {
     pub fn plan(&self, model: &Model<T>, rows: usize) -> (Plan, usize) {
         let threads = threads::num_threads().0;
         let target = (model.isa(), self.options.precision);
-        let plan = Plan::in_precision::<T>(model.network(), Mode::Step, rows, target, threads);
+        let plan = Plan::in_precision::<T>(model.network(), self.options.mode(), rows, target, threads);
         let bytes = workspace::elements::<T>(model.network(), &plan) * size_of::<T>();
         (plan, bytes)
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::kernels::{Back, Forth, encode};
 use super::{Along, Site, parts};
-use crate::arena::Buffer;
+use crate::arena::{Buffer, reserve};
 use crate::diff::block::{multiply, outer};
 use crate::diff::gather::{self, Part, add_rows};
 use crate::element::Element;
@@ -94,11 +94,40 @@ pub fn share<T: Element>(shards: &mut Vec<Shard<T>>, site: &Site<'_, T>, rows: u
             block.rows = block_rows.min(left);
             left -= block.rows;
         }
+        shard.reserve(site)?;
     }
     Ok(())
 }
 
 impl<T: Element> Shard<T> {
+    /// Makes room for all that its blocks will hold.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    fn reserve(&mut self, site: &Site<'_, T>) -> Result<(), Error> {
+        let (stages, parts) = (site.network.stages(), parts(site.ways));
+        let (inputs, outputs) = (site.network.inputs(), site.network.outputs());
+        let get = |values: &mut Vec<T>, len: usize| reserve("derivatives of a batch", values, len);
+        for block in &mut self.blocks {
+            let rows = parts * block.rows;
+            get(&mut block.x, rows * inputs)?;
+            get(&mut block.output, rows * outputs)?;
+            get(&mut block.dx, if site.ways.is_empty() { rows * inputs } else { 0 })?;
+            block.z.resize_with(stages.len(), Vec::new);
+            stages.iter().zip(&mut block.z).try_for_each(|(stage, z)| get(z, rows * stage.outputs))?;
+        }
+        let most = self.blocks.first().map_or(0, |block| block.rows);
+        let Desk { y, slopes, dz, back, .. } = &mut self.desk;
+        y.resize_with(stages.len(), Vec::new);
+        dz.resize_with(stages.len(), Vec::new);
+        for ((stage, y), dz) in stages.iter().zip(y).zip(dz) {
+            get(y, if acts(stage) { parts * most * stage.outputs } else { 0 })?;
+            get(dz, parts * most * stage.outputs)?;
+        }
+        slopes.iter_mut().try_for_each(|slope| get(slope, most * site.network.max_width()))?;
+        get(back, parts * most * site.network.max_width())
+    }
+
     /// Takes the shard's rows of x through the network.
     pub fn forward(&mut self, site: &Site<'_, T>, x: MatRef<'_, T>) {
         let mut first = self.rows.start;
@@ -195,7 +224,6 @@ impl<T: Element> Block<T> {
             }
         }
         self.x.resize(parts * self.rows * x.cols(), T::ZERO);
-        self.z.resize_with(site.network.stages().len(), Vec::new);
         for (stage, z) in site.network.stages().iter().zip(&mut self.z) {
             z.resize(parts * self.rows * stage.outputs, T::ZERO);
         }
@@ -207,8 +235,6 @@ impl<T: Element> Desk<T> {
     fn fit(&mut self, site: &Site<'_, T>, block: &Block<T>) {
         let rows = parts(site.ways) * block.rows;
         let stages = site.network.stages();
-        self.y.resize_with(stages.len(), Vec::new);
-        self.dz.resize_with(stages.len(), Vec::new);
         for ((stage, y), dz) in stages.iter().zip(&mut self.y).zip(&mut self.dz) {
             y.resize(if acts(stage) { rows * stage.outputs } else { 0 }, T::ZERO);
             dz.resize(rows * stage.outputs, T::ZERO);

@@ -1,0 +1,49 @@
+"""Data too large for the memory are a MemoryError, and everything is as it was."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+resource = pytest.importorskip("resource")
+
+CALLS = {
+    "step on derivatives": "slopes.step(x, y)",
+    "Hessian product": "tw.curvature.hvp(normed, x, y, v, loss=nn.MSELoss())",
+    "Jacobian product": "tw.curvature.jvp(normed, x, v, training=True)",
+    "forward": "model.forward(x)",
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_too_little_memory_is_an_error(call):
+    script = f"""
+        import resource
+        import numpy as np, thalweg as tw
+        from thalweg import nn, optim
+
+        wide = nn.Linear(256, 256)
+        model = nn.Sequential(nn.Linear(20, 256), nn.Tanh(), wide, nn.Tanh(), nn.Linear(256, 1))
+        function = lambda u, du, d2u, target: 1 / 0
+        slopes = tw.Trainer(model, loss=nn.DerivativeLoss(function), optimizer=optim.Adam())
+        plain = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam())
+        few = np.zeros((2, 20), "f4"), np.zeros((2, 1), "f4")
+        plain.step(*few)
+        normed = nn.Sequential(nn.Linear(20, 256), nn.BatchNorm1d(256), nn.Linear(256, 1))
+        v, before = normed.flat_parameters, model.flat_parameters
+        x, y = np.zeros((200_000, 20), "f4"), np.zeros((200_000, 1), "f4")
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, -1))
+        try:
+            {CALLS[call]}
+        except MemoryError as error:
+            print(type(error).__name__)
+        assert np.array_equal(model.flat_parameters, before)
+        plain.step(*few)
+        print("went on")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.split("\n")[:2] == ["MemoryError", "went on"], done.stdout + done.stderr
