@@ -186,7 +186,7 @@ def test_developers_and_users_need_the_same_versions():
     del wanted["thalweg"]
     assert not {name: each for name, each in wanted.items() if len(each) > 1}
     home = found["project"]["urls"]["Repository"]
-    for name in ("Cargo.toml", "CONTRIBUTING.md", "README.md", "docs/getting-started.md"):
+    for name in ("Cargo.toml", "CONTRIBUTING.md", "docs/getting-started.md"):
         assert set(
             re.findall(r"https://github\.com/thalweg/[\w-]+", (root / name).read_text())
         ) == {home}
