@@ -44,8 +44,9 @@ class CustomLoss(FunctionLoss):
         the model's dtype, which may be overwritten. `target` holds the corresponding rows of `y`,
         unchanged and read-only: to change them, copy them. They may be NaN, if the function handles
         that. If `y` is a dict of arrays with equally many rows, `target` is a dict of the
-        corresponding rows of each: ``target["advantage"]``. Rows are shuffled and come in batches,
-        so a row must be identified by its contents, not by its position.
+        corresponding rows of each: ``target["advantage"]``. `fit` shuffles rows into batches, so a
+        row must be identified by its contents, not by its position; batches that are given to
+        `fit` keep their rows in order.
 
         With ``sample_weight`` it is called as ``function(output, target, weight)``; with the
         default ``weight=None``, one function serves both. How to use the weights, and whether to
