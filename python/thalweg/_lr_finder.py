@@ -181,9 +181,9 @@ def find_lr(
     instability takes some updates to grow, and shows in the loss only at several times the largest
     stable rate; `sharpness` shows it at once. With momentum, most of the effect of an update comes
     in the updates after it, which have other rates, so the suggestion can be far too low: for `SGD`
-    with momentum, use ``trainer.fit(x, y, lr="auto")``, whose trials take 100 updates each. With `Adam` and other optimizers that rescale their steps,
-    the rate that gains most at first may be several times the constant rate with the lowest final
-    loss: let a schedule lower it.
+    with momentum, use ``trainer.fit(x, y, lr="auto")``, whose trials take 100 updates each. With
+    `Adam` and other optimizers that rescale their steps, the rate that gains most at first may be
+    several times the constant rate with the lowest final loss: let a schedule lower it.
 
     References
     ----------
