@@ -235,7 +235,7 @@ def test_weights_are_those_of_the_loss_in_each_batch(rng):
     ("weight", "error", "message"),
     [
         (np.ones(4), tw.ShapeError, "x has 5 rows but sample_weight has 4"),
-        (np.zeros(5), tw.DataError, "no row counts"),
+        (np.zeros(5), tw.DataError, "no row counts: each of 5 has"),
         ([1, -1, 1, 1, 1], tw.DataError, "negative"),
         ([1, np.nan, 1, 1, 1], tw.DataError, r"sample_weight\[1\] is nan"),
     ],
@@ -244,6 +244,12 @@ def test_weights_are_looked_at(weight, error, message):
     model = nn.Sequential(nn.Linear(2, 3))
     with pytest.raises(error, match=message):
         fisher_diagonal(model, np.ones((5, 2)), sample_weight=weight)
+
+
+def test_samples_that_are_drawn_must_count():
+    model, weight = nn.Sequential(nn.Linear(2, 3)), np.eye(1, 100).ravel()
+    with pytest.raises(tw.DataError, match="no row counts: each of 2 has a sample_weight of 0"):
+        fisher_diagonal(model, np.ones((100, 2)), sample_weight=weight, n_samples=2)
 
 
 def test_only_the_classes_of_a_head_compete(rng):

@@ -70,8 +70,6 @@ def prepare(
                 " length"
             )
         _arrays.finite(weight, "sample_weight")
-        if not weight.any():
-            raise DataError("no row counts: each has a sample_weight of 0")
     if n_samples is not None:
         n_samples = _checks.integer("n_samples", n_samples, 1)
         if n_samples < rows:
@@ -79,6 +77,8 @@ def prepare(
             samples = samples[chosen]
             y = None if y is None else y[chosen]
             weight = None if weight is None else weight[chosen]
+    if weight is not None and not weight.any():
+        raise DataError(f"no row counts: each of {len(weight)} has a sample_weight of 0")
     if classes is not None:
         if not isinstance(classes, Iterable):
             raise ArgumentError(

@@ -2,6 +2,8 @@
 //!
 //! The micro-kernel keeps a tile of C in registers while the steps go by. If there are only a few, calling it
 //! takes longer than what it does: so here the rows of B stay in registers, and the rows of C go by.
+//!
+//! Nothing is prefetched here: there are too few instructions between which a prefetch would cost nothing.
 
 use std::array::from_fn;
 

@@ -75,7 +75,8 @@ fn acts(stage: &Stage) -> bool {
 pub fn share<T: Element>(shards: &mut Vec<Shard<T>>, site: &Site<'_, T>, rows: usize) -> Result<(), Error> {
     let most = (BLOCK / parts(site.ways)).max(1);
     // Blocks of equally many rows, and enough of them for several threads.
-    let block_rows = rows.div_ceil(rows.div_ceil(most).max(LEAST_SHARDS.min(rows.div_ceil(LEAST_ROWS))));
+    let least = LEAST_SHARDS.min(rows.div_ceil(LEAST_ROWS));
+    let block_rows = rows.div_ceil(rows.div_ceil(most).max(least));
     let blocks = rows.div_ceil(block_rows);
     // Copies of the gradients should not be larger than everything else.
     let kept = rows * parts(site.ways) * site.network.stages().iter().map(|s| s.outputs).sum::<usize>();
