@@ -86,8 +86,8 @@ class DerivativeLoss(FunctionLoss):
         If an argument is not as described above.
     UnsupportedError
         From a `Trainer`, if the model has layers that do not support these derivatives. `Linear`,
-        `Residual`, `Standardize`, `FourierFeatures` as first layer, and element-wise layers except
-        `Dropout` support them. (Activations with kinks have second derivatives of 0, from which
+        `Residual`, `Standardize`, element-wise layers except `Dropout`, and `FourierFeatures` with
+        nothing but `Standardize` before it support them. (Activations with kinks have second derivatives of 0, from which
         nothing is learned: `Tanh`, `Sine`, `SiLU`, `GELU` or `Softplus` are usual here. The trainer
         warns if a model has no others and `order` asks for second derivatives.)
 
