@@ -1,8 +1,9 @@
 //! Measures training steps, in microseconds: `cargo run --release --example steps [threads] [filter]
 //! [precision]`.
 //!
-//! The networks are those of the benchmarks, without Python and other libraries. The rate counts the
-//! multiply-adds of all products, so that it can be compared with what `rates` shows for one product.
+//! The networks are those of the benchmarks, without Python and other libraries, and as there, batches take
+//! turns, so that none is in the nearest cache. The rate counts the multiply-adds of all products, so that it can
+//! be compared with what `rates` shows for one product.
 
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,10 @@ use thalweg_core::threads;
 use thalweg_core::train::StepOptions;
 use thalweg_core::view::MatRef;
 use thalweg_core::{Model, Trainer};
+
+/// Most batches that take turns, and most numbers in all of them, if more than two are too many.
+const MOST_BATCHES: usize = 16;
+const MOST_DATA: usize = 16 << 20;
 
 struct Net {
     widths: &'static [usize],
@@ -80,15 +85,21 @@ fn main() {
             Config::Sgd(Sgd { lr: 1e-3, momentum: 0.9, ..Sgd::default() })
         };
         let mut optimizer = Optimizer::new(config, model.network()).unwrap();
-        let x: Vec<f32> = (0..rows * widths[0]).map(|i| (i as f32).sin()).collect();
-        let y: Vec<f32> = (0..rows * outputs).map(|i| (i as f32).cos()).collect();
-        let classes: Vec<i64> = (0..rows).map(|i| (i * 7 % outputs) as i64).collect();
-        let x = MatRef::new(&x, rows, widths[0]);
-        let y =
-            if labels { Targets::Labels(&classes) } else { Targets::Values(MatRef::new(&y, rows, outputs)) };
+        let batches = (MOST_DATA / (rows * widths[0])).clamp(2, MOST_BATCHES);
+        let all = batches * rows;
+        let x: Vec<f32> = (0..all * widths[0]).map(|i| (i as f32).sin()).collect();
+        let y: Vec<f32> = (0..all * outputs).map(|i| (i as f32).cos()).collect();
+        let classes: Vec<i64> = (0..all).map(|i| (i * 7 % outputs) as i64).collect();
+        let (x, y) = (MatRef::new(&x, all, widths[0]), MatRef::new(&y, all, outputs));
         let mut times = Vec::new();
         let begin = Instant::now();
         while begin.elapsed() < Duration::from_millis(600) || times.len() < 8 {
+            let from = times.len() % batches * rows;
+            let x = x.block(from, rows, 0, widths[0]);
+            let y = match labels {
+                true => Targets::Labels(&classes[from..from + rows]),
+                false => Targets::Values(y.block(from, rows, 0, outputs)),
+            };
             let start = Instant::now();
             trainer.step(&mut model, &mut optimizer, x, y).unwrap();
             times.push(start.elapsed());
