@@ -163,6 +163,14 @@ class Trainer:
     def train(
         self, x: _Samples, y: _Array | _Labels, sample_weight: _Array | None = None
     ) -> tuple[float, float, float, float] | None: ...
+    # The same sums for `backward` and `evaluate`; a loss that `evaluate` would refuse because it is
+    # not finite, although the data are, is infinite.
+    def backward_sums(
+        self, x: _Samples, y: _Array | _Labels, sample_weight: _Array | None = None
+    ) -> tuple[float, float, float, float] | None: ...
+    def evaluate_sums(
+        self, x: _Samples, y: _Array | _Labels, sample_weight: _Array | None = None
+    ) -> tuple[float, float, float, float] | None: ...
     # Uses the gradients in the model as those of one batch: accumulates them, or makes an update.
     def take(self) -> None: ...
     # Makes an update from accumulated gradients.

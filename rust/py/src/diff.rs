@@ -1,6 +1,7 @@
 //! Derivatives beyond the gradient: forward mode, and products with matrices of second derivatives.
 
 use std::sync::Mutex;
+use std::time::Instant;
 
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -11,6 +12,7 @@ use thalweg_core::diff::{self, Curvature, Matrix as Which};
 use crate::arrays::{Answers, Matrix, Weights, matrix_out, room, vector, vector_out};
 use crate::dtype::{AnyCurvature, AnyJet, Real, with_dtype};
 use crate::errors::translate;
+use crate::fit::POLL;
 use crate::locks::lock;
 use crate::loss::parse_loss;
 use crate::model::{Model, wrong_dtype};
@@ -80,8 +82,21 @@ pub fn curvature_product(
         let mut into = room("the product", v.len(), 1).map_err(|e| translate(py, e))?;
         let point = point.get();
         let mut kept = point.take::<T>();
-        let done = model.detached::<T, _>(py, |m| {
-            kept.product(m, &objective, x, y, which, training, &v, &mut into)
+        let begun = model.detached::<T, _>(py, |m| kept.begin(m, &objective, x, y, which, training, &v));
+        let done = begun.and_then(|()| {
+            // Without the model, and with looks for Ctrl-C; what is interrupted is not kept.
+            loop {
+                let begin = Instant::now();
+                let done = py.detach(|| kept.go(&mut || begin.elapsed() >= POLL));
+                if done.map_err(|e| translate(py, e))? {
+                    kept.end(&mut into);
+                    return Ok(());
+                }
+                if let Err(signal) = py.check_signals() {
+                    kept = Curvature::default();
+                    return Err(signal);
+                }
+            }
         });
         point.keep(kept);
         done?;

@@ -15,8 +15,8 @@ use crate::errors::{raise, translate};
 use crate::locks::lock;
 use crate::trainer::Trainer;
 
-/// How long the core runs between two polls for Ctrl-C. It stops between two steps, or parts of a validation.
-const POLL: Duration = Duration::from_millis(50);
+/// How long the core runs between two polls for Ctrl-C. It stops between two steps, or parts of the data.
+pub const POLL: Duration = Duration::from_millis(50);
 
 /// (epoch, loss, accuracy, penalty, val_loss, val_accuracy, seconds)
 type Record = (usize, f64, Option<f64>, Option<f64>, Option<f64>, Option<f64>, f64);

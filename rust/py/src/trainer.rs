@@ -13,7 +13,7 @@ use thalweg_core::loss::{Loss, Targets};
 use thalweg_core::optim::Optimizer as CoreOptimizer;
 use thalweg_core::project::{Projection, Rule};
 use thalweg_core::sam::Sam;
-use thalweg_core::train::{Evaluation, StepOptions};
+use thalweg_core::train::{Evaluation, StepOptions, Tally};
 use thalweg_core::update::{Average, Averaging, Clip};
 use thalweg_core::{Error, Model as CoreModel, Trainer as CoreTrainer};
 
@@ -28,6 +28,20 @@ use crate::optimizer::Optimizer;
 
 /// A copy of what a trainer keeps, if it does.
 type Kept<R> = PyResult<Option<R>>;
+/// What is added up over batches: (loss, right, rows for the loss, rows for the accuracy), all weighted.
+type Sums = (f64, f64, f64, f64);
+
+fn sums(tally: Tally) -> Sums {
+    (tally.loss, tally.right, tally.totals.loss, tally.totals.accuracy)
+}
+
+/// The sums of a batch, if any row of it counts.
+fn counted(py: Python<'_>, tally: Result<Tally, Error>) -> PyResult<Option<Sums>> {
+    match tally {
+        Err(Error::NothingCounts) => Ok(None),
+        tally => tally.map(|t| Some(sums(t))).map_err(|e| translate(py, e)),
+    }
+}
 
 /// A model, a loss and an optimizer.
 #[pyclass(frozen, module = "thalweg._core")]
@@ -64,6 +78,28 @@ impl Trainer {
         f: impl FnOnce(&mut CoreTrainer<T>) -> R + Send,
     ) -> R {
         py.detach(|| f(T::of(&mut lock(&self.inner)).expect("of the model's precision")))
+    }
+
+    /// Runs an evaluation part by part, with looks for Ctrl-C between them.
+    fn evaluated<T: Real>(
+        &self,
+        py: Python<'_>,
+        mut evaluation: Evaluation<T>,
+        x: &Bound<'_, PyAny>,
+        y: &Bound<'_, PyAny>,
+        sample_weight: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Result<Tally, Error>> {
+        let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
+        let w = Weights::<T>::new("sample_weight", sample_weight)?;
+        let (x, y) = (x.view(), w.with(y.view()));
+        loop {
+            let part =
+                |t: &mut CoreTrainer<T>| self.model.get().locked::<T, _>(|m| evaluation.run(t, m, x, y));
+            if let Some(whole) = self.detached::<T, _>(py, part).transpose() {
+                return Ok(whole);
+            }
+            py.check_signals()?;
+        }
     }
 
     /// Converts numbers of the arena to public order.
@@ -177,24 +213,13 @@ impl Trainer {
         sample_weight: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<(f64, Option<f64>)> {
         with_dtype!(self.model.get().dtype, T => {
-            let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
-            let w = Weights::<T>::new("sample_weight", sample_weight)?;
-            let (x, y) = (x.view(), w.with(y.view()));
-            let mut evaluation = Evaluation::<T>::default();
-            loop {
-                let part = |t: &mut CoreTrainer<T>| {
-                    self.model.get().locked::<T, _>(|m| evaluation.run(t, m, x, y))
-                };
-                if let Some(tally) = self.detached::<T, _>(py, part).map_err(|e| translate(py, e))? {
-                    return Ok((tally.value(), self.has_accuracy().then(|| tally.accuracy())));
-                }
-                py.check_signals()?;
-            }
+            let tally = self.evaluated::<T>(py, Evaluation::default(), x, y, sample_weight)?;
+            let tally = tally.map_err(|e| translate(py, e))?;
+            Ok((tally.value(), self.has_accuracy().then(|| tally.accuracy())))
         })
     }
 
-    /// One batch of an epoch; returns what is to be added up: (loss, right, rows for the loss, rows for the
-    /// accuracy), all weighted.
+    /// One batch of an epoch; returns what is to be added up, or nothing if no row counts.
     #[pyo3(signature = (x, y, sample_weight=None))]
     fn train(
         &self,
@@ -202,7 +227,7 @@ impl Trainer {
         x: &Bound<'_, PyAny>,
         y: &Bound<'_, PyAny>,
         sample_weight: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Option<(f64, f64, f64, f64)>> {
+    ) -> PyResult<Option<Sums>> {
         with_dtype!(self.model.get().dtype, T => {
             let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
             let w = Weights::<T>::new("sample_weight", sample_weight)?;
@@ -210,7 +235,40 @@ impl Trainer {
             let tally = py
                 .detach(|| self.locked::<T, _>(|t, m, o| t.train(m, o, x, y)))
                 .map_err(|e| translate(py, e))?;
-            Ok(tally.map(|t| (t.loss, t.right, t.totals.loss, t.totals.accuracy)))
+            Ok(tally.map(sums))
+        })
+    }
+
+    /// The same for `backward`, which adds to the model's gradients.
+    #[pyo3(signature = (x, y, sample_weight=None))]
+    fn backward_sums(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        y: &Bound<'_, PyAny>,
+        sample_weight: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Option<Sums>> {
+        with_dtype!(self.model.get().dtype, T => {
+            let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
+            let w = Weights::<T>::new("sample_weight", sample_weight)?;
+            let (x, y) = (x.view(), w.with(y.view()));
+            let tally = py.detach(|| self.locked::<T, _>(|t, m, o| t.backward(m, o, x, y)));
+            counted(py, tally)
+        })
+    }
+
+    /// The same for `evaluate`; the loss is infinite where `evaluate` raises because it is not finite.
+    #[pyo3(signature = (x, y, sample_weight=None))]
+    fn evaluate_sums(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        y: &Bound<'_, PyAny>,
+        sample_weight: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Option<Sums>> {
+        with_dtype!(self.model.get().dtype, T => {
+            let tally = self.evaluated::<T>(py, Evaluation::tolerant(), x, y, sample_weight)?;
+            counted(py, tally)
         })
     }
 

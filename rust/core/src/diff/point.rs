@@ -10,7 +10,7 @@ use crate::loss::{Goals, Objective, RowLoss, Rows, Second, Targets};
 use crate::model::{Model, check_flat};
 use crate::network::Network;
 use crate::parallel;
-use crate::simd::all_finite;
+use crate::simd::{Isa, all_finite};
 use crate::train::Trainer;
 use crate::view::{MatMut, MatRef};
 
@@ -56,18 +56,63 @@ impl<T: Element> Curvature<T> {
     where
         T: 't,
     {
-        let (goals, model) = (y.into(), &*model);
-        let task = Task { objective, x, goals, matrix, training };
+        self.begin(model, objective, x, y, matrix, training, v)?;
+        while !self.go(&mut || false)? {}
+        self.end(into);
+        Ok(())
+    }
+
+    /// Begins a product, which [`go`](Self::go) goes on with and [`end`](Self::end) ends; neither needs the
+    /// arguments any more.
+    ///
+    /// # Errors
+    /// As for [`product`](super::product).
+    ///
+    /// # Panics
+    /// As for [`product`](super::product).
+    pub fn begin<'t>(
+        &mut self,
+        model: &Model<T>,
+        objective: &Objective<T>,
+        x: MatRef<'_, T>,
+        y: impl Into<Goals<'t, T>>,
+        matrix: Matrix,
+        training: bool,
+        v: &[T],
+    ) -> Result<(), Error>
+    where
+        T: 't,
+    {
+        let task = Task { objective, x, goals: y.into(), matrix, training };
         if !self.point.as_ref().is_some_and(|point| point.is_at(model, &task)) {
             let before = self.point.take();
             self.point = Some(Point::new(model, &task, before.map(Point::leave).unwrap_or_default())?);
         }
-        let point = self.point.as_mut().expect("made");
-        let done = point.times(model, &task, v, into);
+        self.point.as_mut().expect("made").begin(v)
+    }
+
+    /// Goes on with a product until `until`, which is asked after each wave of rows, says to stop. Returns
+    /// whether all rows are done.
+    ///
+    /// # Errors
+    /// As for [`product`](super::product).
+    ///
+    /// # Panics
+    /// If no product has begun.
+    pub fn go(&mut self, until: &mut impl FnMut() -> bool) -> Result<bool, Error> {
+        let done = self.point.as_mut().expect("a product has begun").go(until);
         if done.is_err() {
             self.point = None; // It may be incomplete.
         }
         done
+    }
+
+    /// Writes down a product that is done.
+    ///
+    /// # Panics
+    /// If there is none, or the length of `into` is not the number of parameters.
+    pub fn end(&mut self, into: &mut [T]) {
+        self.point.as_mut().expect("a product is done").end(into);
     }
 }
 
@@ -105,7 +150,19 @@ struct Point<T> {
     /// Blocks by wave, once they are `known`: after the first product, if all can be kept.
     waves: Vec<Vec<Block<T>>>,
     known: bool,
+    isa: Isa,
     memory: Memory<T>,
+    product: Option<Product<T>>,
+}
+
+/// A product that has begun.
+struct Product<T> {
+    /// The vector.
+    way: Weights<T>,
+    /// What it is multiplied to, over the waves so far.
+    result: Buffer<T>,
+    /// How many waves are done.
+    done: usize,
 }
 
 /// Memory that a point leaves to the next, which then need not allocate it.
@@ -170,9 +227,11 @@ impl<T: Element> Point<T> {
             columns: Vec::new(),
             waves: Vec::new(),
             known: false,
+            isa,
             memory,
+            product: None,
         };
-        point.columns = point.site(model).columns();
+        point.columns = point.site().columns();
         Ok(point)
     }
 
@@ -213,12 +272,27 @@ impl<T: Element> Point<T> {
             && same(&self.at.arena, &model.params)
     }
 
-    fn site<'a>(&'a self, model: &'a Model<T>) -> Site<'a, T> {
-        let network: &Network = model.network();
+    fn task(&self) -> Task<'_, T> {
+        let rows = self.x.len() / self.network.inputs();
+        let targets = match &self.y {
+            Kept::Values(y) => Targets::Values(MatRef::new(y, rows, y.len() / rows)),
+            Kept::Labels(y) => Targets::Labels(y),
+        };
+        Task {
+            objective: &self.objective,
+            x: MatRef::new(&self.x, rows, self.network.inputs()),
+            goals: Goals { targets, weights: self.weights.as_deref() },
+            matrix: self.matrix,
+            training: self.training,
+        }
+    }
+
+    fn site(&self) -> Site<'_, T> {
+        let network = &self.network;
         let rows = self.x.len() / network.inputs();
         Site {
             network,
-            isa: model.isa(),
+            isa: self.isa,
             at: &self.at,
             averages: &self.averages,
             training: self.training,
@@ -231,60 +305,77 @@ impl<T: Element> Point<T> {
         }
     }
 
-    fn times(&mut self, model: &Model<T>, task: &Task<'_, T>, v: &[T], into: &mut [T]) -> Result<(), Error> {
+    fn begin(&mut self, v: &[T]) -> Result<(), Error> {
         check_flat("v", v)?;
-        let (mut waves, mut columns) = (std::mem::take(&mut self.waves), std::mem::take(&mut self.columns));
-        let mut memory = std::mem::take(&mut self.memory);
-        let site = self.site(model);
-        let (network, isa) = (site.network, site.isa);
-        let write = |into: &mut [T]| network.import(isa, v, into);
-        let way = Weights::new(network, isa, memory.way.take(), T::ZERO, site.curved.then_some(1), write)?;
-        let len = network.arena_len();
-        let mut result = match memory.result.take().filter(|spare| spare.len() == len) {
+        let Memory { way, result, .. } = &mut self.memory;
+        let (way, result) = (way.take(), result.take());
+        let network = &self.network;
+        let back = (self.matrix == Matrix::Hessian).then_some(1);
+        let way =
+            Weights::new(network, self.isa, way, T::ZERO, back, |into| network.import(self.isa, v, into))?;
+        let result = match result.filter(|spare| spare.len() == network.arena_len()) {
             Some(mut spare) => {
                 spare.fill(T::ZERO);
                 spare
             }
-            None => Buffer::zeroed("a product with a vector", len)?,
+            None => Buffer::zeroed("a product with a vector", network.arena_len())?,
         };
-        let (last, n) = (network.stages().len() - 1, network.outputs());
-        let objective = task.objective;
+        self.product = Some(Product { way, result, done: 0 });
+        Ok(())
+    }
+
+    fn go(&mut self, until: &mut impl FnMut() -> bool) -> Result<bool, Error> {
+        let Product { way, mut result, mut done } = self.product.take().expect("a product has begun");
+        let (mut waves, mut columns) = (std::mem::take(&mut self.waves), std::mem::take(&mut self.columns));
+        let mut spare = std::mem::take(&mut self.memory.blocks);
+        let (site, task) = (self.site(), self.task());
+        let (last, n) = (site.network.stages().len() - 1, site.network.outputs());
         let turn = |block: &mut Block<T>| {
             let (y, len) = (&block.slots[last].y, block.rows * n);
-            objective.bent(block.bends.each_ref().map(|b| &b[..]), &y[len..], &mut block.back[1][..len], n);
+            let bends = block.bends.each_ref().map(|b| &b[..]);
+            task.objective.bent(bends, &y[len..], &mut block.back[1][..len], n);
         };
-        let (mut known, mut keep) = (self.known, None);
-        for (number, wave) in site.waves().enumerate() {
-            if known {
-                site.tangents(&way, &mut waves[number], &columns, turn);
-                site.gather(&waves[number], &mut result);
-                continue;
-            }
-            let rows = wave.len();
-            let mut blocks = site.blocks(task.x, None, wave, &mut memory.blocks)?;
-            site.values(&mut blocks, &mut columns, |block| self.slopes(&site, task, block));
-            site.check(&blocks)?;
-            parallel::pieces(&mut blocks, site.threads, |block| self.bend(&site, task, block));
-            site.tangents(&way, &mut blocks, &columns, turn);
-            site.gather(&blocks, &mut result);
-            // Keep all waves or none: the first one is the longest.
-            let held = || blocks.iter().map(Block::len).sum::<usize>() * size_of::<T>();
-            if *keep.get_or_insert_with(|| held() * site.rows.div_ceil(rows) <= KEPT) {
-                waves.push(blocks);
+        let count = site.waves().count();
+        for wave in site.waves().skip(done) {
+            if self.known {
+                site.tangents(&way, &mut waves[done], &columns, turn);
+                site.gather(&waves[done], &mut result);
             } else {
-                memory.blocks = blocks;
+                let mut blocks = site.blocks(task.x, None, wave, &mut spare)?;
+                site.values(&mut blocks, &mut columns, |block| self.slopes(&site, &task, block));
+                site.check(&blocks)?;
+                parallel::pieces(&mut blocks, site.threads, |block| self.bend(&site, &task, block));
+                site.tangents(&way, &mut blocks, &columns, turn);
+                site.gather(&blocks, &mut result);
+                // All waves are kept or none: the first one is the longest.
+                let held = || blocks.iter().map(Block::len).sum::<usize>() * size_of::<T>();
+                let keep = if done == 0 { held() * count <= KEPT } else { waves.len() == done };
+                match keep {
+                    true => waves.push(blocks),
+                    false => spare = blocks,
+                }
+            }
+            done += 1;
+            if done < count && until() {
+                break;
             }
         }
-        if keep == Some(true) {
-            (known, memory.blocks) = (true, Vec::new());
+        let known = waves.len() == count;
+        (self.waves, self.columns, self.known) = (waves, columns, known);
+        if !known {
+            self.memory.blocks = spare;
         }
-        if !all_finite(isa, &result) {
+        if done == count && !all_finite(self.isa, &result) {
             return Err(too_large("the product with v"));
         }
-        network.export(isa, &result, into);
-        (memory.way, memory.result) = (Some(way), Some(result));
-        (self.waves, self.columns, self.known, self.memory) = (waves, columns, known, memory);
-        Ok(())
+        self.product = Some(Product { way, result, done });
+        Ok(done == count)
+    }
+
+    fn end(&mut self, into: &mut [T]) {
+        let Product { way, result, .. } = self.product.take().expect("a product is done");
+        self.network.export(self.isa, &result, into);
+        (self.memory.way, self.memory.result) = (Some(way), Some(result));
     }
 
     /// The gradient of the loss with respect to the outputs of a block.

@@ -268,6 +268,38 @@ fn batches_that_are_not_kept_are_the_mean_of_their_parts() {
 }
 
 #[test]
+fn a_product_that_is_interrupted_goes_on_to_the_same_bits() {
+    // Three waves, whose blocks are kept for the small network and not for the other.
+    let small = vec![Layer::Linear(Linear { inputs: 3, outputs: 3, bias: true, init: Init::KaimingUniform })];
+    for layers in [small, network(Behind::RowNorm, Activation::Tanh)] {
+        let mut model = Model::<f64>::new(layers, 3).unwrap();
+        let (rows, inputs, outputs) = (5000, model.network().inputs(), model.network().outputs());
+        let (x, size) = (draw::<f64>(rows * inputs, 1), model.network().num_parameters());
+        let labels: Vec<i64> = (0..rows).map(|i| (i * 7 % outputs) as i64).collect();
+        let (x, y) = (MatRef::new(&x, rows, inputs), Targets::Labels(&labels));
+        let (v, loss) = (draw(size, 2), Objective::from(Loss::CROSS_ENTROPY));
+        let mut whole = vec![0.0; size];
+        product(&mut model, &loss, x, y, Matrix::Hessian, true, &v, &mut whole).unwrap();
+        let mut kept = Curvature::default();
+        for _ in 0..2 {
+            let (mut parts, mut found) = (1, vec![0.0; size]);
+            kept.begin(&model, &loss, x, y, Matrix::Hessian, true, &v).unwrap();
+            while !kept.go(&mut || true).unwrap() {
+                parts += 1;
+            }
+            kept.end(&mut found);
+            assert!(parts == 3 && found == whole);
+        }
+        // Another one may begin before that is done.
+        let (other, mut found) = (draw(size, 4), vec![0.0; size]);
+        kept.begin(&model, &loss, x, y, Matrix::Hessian, true, &other).unwrap();
+        assert!(!kept.go(&mut || true).unwrap());
+        kept.product(&mut model, &loss, x, y, Matrix::Hessian, true, &v, &mut found).unwrap();
+        assert!(found == whole);
+    }
+}
+
+#[test]
 fn an_error_leaves_nothing_behind() {
     let mut model = Model::<f64>::new(network(Behind::BatchNorm, Activation::Tanh), 3).unwrap();
     let (x, size) = (draw(ROWS * WIDTHS[0], 1), model.network().num_parameters());

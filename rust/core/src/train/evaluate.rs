@@ -48,10 +48,18 @@ pub struct Evaluation<T> {
     objective: Option<Objective<T>>,
     /// Whether some rows may count more than others.
     uneven: bool,
+    /// Whether a loss may be infinite.
+    tolerant: bool,
     tally: Tally,
 }
 
 impl<T: Element> Evaluation<T> {
+    /// An evaluation that only watches: a loss that is not finite, although the data are, becomes infinite
+    /// instead of an error.
+    pub fn tolerant() -> Self {
+        Evaluation { tolerant: true, done: 0, objective: None, uneven: false, tally: Tally::default() }
+    }
+
     /// Processes the next rows. Returns the sum over all of them after the last; the data must stay the same
     /// until then.
     ///
@@ -81,21 +89,29 @@ impl<T: Element> Evaluation<T> {
         let (isa, outputs) = (model.isa(), model.network().outputs());
         let workspace = trainer.workspaces.get(model.network(), isa, Mode::Inference, len)?;
         let Parts { network, params, averages, .. } = model.still_parts();
-        let mut pass = Pass {
-            loss: Some(LossTask {
-                objective: &trainer.objective,
-                goals: y,
-                scale: 0.0, // no gradient
-                backward: false,
-            }),
-            ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(start))
+        let mut stops = |check_finite| {
+            let mut pass = Pass {
+                loss: Some(LossTask {
+                    objective: &trainer.objective,
+                    goals: y,
+                    scale: 0.0, // no gradient
+                    backward: false,
+                }),
+                check_finite,
+                ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(start))
+            };
+            pass.run();
+            pass.stopped.load(Ordering::Relaxed)
         };
-        pass.run();
-        if pass.stopped.load(Ordering::Relaxed) {
+        if stops(true) {
             check_values(&trainer.objective, isa, x, &y)?;
-            // Batches that were skipped have no losses.
-            let losses = workspace.losses.iter().map(|row| row.loss);
-            return Err(too_large(losses.into_iter().find(|l| !l.is_finite()).unwrap_or(f64::NAN)));
+            if self.tolerant {
+                stops(false);
+            } else {
+                // Batches that were skipped have no losses.
+                let losses = workspace.losses.iter().map(|row| row.loss);
+                return Err(too_large(losses.into_iter().find(|l| !l.is_finite()).unwrap_or(f64::NAN)));
+            }
         }
         let totals = trainer.objective.totals(&y, |r| start + r, len, outputs, self.uneven);
         self.tally.add(Tally::new(reduction, &workspace.losses, totals));
@@ -108,7 +124,10 @@ impl<T: Element> Evaluation<T> {
             return Err(Error::NothingCounts);
         }
         if !self.tally.loss.is_finite() {
-            return Err(too_large(self.tally.loss));
+            if !self.tolerant {
+                return Err(too_large(self.tally.loss));
+            }
+            self.tally.loss = f64::INFINITY;
         }
         Ok(Some(self.tally))
     }
@@ -120,4 +139,32 @@ fn too_large(loss: f64) -> Error {
         "the loss is {loss} although the data are finite: (a) inputs or targets are badly scaled, standardize \
          them; (b) the weights are too large, retrain with a smaller learning rate, or set them to smaller values"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::{Init, Layer, Linear};
+    use crate::loss::{Loss, Targets};
+    use crate::view::MatRef;
+
+    #[test]
+    fn a_loss_that_overflows_is_refused_or_infinite() {
+        let linear = Linear { inputs: 1, outputs: 1, bias: false, init: Init::Zeros };
+        let mut model = Model::<f32>::new(vec![Layer::Linear(linear)], 0).unwrap();
+        let mut trainer = Trainer::new(Loss::Mse);
+        for (y, finite) in [([1.0, 2.0, 3.0], true), ([1.0, 1e30, 3.0], false)] {
+            let (x, y) = (MatRef::new(&[1.0; 3], 3, 1), Targets::Values(MatRef::new(&y, 3, 1)));
+            let strict = trainer.evaluate(&mut model, x, y);
+            let watched = Evaluation::tolerant().run(&mut trainer, &mut model, x.into(), y.into());
+            let loss = watched.unwrap().unwrap().value();
+            match finite {
+                true => assert!(strict.unwrap().value() == loss && (loss - 14.0 / 3.0).abs() < 1e-6),
+                false => assert!(strict.unwrap_err().to_string().contains("inf") && loss == f64::INFINITY),
+            }
+        }
+        // Bad data are an error in any case.
+        let (x, y) = (MatRef::new(&[f32::NAN], 1, 1), Targets::Values(MatRef::new(&[0.0], 1, 1)));
+        assert!(Evaluation::tolerant().run(&mut trainer, &mut model, x.into(), y.into()).is_err());
+    }
 }

@@ -39,7 +39,7 @@ pub struct EpochRecord {
     pub training: Tally,
     /// The penalty on the parameters at the end of the epoch, if there is one.
     pub penalty: Option<f64>,
-    /// Over the validation rows, at the end of the epoch.
+    /// Over the validation rows, at the end of the epoch. Its loss is infinite if one of theirs is.
     pub validation: Option<Tally>,
     /// How long it took.
     pub time: Duration,
@@ -187,7 +187,7 @@ impl<T: Element> Fit<T> {
             rates_by_epoch: false,
             updates: 0,
             ended: Vec::new(),
-            evaluation: Evaluation::default(),
+            evaluation: Evaluation::tolerant(),
             before: None,
         })
     }
@@ -362,7 +362,7 @@ impl<T: Element> Fit<T> {
                     },
                     None => None,
                 };
-                self.evaluation = Evaluation::default();
+                self.evaluation = Evaluation::tolerant();
                 self.epoch += 1;
                 self.batch = 0;
                 self.time += begin.elapsed();
