@@ -246,6 +246,23 @@ def test_what_begins_with_a_task_needs_its_beginning(make):
     assert strategy.predict(X, task=0).shape == (20,)
 
 
+@pytest.mark.parametrize("make", [continual.XdG, continual.PackNet, lambda t: continual.EWC(t, 1)])
+def test_the_task_that_is_learned_and_ends_is_the_one_that_began(make):
+    """Else it would be trained with the gates of one task and judged with those of another."""
+    strategy, (one, two) = make(learner()), scenario()
+    strategy.begin(one)
+    learned = r"task 1 cannot be learned, as task 0 has begun and not ended: pass the task that"
+    with pytest.raises(ArgumentError, match=learned):
+        strategy.learn(two, steps=1)
+    with pytest.raises(ArgumentError, match="task 1 cannot end, as task 0 has begun"):
+        strategy.end(two)
+    strategy.learn(one.with_data(X[:9], Y[:9]), steps=1)
+    restored = copy.deepcopy(strategy)
+    with pytest.raises(ArgumentError, match="task 1 cannot end, as task 0 has begun"):
+        restored.end(two)
+    restored.end(one)
+
+
 @pytest.mark.parametrize(
     ("name", "where"),
     [

@@ -1,6 +1,8 @@
 """Buffers keep what they say, with the chances that they say."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from thalweg.continual import BalancedBuffer, ReservoirBuffer
-from thalweg.continual._buffers import herd
+from thalweg.continual._balanced import herd
 from thalweg.errors import ArgumentError, DtypeError, ShapeError
 
 
@@ -239,6 +241,36 @@ def test_state(make):
         offer(one, np.arange(50, 90), np.arange(40) % 3)
     np.testing.assert_array_equal(kept(buffer), kept(twin))
     np.testing.assert_array_equal(buffer.sample(3)["x"], twin.sample(3)["x"])
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        lambda buffer: copy.deepcopy(buffer),
+        lambda buffer: pickle.loads(pickle.dumps(buffer)),
+        lambda buffer: _loaded(ReservoirBuffer(50000), buffer.state_dict()),
+    ],
+)
+@pytest.mark.parametrize("rows", [0, 10])
+def test_empty_rows_of_a_reservoir_are_not_copied(rows, copied):
+    """A large one with a few samples is as small as these, and goes on as before."""
+    buffer = ReservoirBuffer(50000)
+    if rows:
+        offer(buffer, np.arange(rows))
+    state = buffer.state_dict()["columns"]
+    assert [len(column) for column in state.values()] == [10, 10][:rows]
+    assert len(pickle.dumps(buffer)) < 4000
+    twin = copied(buffer)
+    assert len(twin) == rows
+    for one in (buffer, twin):
+        offer(one, np.arange(60000), np.arange(60000) % 3)
+    assert len(twin) == 50000
+    np.testing.assert_array_equal(kept(buffer), kept(twin))
+
+
+def _loaded(buffer, state):
+    buffer.load_state_dict(state)
+    return buffer
 
 
 def test_samples_are_different_ones_with_what_belongs_to_them():

@@ -191,6 +191,51 @@ def test_steps_of_der(alpha, beta, scenario):
     )
 
 
+def test_steps_of_a_task_are_of_that_task(scenario, trainer):
+    """ER-ACE's new samples compete with all classes of the task, also in a batch of one of them."""
+    by_step, by_learn = (continual.ERACE(trainer(), continual.BalancedBuffer(12)) for _ in range(2))
+    for task in scenario:
+        alike = [task.with_data(task.x[task.y == c], task.y[task.y == c]) for c in task.classes]
+        for strategy in (by_step, by_learn):
+            strategy.begin(task)
+        for part in alike:
+            loss = by_step.step(part.x[:20], part.y[:20])
+            one = part.with_data(part.x[:20], part.y[:20])
+            learned = by_learn.learn(one, steps=1, batch_size=20, shuffle=False)
+            assert learned["loss"] == [loss]
+        for strategy in (by_step, by_learn):
+            strategy.end(task)
+    groups = by_step.buffer.state_dict()["groups"]
+    assert {*groups} == {f"{k}/{label}" for k in range(3) for label in (2 * k, 2 * k + 1)}
+    np.testing.assert_array_equal(
+        by_step.trainer.model.flat_parameters, by_learn.trainer.model.flat_parameters
+    )
+    by_step.begin(scenario[2])
+    with pytest.raises(DataError, match=r"task 2 has the labels \[1\], but classes=\(4, 5\)"):
+        by_step.step(scenario[0].x[:2], np.array([1, 1]))
+    # On a stream, nothing but the batch tells its classes; and one competes with no other.
+    stream = continual.ERACE(trainer(), 10)
+    before = stream.trainer.model.flat_parameters
+    assert stream.step(scenario[0].x[:1], scenario[0].y[:1]) == 0
+    np.testing.assert_array_equal(stream.trainer.model.flat_parameters, before)
+
+
+@pytest.mark.parametrize("dtype", [np.uint64, np.uint8, np.int16, bool])
+@pytest.mark.parametrize("make", [continual.DER, continual.ERACE])
+def test_labels_may_have_any_integer_type(make, dtype, clouds, trainer):
+    """They are kept as int64 in every task, and in steps on a stream."""
+    plain, other = (make(trainer(outputs=2), 20) for _ in range(2))
+    scenario = continual.split(*clouds.all, tasks=3, kind="domain")
+    for task in scenario:
+        plain.fit(task, batch_size=40)
+        other.fit(task.with_data(task.x, task.y.astype(dtype)), batch_size=40)
+    plain.step(task.x[:9], task.y[:9]), other.step(task.x[:9], task.y[:9].astype(dtype))
+    assert other.buffer.rows()["y"].dtype == np.int64
+    np.testing.assert_array_equal(
+        plain.trainer.model.flat_parameters, other.trainer.model.flat_parameters
+    )
+
+
 @pytest.mark.parametrize("make", [continual.DERpp, continual.ERACE])
 def test_gradients_of_the_losses(make, scenario, trainer, rng, monkeypatch):
     """By central differences, with new and kept rows in one batch."""

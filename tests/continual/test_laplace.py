@@ -1,5 +1,7 @@
 """Penalties that know of pairs of parameters, beside closed forms and dense matrices."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -84,8 +86,9 @@ def test_the_kronecker_penalty_and_its_gradient_are_the_dense_ones(layers, facto
             a, g = (sum(f * p[layer][i] for f, p in zip(fade, pairs, strict=True)) for i in (0, 1))
             block = np.kron(g, a)
         dense[np.ix_(places, places)] = block
-    np.testing.assert_array_equal(strategy.importance > 0, rest > 0)
-    dense += np.diag(strategy.importance)
+    np.testing.assert_array_equal(np.diag(dense) == 0, rest > 0)
+    dense += np.diag(strategy.importance * rest)
+    np.testing.assert_allclose(strategy.importance, np.diag(dense), rtol=1e-12)
     # The value, anywhere; and the gradient, from a step on data that pull by themselves.
     moved = anchor + 0.3 * rng.standard_normal(len(anchor))
     model.flat_parameters = moved
@@ -173,3 +176,17 @@ def test_what_it_is_not_for_is_said(scenario, trainer):
         OnlineLaplace(wide, 1.0, structure="full")
     with pytest.raises(UnsupportedError, match="Dropout"):
         OnlineLaplace(trainer(dropout=0.5), 1.0, structure="full")
+
+
+def test_importances_of_the_full_matrix_are_its_diagonal(rng):
+    """Of a linear regression, F is X'X/n; so much is in the warning about one that is too small."""
+    x, y = rng.standard_normal((30, 4)), rng.standard_normal(30)
+    model = nn.Sequential(nn.Linear(4, 1, bias=False), dtype="float64")
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+    strategy = OnlineLaplace(trainer, 1e-9, structure="full")
+    assert strategy.importance is None
+    strategy.fit(task(x, y, 0))
+    diagonal = (x**2).mean(axis=0)
+    np.testing.assert_allclose(strategy.importance, diagonal, rtol=1e-12)
+    with pytest.warns(UserWarning, match=re.escape(f"of this size (mean {diagonal.mean():.1e})")):
+        strategy.fit(task(-x, y, 1))

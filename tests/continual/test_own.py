@@ -412,8 +412,10 @@ def test_what_a_step_cannot_do_is_said():
     message = r"^Steps does not support tasks with sample_weight: .*, or let Steps override learn"
     with pytest.raises(UnsupportedError, match=message):
         Steps(learner()).fit(weighted)
-    with pytest.raises(UnsupportedError, match=r"^Replay around Steps.* rows with weights"):
+    message = r"^Replay around Steps.* rows with weights.*: put Steps around Replay instead"
+    with pytest.raises(UnsupportedError, match=message):
         Replay(Steps(learner()), 9)
+    Steps(Replay(learner(), 9)).fit(TASK)
     own = Steps(continual.GDumb(learner(), 9))
     with pytest.raises(UnsupportedError, match=r"^Steps learns by step, which GDumb inside it"):
         own.fit(TASK)

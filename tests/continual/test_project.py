@@ -177,9 +177,21 @@ def test_integers_are_labels_for_ogd_only_where_the_loss_takes_them_as_such(
     strategy = continual.OGD(trainer, 12)
     for task in tasks:
         strategy.fit(task.with_data(task.x, y(task.y)))
-    rows = [np.random.default_rng((0, k)).choice(60, 12, replace=False) for k in range(3)]
-    counted = sum((y(t.y)[r] != -100).sum() for t, r in zip(tasks, rows, strict=True))
-    assert len(strategy.directions) == min(counted, model.num_parameters)
+    # Of each task, 12 samples whose label is not ignored.
+    assert len(strategy.directions) == min(3 * 12, model.num_parameters)
+
+
+@pytest.mark.parametrize("outputs", ["label", "all"])
+def test_ogd_draws_its_samples_from_those_that_count(outputs, tasks):
+    """The directions are those of the task without the rows that the loss ignores."""
+    task, rare = tasks[0], np.arange(60) % 20 == 3
+    some = continual.OGD(network(), 2, outputs=outputs)
+    some.fit(task.with_data(task.x, np.where(rare, task.y, -100)), steps=1)
+    only = continual.OGD(network(), 2, outputs=outputs)
+    only.trainer.model.flat_parameters = some.trainer.model.flat_parameters
+    only.begin(task), only.end(task.with_data(task.x[rare], task.y[rare]))
+    assert len(some.directions) == (2 if outputs == "label" else len(only.directions))
+    np.testing.assert_array_equal(some.directions, only.directions)
 
 
 def test_it_is_said_how_many_updates_ogd_has_changed(tasks):

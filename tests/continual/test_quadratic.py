@@ -1,5 +1,6 @@
 """Strategies that pull parameters back, beside closed forms and hand-made examples."""
 
+import copy
 import warnings
 
 import numpy as np
@@ -176,7 +177,7 @@ def test_mas_by_the_code_of_avalanche(rng):
 
 def test_running_averages_that_nothing_holds_are_warned_about_once(rng):
     tasks = [task(rng.standard_normal((40, 4)), rng.integers(0, 3, 40), k) for k in range(3)]
-    ewc = EWC(classifier(batch_norm=True), strength=100.0)
+    ewc = EWC(classifier(batch_norm=True), strength=10.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ewc.fit(tasks[0])
@@ -185,7 +186,7 @@ def test_running_averages_that_nothing_holds_are_warned_about_once(rng):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ewc.fit(tasks[2])
-        plain = EWC(classifier(), strength=100.0)
+        plain = EWC(classifier(), strength=10.0)
         for one in tasks:
             plain.fit(one)
 
@@ -390,12 +391,12 @@ def test_new_classes_that_compete_are_warned_about_once(rng):
 
     x = rng.standard_normal((20, 2))
     tasks = [task(x, 2 * k + np.arange(20) % 2, k, classes=(2 * k, 2 * k + 1)) for k in (0, 1)]
-    ewc = EWC(trainer(), strength=1e3)
+    ewc = EWC(trainer(), strength=10.0)
     ewc.fit(tasks[0])
     with pytest.warns(UserWarning, match=r"new classes \[2, 3\].*Replay"):
         ewc.fit(tasks[1])
     same = [task(x, np.arange(20) % 2, k, classes=(0, 1)) for k in (0, 1)]
-    ewc = EWC(trainer(), strength=1e3)
+    ewc = EWC(trainer(), strength=10.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for one in same:
@@ -724,7 +725,8 @@ def test_a_penalty_too_steep_for_a_rate_is_named(clouds):
     model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 2), seed=1)
     plain = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
     strategy = continual.EWC(plain, 1e6)
-    with pytest.raises(tw.errors.DivergedError) as caught:
+    told = pytest.warns(UserWarning, match=r"rate is 0\.1, but the penalty of EWC has a curvature")
+    with pytest.raises(tw.errors.DivergedError) as caught, told:
         continual.run(strategy, scenario, epochs=5)
     note, place = caught.value.__notes__
     assert place == "While task 1 ('2 3') was being learned."
@@ -756,7 +758,8 @@ def test_a_penalty_too_steep_for_steps_is_named_too(name, how, clouds):
     strategy.fit(one)
     pull.strength = 1e6
     if how != "stream":
-        strategy.begin(two)
+        with pytest.warns(UserWarning, match=r"rate is 0\.1, but the penalty of \w+ has a curv"):
+            strategy.begin(two)
     with pytest.raises(tw.errors.DivergedError) as caught:
         take_steps(strategy, two, how)
     (note,) = caught.value.__notes__
@@ -788,3 +791,88 @@ def test_a_strength_that_is_set_counts_from_the_next_step_on(make, scenario, tra
     with pytest.raises(tw.ThalwegError, match="strength must be a finite number"):
         changed.strength = -1
     assert changed.strength == 1e4
+
+
+class Fading(continual.Strategy):
+    """Makes the penalty inside weaker after each task."""
+
+    def end(self, task):
+        super().end(task)
+        self.inner.strength *= 0.1
+
+
+@pytest.mark.parametrize("make", [EWC, continual.OnlineLaplace])
+def test_a_strength_that_was_set_is_resumed(make, clouds, trainer, tmp_path, resumed_is_the_same):
+    """As a learning rate is that was set."""
+    scenario = continual.split(*clouds.all, tasks=3, kind="domain")
+    resumed_is_the_same(lambda t, s: Fading(make(t, 50.0)), scenario, trainer, tmp_path)
+    pull = make(trainer(dropout=0.2), 50.0)
+    strategy = Fading(pull)
+    continual.run(
+        strategy, scenario, checkpoint=tmp_path / "parts", resume=True, steps=7, batch_size=20
+    )
+    assert pull.strength == pytest.approx(0.05)
+    assert copy.deepcopy(strategy).inner.strength == pull.strength
+    # What is compared is still what it was made with.
+    with pytest.raises(tw.ArgumentError, match=r"strength was 50\.0, now it is 5\.0\."):
+        continual.run(
+            Fading(make(trainer(dropout=0.2), 5.0)), scenario, checkpoint=tmp_path / "parts",
+            resume=True, steps=7, batch_size=20,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("by", ["fit", "step"])
+def test_a_penalty_beyond_all_numbers_is_an_error(by, clouds):
+    """After two steps, weights and loss are still finite, and without any sense."""
+    one, two, _ = continual.split(*clouds.all, tasks=3, kind="domain")
+    model = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 2), seed=1)
+    ewc = EWC(tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1)), 1e36)
+    ewc.fit(one)
+    before = model.flat_parameters
+    told = pytest.warns(UserWarning, match=r"rate is 0\.1, but the penalty of EWC has a curvature")
+    raised = pytest.raises(tw.DivergedError, match="the penalty became inf after 6")
+    if by == "fit":
+        with told, raised as caught:
+            ewc.fit(two, steps=2)
+        np.testing.assert_array_equal(model.flat_parameters, before)
+    else:
+        with told:
+            ewc.begin(two)
+        ewc.step(two.x, two.y), ewc.step(two.x, two.y)
+        with raised as caught:
+            ewc.end(two)
+    assert "diverges above a learning rate of" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options", "around"),
+    [
+        (optim.SGD(lr=0.1, momentum=0.9), {}, EWC),
+        (optim.Adam(lr=0.1), {}, EWC),
+        (optim.SGD(lr=0.1), {"clip_grad_norm": 1.0}, EWC),
+        (optim.SGD(lr=0.1), {"schedule": optim.schedules.StepLR(9, per="step")}, EWC),
+        (optim.SGD(lr=0.1).add_group("*", lr_scale=1e-4), {}, EWC),
+        (optim.SGD(lr=0.1), {}, lambda t, s: continual.PackNet(EWC(t, s))),
+        (optim.SGD(lr=0.1), {}, lambda t, s: EWC(continual.PackNet(t), s)),
+        (optim.SGD(lr=1e-6), {}, EWC),
+    ],
+)  # fmt: skip
+def test_rates_that_may_do_are_not_warned_of(optimizer, options, around, clouds):
+    scenario = continual.split(*clouds.all, tasks=3, kind="domain")
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2), seed=1)
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optimizer, **options)
+    strategy = around(trainer, 1e3)
+    strategy.fit(scenario[0])
+    strategy.begin(scenario[1])  # warnings are errors
+
+
+@pytest.mark.parametrize("convention", ["paper", "avalanche"])
+def test_mas_leaves_out_rows_whose_label_is_ignored(convention, clouds):
+    rows = np.arange(480) % 3 > 0
+    some = MAS(small(), 1.0, convention=convention, batch_size=50)
+    some.fit(task(clouds.x, np.where(rows, clouds.y, -100)), steps=3)
+    only = MAS(small(), 1.0, convention=convention, batch_size=50)
+    only.begin(task(clouds.x[rows], clouds.y[rows]))
+    only.trainer.model.flat_parameters = some.trainer.model.flat_parameters
+    only.end(task(clouds.x[rows], clouds.y[rows]))
+    np.testing.assert_array_equal(some.importance, only.importance)

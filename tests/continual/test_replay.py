@@ -1,5 +1,7 @@
 """Baselines and replay, against the same training written out by hand."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -118,6 +120,66 @@ def test_steps_of_a_task_weight_the_two_means_too(how, inside, scenario):
     np.testing.assert_allclose(after, before - 0.1 * gradient, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("how", ["learn", "step"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"ignore_index": 4},
+        {"weight": [1.0, 2.0, 3.0, 4.0, 5.0, 60.0]},
+        {"reduction": "sum"},
+        {"reduction": "sum", "ignore_index": 4, "weight": [1.0, 2.0, 3.0, 4.0, 5.0, 60.0]},
+    ],
+)
+def test_tasks_count_equally_whatever_the_loss_counts(options, how, scenario):
+    """(1/k) L_new + (1 - 1/k) L_replay by PyTorch's means; a sum is that, per new row."""
+    torch = pytest.importorskip("torch")
+    model = nn.Sequential(nn.Linear(2, 6), dtype="float64", seed=1)
+    mine = tw.Trainer(model, loss=nn.CrossEntropyLoss(**options), optimizer=optim.SGD(lr=0.01))
+    strategy = continual.Replay(mine, 20, batch_size=99)  # all that is kept
+    domain = continual.Scenario([t.with_data(t.x, t.y) for t in scenario], "domain")
+    for task in domain[:2]:
+        strategy.begin(task)
+        strategy.end(task)
+    kept, task = strategy.buffer.rows(), domain[2]
+    before = model.flat_parameters
+    mine.loss = nn.CrossEntropyLoss(**options)  # all classes compete
+    strategy.begin(task.with_data(task.x, task.y))
+    if how == "learn":
+        strategy.learn(task, steps=1, batch_size=30, shuffle=False)
+    else:
+        strategy.step(task.x[:30], task.y[:30])
+    theta = torch.tensor(before, requires_grad=True)
+    weight = options.get("weight")
+    weight = None if weight is None else torch.tensor(weight, dtype=torch.float64)
+    total = 0
+    for x, y, share in ((task.x[:30], task.y[:30], 1 / 3), (kept["x"], kept["y"], 2 / 3)):
+        logits = torch.tensor(x, dtype=torch.float64) @ theta[:12].reshape(6, 2).T + theta[12:]
+        total = total + share * torch.nn.functional.cross_entropy(
+            logits, torch.tensor(y), weight, ignore_index=options.get("ignore_index", -100)
+        )
+    if "reduction" in options:
+        rows = task.y[:30]
+        rows = rows[rows != options.get("ignore_index")]
+        total = total * (len(rows) if weight is None else weight[rows].sum())
+    (gradient,) = torch.autograd.grad(total, theta)
+    moved = before - 0.01 * gradient.numpy()
+    np.testing.assert_allclose(model.flat_parameters, moved, rtol=1e-12, atol=1e-14)
+
+
+def test_a_batch_whose_new_rows_are_all_ignored_is_of_kept_ones(scenario):
+    """As the loss of all rows is; there is no mean over no rows."""
+    model = nn.Sequential(nn.Linear(2, 6), dtype="float64", seed=1)
+    mine = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.01))
+    strategy = continual.Replay(mine, 20, batch_size=99)
+    strategy.fit(scenario[0])
+    kept = strategy.buffer.rows()
+    strategy.begin(scenario[1])
+    expected = mine.evaluate(kept["x"], kept["y"])["loss"]
+    found = strategy.step(scenario[1].x[:9], np.full(9, -100))
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
 def test_tasks_are_counted_and_need_no_index(scenario, trainer):
     """The third task has a third of the loss, also of tasks that all have the index 0."""
     mine = trainer()
@@ -127,6 +189,27 @@ def test_tasks_are_counted_and_need_no_index(scenario, trainer):
         strategy.fit(continual.Task(task.x, task.y, task.x_test, task.y_test), batch_size=40)
     np.testing.assert_allclose(seen[0][2][:40], 1 / 3 / 40)
     np.testing.assert_allclose(seen[0][2][40:48], 2 / 3 / 8)
+
+
+@pytest.mark.parametrize("name", ["Replay", "DER", "GDumb"])
+def test_a_balanced_buffer_needs_no_index(name, clouds, trainer):
+    """Equally many of each class of each task, in tasks that all have the index 0, too."""
+    make = getattr(continual, name)
+    strategies = [make(trainer(outputs=2), BalancedBuffer(12)) for _ in range(2)]
+    for task in continual.split(*clouds.all, tasks=3, kind="domain"):
+        alone = continual.Task(task.x, task.y, task.x_test, task.y_test)
+        for strategy, one in zip(strategies, (alone, task), strict=True):
+            strategy.begin(one)
+            strategy.learn(one, steps=4, batch_size=30, shuffle=False)
+            strategy.end(one)
+    groups = strategies[0].buffer.state_dict()["groups"]
+    assert {name: len(columns["y"]) for name, columns in groups.items()} == {
+        f"{task}/{label}": 2 for task in range(3) for label in range(2)
+    }
+    if name != "Replay":  # its kept samples are drawn by the index, too
+        return
+    for key, columns in strategies[1].buffer.state_dict()["groups"].items():
+        np.testing.assert_array_equal(columns["x"], groups[key]["x"])
 
 
 def of_numbers(outputs=1):
@@ -363,6 +446,44 @@ def test_the_nearest_mean_by_hand(scenario, trainer):
     np.testing.assert_array_equal(strategy.predict(x, (2, 3)), 2 + distances[:, 2:4].argmin(axis=1))
 
 
+@pytest.mark.parametrize("buffer", [ReservoirBuffer, BalancedBuffer])
+def test_means_are_computed_when_they_change(buffer, clouds, trainer, monkeypatch):
+    """Whatever changes them: each time, they are those of a copy, which has computed none."""
+    scenario = continual.split(*clouds.all, tasks=3, kind="task")
+    strategy = continual.NearestMean(continual.Replay(trainer(), buffer(30)))
+    strategy.fit(scenario[0], epochs=3)
+    x, mine = scenario[1].x_test, strategy.trainer
+    model, kept, state = mine.model, strategy.inner.buffer, strategy.state_dict()
+    later = scenario[1]
+
+    def change_one_weight():
+        theta = model.flat_parameters
+        theta[3] += 0.5
+        model.flat_parameters = theta
+
+    changes = [
+        lambda: strategy.step(later.x[:9], later.y[:9]),
+        lambda: mine.step(later.x, later.y),
+        change_one_weight,
+        lambda: strategy.begin(later),
+        lambda: strategy.learn(later, steps=2),
+        lambda: strategy.end(later),
+        lambda: kept.add(x=later.x, y=later.y),
+        lambda: kept.load_state_dict(state["inner"]["buffer"]["its state"]),
+        lambda: strategy.load_state_dict(state),
+    ]
+    rows, asked = type(kept).rows, []
+    monkeypatch.setattr(type(kept), "rows", lambda self: asked.append(self) or rows(self))
+    features = later.x[:60]
+    for change in changes:
+        change()
+        fresh = copy.deepcopy(strategy)
+        np.testing.assert_array_equal(strategy.predict(features), fresh.predict(features))
+        asked.clear()
+        strategy.predict(x), strategy.predict(x, (0, 1))
+        assert not asked
+
+
 def test_the_nearest_mean_judges_inside_of_others_too(clouds, trainer):
     known = continual.split(*clouds.all, tasks=3, kind="task")
     loss = nn.CrossEntropyLoss(heads=known.heads)
@@ -456,17 +577,17 @@ def test_a_row_of_a_task_is_kept_once(name, how, scenario, trainer, tmp_path):
 
 def test_steps_of_a_task_need_no_room_besides_that_of_the_task(clouds, trainer):
     """Its rows are of the group of the task, and not, as a stream's, of another one."""
-    _, one, two = continual.split(*clouds.all, tasks=3, kind="domain")
-    strategy = continual.Replay(trainer(outputs=2), BalancedBuffer(4))
-    strategy.fit(one), strategy.fit(two)
-    with pytest.raises(ArgumentError, match="no room for a sample of each of 6 classes"):
-        strategy.step(two.x, two.y)
+    _, one, two = continual.split(*clouds.all, tasks=3, kind="task")
+    strategy = continual.Replay(trainer(), BalancedBuffer(4))
+    strategy.fit(one)
     strategy.begin(two)
     strategy.step(two.x, two.y)
     with pytest.raises(ShapeError, match="rows of x of shape"):
         strategy.step(two.x[:, :1], two.y)
     strategy.end(two)
     assert len(strategy.buffer) == 4
+    with pytest.raises(ArgumentError, match="no room for a sample of each of 6 classes"):
+        strategy.step(two.x, two.y)
 
 
 STRATEGIES = {

@@ -361,7 +361,7 @@ def test_all_that_a_checkpoint_says_is_compared(scenario, tmp_path):
             continual.run(_made(), scenario, checkpoint=path, resume=True)
     content["version"] = 3
     save(path, arrays, text | {"thalweg.continual": json.dumps(content)})
-    with pytest.raises(UnsupportedError, match=r"has format 3; .* reads format 6\. Continue with"):
+    with pytest.raises(UnsupportedError, match=r"has format 3; .* reads format 7\. Continue with"):
         continual.run(_made(), scenario, checkpoint=path, resume=True)
 
 

@@ -158,7 +158,7 @@ def test_a_task_that_fails_leaves_all_penalties_as_they_were():
     before = strategy.trainer.penalty
     terms = strategy.trainer._core.penalty()
     strategy.trainer.optimizer.lr = 1e200
-    with pytest.raises(tw.DivergedError):
+    with pytest.raises(tw.DivergedError), pytest.warns(UserWarning, match="rate is 1e"):
         strategy.fit(TASKS[1], steps=STEPS)
     assert strategy.trainer.penalty == before
     for one, other in zip(strategy.trainer._core.penalty(), terms, strict=True):

@@ -130,6 +130,21 @@ def test_heads_are_those_of_the_tasks(clouds, trainer):
         continual.run(trainer(loss=nn.CrossEntropyLoss(heads=(2, 2, 2))), unknown)
 
 
+@pytest.mark.parametrize(
+    "labels",
+    [((0, 2), (1, 3)), ((0, 1), (1, 2))],
+    ids=["in another order", "overlapping"],
+)
+def test_labels_that_heads_cannot_have_are_to_be_numbered_anew(labels, clouds, trainer):
+    """Rather than to use the heads that are in use."""
+    rows = [np.isin(clouds.y, classes) for classes in labels]
+    scenario = continual.from_arrays([(clouds.x[r], clouds.y[r]) for r in rows], kind="task")
+    mine = trainer(outputs=4, loss=nn.CrossEntropyLoss(heads=scenario.heads))
+    with pytest.raises(ArgumentError, match="Number the labels on from task to task") as caught:
+        continual.run(mine, scenario)
+    assert "Use heads" not in str(caught.value)
+
+
 def test_labels_that_begin_anew_are_in_one_head(clouds, trainer):
     """As people have them; learned so, all tasks would share the first head."""
     parts = [clouds.y // 2 == k for k in range(3)]

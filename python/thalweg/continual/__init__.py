@@ -7,11 +7,11 @@ strategy, and learns one task after another.
 import typing as _typing
 
 from thalweg.continual import metrics as metrics
+from thalweg.continual._balanced import BalancedBuffer as BalancedBuffer
 from thalweg.continual._baselines import Cumulative as Cumulative
 from thalweg.continual._baselines import FromScratch as FromScratch
 from thalweg.continual._baselines import Joint as Joint
 from thalweg.continual._baselines import Naive as Naive
-from thalweg.continual._buffers import BalancedBuffer as BalancedBuffer
 from thalweg.continual._buffers import Buffer as Buffer
 from thalweg.continual._buffers import ReservoirBuffer as ReservoirBuffer
 from thalweg.continual._distill import LwF as LwF

@@ -11,7 +11,7 @@ from typing import Any
 from thalweg._penalties import OWN
 from thalweg._trainer import Trainer
 from thalweg._warn import warn
-from thalweg.continual import _calls
+from thalweg.continual import _protocol
 from thalweg.continual._task import Task, check_rows, not_begun
 from thalweg.errors import ArgumentError, ThalwegError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss
@@ -24,7 +24,7 @@ class Admission:
 
     inner: Any
     trainer: Trainer
-    _begun: bool
+    _begun: int | None
     _by_step: bool
     _told_of_waiting: bool
     #: What it does that others may not tolerate: see `_compatibility`.
@@ -61,7 +61,7 @@ class Admission:
 
     def _check_penalties(self) -> None:
         """Refuse a trainer with the penalties of strategies that are not among these."""
-        links = [link for link in (self, *_calls.inside(self)) if "penalty" in link._does]
+        links = [link for link in (self, *_protocol.inside(self)) if "penalty" in link._does]
         others = {*self.trainer._penalties.terms} - {OWN, *(link._place for link in links)}
         if links and others:
             raise UnsupportedError(
@@ -90,7 +90,7 @@ class Admission:
                 f"{name} does not support tasks with sample_weight: {why}. Leave sample_weight out"
                 f" of task {task.index}{else_}"
             )
-        for link in _calls.inside(self) if self._by_step else ():
+        for link in _protocol.inside(self) if self._by_step else ():
             if link._only_learns:
                 raise UnsupportedError(
                     f"{type(self).__name__} learns by step, which {type(link).__name__} inside it"
@@ -121,9 +121,15 @@ class Admission:
             self._look_at(task)
 
     def _check_begun(self, task: Task, what: str) -> None:
-        """Refuse a call that needs `begin` to have been called first."""
-        if not self._begun:
+        """Refuse a call that needs `begin` to have been called for the task first."""
+        if self._begun is None:
             raise not_begun(task, what)
+        if self._begun != task.index:
+            raise ArgumentError(
+                f"task {task.index} {what}, as task {self._begun} has begun and not ended: pass the"
+                " task that begin was called with, or one made from it by task.with_data, which has"
+                " the same index"
+            )
 
     def _check_step(self) -> None:
         """Refuse a step that this strategy could never affect, and warn if it has no effect yet."""
@@ -132,7 +138,7 @@ class Admission:
                 f"{type(self).__name__} does not support step: {self._only_learns}; use"
                 " strategy.fit(task), or begin, learn and end"
             )
-        if self._begun:
+        if self._begun is not None:
             return
         if self._only_in_tasks:
             raise UnsupportedError(

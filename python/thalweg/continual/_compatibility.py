@@ -10,8 +10,8 @@ promise.
 - ``"rows"`` learns rows other than a task's, in addition or instead; ``"own rows"`` chooses them
   regardless of what it is given; ``"pieces"`` passes them on in pieces that each start anew;
   ``"weights"`` passes them on with weights; ``"plain rows"`` takes no rows with weights, ``"plain
-  tasks"`` no tasks with weights; ``"whole"`` needs all rows of a task, ``"place"`` the position in
-  it;
+  tasks"`` no tasks with weights, ``"step"`` neither, as it is a user's `step` that learns;
+  ``"whole"`` needs all rows of a task, ``"place"`` the position in it;
 - ``"part"`` gives each task a part of the network: by ``"gates"``, which are open between tasks, or
   as ``"owner"`` of parameters, which stay as they are; ``"replays"`` includes samples of earlier
   tasks in its steps (`Strategy.replays`);
@@ -23,7 +23,7 @@ promise.
 
 from typing import Any
 
-from thalweg.continual import _calls
+from thalweg.continual import _protocol
 from thalweg.errors import UnsupportedError
 
 #: What the outer strategy does, what the inner one does, and why they cannot be combined.
@@ -39,6 +39,9 @@ _CLASHES = (
      " left out"),
     ("own rows", "own rows", "{inner} chooses which rows are learned, and those of {outer} would be"
      " left out"),
+    ("weights", "step", "{inner} learns by step, which does not support rows with weights, which"
+     " {outer} would pass to it: put {inner} around {outer} instead, or let {inner} override learn"
+     " and call super().learn there"),
     ("weights", "plain rows", "{inner} does not support rows with weights, which {outer} would pass"
      " to it"),
     ("gates", "looks", "{inner} would use the whole network, as it is between tasks, instead of the"
@@ -102,7 +105,7 @@ def check(strategy: Any) -> None:
         If there is such a strategy inside.
     """
     mine = _deeds(strategy)
-    for link in _calls.inside(strategy):
+    for link in _protocol.inside(strategy):
         theirs = _deeds(link)
         for outer, inner, why in _CLASHES:
             if outer in mine and inner in theirs:

@@ -8,9 +8,9 @@ import numpy as np
 
 from thalweg import _checks, _core, _warn
 from thalweg._arrays import Array
-from thalweg._likelihood import known, likelihood_of, prepare
+from thalweg._likelihood import Prepared, known, likelihood_of, prepare
 from thalweg.errors import UnsupportedError
-from thalweg.nn import Loss, Sequential
+from thalweg.nn import CrossEntropyLoss, Loss, MSELoss, Sequential
 from thalweg.nn._losses._base import CoreLoss
 
 KINDS = ("exact", "sampled", "predicted", "empirical", "batched", "weighted")
@@ -48,7 +48,8 @@ def fisher_diagonal(
         The samples.
     y : array_like, optional
         Labels or targets as for the loss; not needed for ``"exact"``, ``"sampled"`` and
-        ``"predicted"``.
+        ``"predicted"``, unless outputs of several heads compete: a row's label says in which one.
+        Rows with ignored labels are left out.
     kind : str, keyword only, default "exact"
         - ``"exact"``: the formula above, with the expectation as a sum over all outputs.
         - ``"sampled"``: one y for each sample, drawn from the model.
@@ -64,14 +65,16 @@ def fisher_diagonal(
     loss : Loss, keyword only, optional
         Which likelihood the outputs represent: `nn.CrossEntropyLoss` (the default) is softmax,
         `nn.BCEWithLogitsLoss` an independent yes or no for each output, `nn.MSELoss` a normal
-        distribution of variance 1, so that -ln p is *half* the squared error. Weights, label
-        smoothing and the reduction of the loss are ignored. For ``"empirical"`` and ``"batched"``,
+        distribution of variance 1, so that -ln p is *half* the squared error. The `heads`, `active`
+        and `ignore_index` of a softmax count, as in ``curvature.Operator(kind="fisher")``; weights,
+        label smoothing and the reduction of the loss do not. For ``"empirical"`` and ``"batched"``,
         which need no distribution, it may be another loss of `thalweg.nn`, such as
         `nn.PoissonNLLLoss`: the sum over a row's outputs then stands for -ln p.
     n_samples : int, keyword only, optional
         Use this many of the samples, drawn without replacement; all by default.
     classes : sequence of int, keyword only, optional
-        Outputs that compete; the others are left out, as in a network with one head for each task.
+        Outputs that compete, instead of the loss's `active`; the others are left out, as in a
+        network with one head for each task.
     batch_size : int, keyword only, default 128
         The batch size of ``"batched"``.
     seed : int, keyword only, default 0
@@ -90,9 +93,10 @@ def fisher_diagonal(
     ShapeError, DataError, DtypeError
         If the arrays do not fit the model.
     ArgumentError
-        If an argument is out of range, or `y` is missing.
+        If an argument is out of range, or `y` is missing; for a softmax of one output, which is
+        always 1.
     UnsupportedError
-        If the loss is not one of those above.
+        If the loss is not one of those above, or a row of `y` has shares in several heads.
 
     Notes
     -----
@@ -190,20 +194,36 @@ def importance(
 
     The latter has kind ``"norm"``, or ``"batched_norm"`` for the gradient of each batch's mean.
     """
-    samples, targets, likelihood, chosen, seed, weight = prepare(
+    norm = kind in ("norm", "batched_norm")
+    labelled = kind in ("empirical", "batched", "weighted")
+    parts = prepare(
         model,
         x,
         y,
-        loss=loss,
-        labelled=kind in ("empirical", "batched", "weighted"),
+        loss=MSELoss() if norm else loss,  # a norm is of the outputs as they are
+        labelled=labelled,
         n_samples=n_samples,
         classes=classes,
         seed=seed,
         sample_weight=sample_weight,
         any_loss=kind in _OF_GRADIENTS,
+        batched=kind == "batched",
     )
     batch_size = _checks.integer("batch_size", batch_size, 1)
     _doubt_averages(model)
+    total = sum(
+        ready.share
+        * _of_part(model, ready if labelled else ready._replace(y=None), kind, loss, batch_size)
+        for ready in parts
+    )
+    return np.asarray(total).astype(model.dtype, copy=False)
+
+
+def _of_part(
+    model: Sequential, ready: Prepared, kind: str, loss: Loss | None, batch_size: int
+) -> Array:
+    """Compute `importance` for rows among which the same outputs compete."""
+    samples, targets, likelihood, chosen, seed, weight, _ = ready
     if kind == "predicted":
         kind, targets = "empirical", _most_probable(model(samples), likelihood, chosen)
     used = model
@@ -213,12 +233,15 @@ def importance(
         samples = used._samples(samples, "x")
         if targets is not None:
             assert isinstance(loss, CoreLoss)
+            plain = replace(loss, reduction="sum")
+            if isinstance(plain, CrossEntropyLoss):
+                plain = replace(plain, weight=None, label_smoothing=0.0, active=chosen)
             outputs = used(samples)
-            targets = outputs - replace(loss, reduction="sum").gradient(outputs, targets)
+            targets = outputs - plain.gradient(outputs, targets)
         weight = None if weight is None else weight.astype(np.float64)
     return _core.importance(
         used._core, samples, targets, likelihood, kind, chosen, seed, batch_size, weight
-    ).astype(model.dtype, copy=False)
+    )
 
 
 def _doubt_averages(model: Sequential) -> None:

@@ -11,7 +11,7 @@ from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _losses
 from thalweg.continual._fisher import fisher_diagonal
 from thalweg.continual._innermost import Innermost
-from thalweg.continual._outputs import outputs_of
+from thalweg.continual._outputs import check_derivatives, outputs_of
 from thalweg.continual._passes import mean_history
 from thalweg.continual._task import Task
 from thalweg.nn._losses._competition import softmax
@@ -105,9 +105,7 @@ class FROMP(Innermost):
         self.strength = _checks.real("strength", strength, 0)
         self.delta = _checks.real("delta", delta, 0, closed="()")
         self.jitter = _checks.real("jitter", jitter, 0, closed="()")
-        model = self.trainer.model
-        # Fail now, not after the first task, if the model has no such derivatives.
-        model._core.jacobian(np.zeros((1, model.in_features), model.dtype))
+        check_derivatives(self.trainer.model, "FROMP")
         self._precision: Any = None
         #: For each task: samples, outputs that competed, their probabilities, and inverses of K.
         self._past: list[dict[str, Any]] = []
@@ -164,7 +162,7 @@ class FROMP(Innermost):
         super().end(task)
         model = self.trainer.model
         chosen = outputs_of(self.trainer, task)
-        fisher = fisher_diagonal(model, task.x, loss=self.trainer.loss, classes=chosen)
+        fisher = fisher_diagonal(model, task.x, task.y, loss=self.trainer.loss, classes=chosen)
         precision = self._precision
         if precision is None:
             precision = np.full(model.num_parameters, self.delta)

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import nn
+from thalweg import _hooked, nn
 from thalweg._trainer import Trainer
 from thalweg.continual._features import part
 from thalweg.errors import ArgumentError, UnsupportedError
-from thalweg.nn import Sequential, _names
+from thalweg.nn import Sequential
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,7 @@ def places(model: Sequential) -> dict[str, Any]:
 
 def frozen(trainer: Trainer) -> Any:
     """Mark the flat parameters that the optimizer leaves unchanged, ``frozen=True``."""
-    marks = np.zeros(trainer.model.num_parameters, dtype=bool)
-    for group in trainer.optimizer._groups:  # the last one that matches counts
-        for name, place in places(trainer.model).items():
-            if _names.matches(group["pattern"], name):
-                marks[place] = group["frozen"]
-    return marks
+    return _hooked.frozen(trainer.model, trainer.optimizer)
 
 
 def hidden(model: Sequential) -> list[Units]:

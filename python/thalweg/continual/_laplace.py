@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 
 from thalweg import _checks
-from thalweg._likelihood import likelihood_of, prepare
+from thalweg._likelihood import Prepared, likelihood_of, prepare
 from thalweg._penalties import Penalty
 from thalweg._trainer import Trainer
 from thalweg.continual._fisher import importance, some_samples
-from thalweg.continual._outputs import outputs_of
-from thalweg.continual._quadratic import Consolidating
+from thalweg.continual._outputs import check_derivatives, outputs_of
+from thalweg.continual._quadratic import Consolidating, Flat
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, counted
 from thalweg.curvature import kfac_factors
@@ -135,14 +135,13 @@ class OnlineLaplace(Consolidating):
                     f'structure="full" supports at most {LARGEST} parameters, but this model has'
                     f' {model.num_parameters}: use structure="kron"'
                 )
-            # Fail now, not after the first task, if the model has no such derivatives.
-            model._core.jacobian(np.zeros((1, model.in_features), model.dtype))
+            check_derivatives(model, 'OnlineLaplace(structure="full")', 'structure="kron"')
 
     def end(self, task: Task) -> None:
         """Record what must not be forgotten of a task that was learned."""
         super().end(task)
         model, loss = self.trainer.model, self.trainer.loss
-        x, _ = counted(loss, task.x, task.y)
+        x, y = counted(loss, task.x, task.y)
         options: dict[str, Any] = {
             "n_samples": self.n_samples,
             "classes": outputs_of(self.trainer, task),
@@ -150,13 +149,13 @@ class OnlineLaplace(Consolidating):
         }
         diagonal = np.zeros(model.num_parameters)
         if self.structure == "full":
-            new = {"": {"G": self._whole(x, options)}}
+            new = {"": {"G": self._whole(x, y, options)}}
         else:
-            found = kfac_factors(model, x, loss=loss, **options)
+            found = kfac_factors(model, x, y, loss=loss, **options)
             new = {layer: {"A": pair.A, "G": pair.G} for layer, pair in found.items()}
             rest = self._rest(new)
             if rest.any():
-                diagonal = importance(model, x, None, "exact", loss, **options) * rest
+                diagonal = importance(model, x, y, "exact", loss, **options) * rest
         self._terms = self._added(new)
         if self._importance is not None:
             diagonal = diagonal + self.decay * self._importance
@@ -180,10 +179,14 @@ class OnlineLaplace(Consolidating):
             }
         return [new]
 
-    def _whole(self, x: Any, options: dict[str, Any]) -> Any:
+    def _whole(self, x: Any, y: Any, options: dict[str, Any]) -> Any:
         """Compute the full Fisher information matrix, in double precision."""
+        model, loss = self.trainer.model, self.trainer.loss
+        parts = prepare(model, x, y, loss=loss, labelled=False, **options)
+        return sum(part.share * self._whole_of(part) for part in parts)
+
+    def _whole_of(self, ready: Prepared) -> Any:
         model = self.trainer.model
-        ready = prepare(model, x, None, loss=self.trainer.loss, labelled=False, **options)
         chosen = np.arange(model.out_features) if ready.classes is None else list(ready.classes)
         size = model.num_parameters
         total = np.zeros((size, size))
@@ -226,6 +229,22 @@ class OnlineLaplace(Consolidating):
             rows, cols = weight.shape
             places[layer] = int(weight[0, 0]), bias, rows, cols + (bias is not None)
         return places
+
+    @property
+    def importance(self) -> Flat | None:
+        r"""The diagonal of :math:`\Lambda`; None before the first task has ended."""
+        if self._importance is None:
+            return None
+        found = self._importance.copy()  # of parameters that belong to no factors
+        for term in self._terms:
+            for layer, (weight, bias, rows, cols) in self._places(term).items():
+                row, column = np.diag(term[layer]["G"]), term[layer].get("A")
+                both = np.outer(row, [1.0] if column is None else np.diag(column))
+                width = cols - (bias is not None)
+                found[weight : weight + rows * width] += both[:, :width].ravel()
+                if bias is not None:
+                    found[bias : bias + rows] += both[:, width]
+        return found
 
     def _mine(self) -> Penalty | None:
         if self._importance is None or not self._importance.any():

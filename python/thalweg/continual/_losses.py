@@ -105,7 +105,7 @@ def update_like(twin: Trainer, trainer: Trainer) -> None:
     loss, common = twin._loss, trainer._updating()
     assert isinstance(loss, FunctionLoss)
     assert common is not None
-    core = CustomTrainer(common, twin.model, loss, twin.optimizer, twin._ready)
+    core = CustomTrainer(common, twin.model, loss, twin.optimizer)
     twin._core, twin._penalties = core, trainer._penalties
     if isinstance(trainer._core, HookedTrainer):
         hooks = trainer._core.hooks

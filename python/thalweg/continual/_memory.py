@@ -6,13 +6,14 @@ import numpy as np
 
 from thalweg import _arrays, _checks
 from thalweg._trainer import Trainer
-from thalweg.continual import _batches, _calls, _compatibility
-from thalweg.continual._buffers import Buffer, ReservoirBuffer, classes_of
+from thalweg.continual import _batches, _compatibility, _protocol
+from thalweg.continual._balanced import classes_of
+from thalweg.continual._buffers import Buffer, ReservoirBuffer
 from thalweg.continual._features import body
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Task, counted
+from thalweg.continual._task import Task, are_labels, counted
 from thalweg.errors import ArgumentError, ShapeError
-from thalweg.nn import BCEWithLogitsLoss
+from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss
 from thalweg.nn._losses import CoreLoss
 
 _MASK = (1 << 62) - 1
@@ -52,7 +53,7 @@ class Keeping(Strategy):
                 f"{name} keeps {', '.join(self._keeps)} of each sample, but this buffer has"
                 f" {', '.join(there)}: give each strategy a buffer of its own"
             )
-        for link in _calls.inside(self):
+        for link in _protocol.inside(self):
             if vars(link).get("buffer") is buffer:
                 raise ArgumentError(
                     f"this buffer is already used by {type(link).__name__} inside {name}, and both"
@@ -73,7 +74,7 @@ class Keeping(Strategy):
         super()._check_kept(task)
         x, y = counted(self.trainer.loss, task.x, as_kept(self.buffer, self.trainer, task.y))
         _, some = np.unique(classes_of(y), return_index=True)  # one per class: not all may fit
-        self.buffer._check_new(task.index, self._columns(x[some], y[some]))
+        self.buffer._check_new(self._ended, self._columns(x[some], y[some]))
         check_competing(self, self.buffer._labels())
 
     def _columns(self, x: Any, y: Any) -> dict[str, Any]:
@@ -104,15 +105,15 @@ class KeepingTasks(Keeping):
     def end(self, task: Task) -> None:
         """Store samples of the task in the buffer."""
         super().end(task)
-        keep(self.buffer, self.trainer, task)
+        keep(self.buffer, self.trainer, task, self._ended - 1)
 
     def _new_rows(self, x: Any, y: Any, group: int | None = 0) -> dict[str, Any]:
         # For the rows of a task, `begin` has made sure that there is room.
-        return super()._new_rows(x, y, None if self._begun else group)
+        return super()._new_rows(x, y, group if self._begun is None else None)
 
     def _keep_new(self, rows: dict[str, Any]) -> None:
         """Store samples of a stream in the buffer, except those with ignored labels."""
-        if self._begun:
+        if self._begun is not None:
             return
         x, y = counted(self.trainer.loss, rows["x"], rows["y"])
         if len(y):
@@ -146,12 +147,26 @@ def as_kept(buffer: Buffer, trainer: Trainer, y: Any) -> Any:
     return y
 
 
-def keep(buffer: Buffer, trainer: Trainer, task: Task) -> None:
-    """Offer a task's samples to a buffer, except those with ignored labels."""
+def keep(buffer: Buffer, trainer: Trainer, task: Task, group: int) -> None:
+    """Offer a task's samples to a buffer, except those with ignored labels.
+
+    Their group is the number of tasks before it: tasks that were made one by one may all have the
+    index 0.
+    """
     features = body(trainer.model) if herds(buffer) else None
     x, y = counted(trainer.loss, task.x, as_kept(buffer, trainer, task.y))
     if len(y):
-        buffer.add(group=task.index, features=features, x=x, y=y)
+        buffer.add(group=group, features=features, x=x, y=y)
+
+
+def shares_of_rows(loss: Any, y: Any) -> Any:
+    """Return how much each row counts in a mean of a loss: 0 for ignored labels."""
+    if not isinstance(loss, CrossEntropyLoss) or not are_labels(y):
+        return np.ones(len(y))
+    weight = np.ones(len(y))
+    if loss.weight is not None:  # the loss refuses labels that are not classes
+        weight = np.take(np.asarray(loss.weight, np.float64), y.astype(np.int64), mode="clip")
+    return np.where(y == loss.ignore_index, 0, weight)
 
 
 def check_competing(strategy: Strategy, labels: Any) -> None:

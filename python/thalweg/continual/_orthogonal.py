@@ -6,9 +6,10 @@ import numpy as np
 
 from thalweg import _checks
 from thalweg._trainer import Trainer
+from thalweg.continual._outputs import check_derivatives
 from thalweg.continual._project import Projecting, sample
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Task, are_labels
+from thalweg.continual._task import Task, are_labels, counted
 from thalweg.nn import CrossEntropyLoss
 
 
@@ -80,9 +81,7 @@ class OGD(Projecting):
         self.n_samples = _checks.integer("n_samples", n_samples, 1)
         self.outputs = _checks.one_of("outputs", outputs, ("label", "all"))
         self.seed = _checks.integer("seed", seed, 0)
-        model = self.trainer.model
-        # Fail now, not after the first task, if the model has no such gradients.
-        model._core.jacobian(np.zeros((1, model.in_features), model.dtype))
+        check_derivatives(self.trainer.model, "OGD")
         self._directions: Any = None
 
     @property
@@ -99,13 +98,12 @@ class OGD(Projecting):
     def end(self, task: Task) -> None:
         """Add the gradients of the task's outputs to the basis."""
         super().end(task)
-        rows = sample(len(task.y), self.n_samples, self.seed, task.index)
         loss, labels = self.trainer.loss, None
-        if self.outputs == "label" and isinstance(loss, CrossEntropyLoss) and are_labels(task.y):
-            labels = np.asarray(task.y)
-            rows = rows[labels[rows] != loss.ignore_index]
-            labels = labels[rows].astype(np.int64)
-        slopes = self._slopes(np.asarray(task.x)[rows], labels)
+        x, y = counted(loss, task.x, task.y)
+        rows = sample(len(y), self.n_samples, self.seed, task.index)
+        if self.outputs == "label" and isinstance(loss, CrossEntropyLoss) and are_labels(y):
+            labels = y[rows].astype(np.int64)
+        slopes = self._slopes(x[rows], labels)
         size = np.linalg.norm(slopes)
         if self._directions is not None:
             known = self._directions.astype(np.float64)

@@ -7,13 +7,14 @@ import numpy as np
 
 from thalweg._trainer import Trainer
 from thalweg.continual._task import Task
-from thalweg.errors import ArgumentError
+from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.nn import Sequential
 
 
 def outputs_of(trainer: Trainer, task: Task) -> Sequence[int] | None:
     """Return the outputs that compete while a task is learned; None means all.
 
-    With a head for each task, they are the outputs of the heads that contain its classes.
+    With a head for each task, they are the active outputs of the heads that contain its classes.
     """
     competition = trainer._loss._competition
     if competition.heads is None:
@@ -23,7 +24,26 @@ def outputs_of(trainer: Trainer, task: Task) -> Sequence[int] | None:
     of_column = competition.heads_of(trainer.model.out_features)
     # The loss refuses classes that are not outputs.
     mine = [of_column[label] for label in task.classes if 0 <= label < len(of_column)]
-    return tuple(int(column) for column in np.flatnonzero(np.isin(of_column, mine)))
+    competes = np.isin(of_column, mine) & competition.takes_part(len(of_column))
+    return tuple(int(column) for column in np.flatnonzero(competes))
+
+
+def check_derivatives(model: Sequential, who: str, instead: str = "another strategy") -> None:
+    """Refuse a model without derivatives of its outputs for single rows, before it trains.
+
+    Raises
+    ------
+    UnsupportedError
+        If it has `nn.BatchNorm1d` or `nn.Dropout`.
+    """
+    try:
+        model._core.jacobian(np.zeros((1, model.in_features), model.dtype))
+    except UnsupportedError:
+        raise UnsupportedError(
+            f"{who} needs the derivatives of outputs for single rows, which a network with"
+            " BatchNorm1d or Dropout does not have in training: leave these layers out, use"
+            f" nn.LayerNorm, or {instead}"
+        ) from None
 
 
 def largest(outputs: Any, classes: Sequence[int] | None) -> Any:

@@ -1,5 +1,6 @@
 """Quadratic penalties that pull parameters back: the base class, `L2` and `L2Init`."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ from thalweg._history import History
 from thalweg._penalties import Penalty
 from thalweg._trainer import Trainer
 from thalweg._warn import warn
-from thalweg.continual import _calls
+from thalweg.continual import _protocol
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
 from thalweg.errors import DivergedError, ShapeError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss
+from thalweg.optim import SGD
 
 Flat = npt.NDArray[np.float64]
 
@@ -32,7 +34,7 @@ class Quadratic(Strategy):
     The trainer adds to it those of strategies inside and outside, and that of its `set_penalty`.
     """
 
-    gathers: tuple[str, ...] = ("_importance", "_anchor", "ratios", "_stepped")
+    gathers: tuple[str, ...] = ("_importance", "_anchor", "ratios", "_stepped", "strength")
     _does: tuple[str, ...] = ("penalty", "importance")
 
     def __init__(self, inner: "Trainer | Strategy", strength: float) -> None:
@@ -40,7 +42,7 @@ class Quadratic(Strategy):
         self.trainer._elementary("penalty")  # refuse trainers without penalties before training
         self._strength = _checks.real("strength", strength, 0)
         #: Where its penalty is among the trainer's.
-        self._place = len(_calls.inside(self))
+        self._place = len(_protocol.inside(self))
         #: Converts the formula's strength to that of the trainer's penalty, which has a factor 1/2.
         self._factor = 1.0
         #: Penalty over loss, at the end of each of the latest thousand parts of tasks in which
@@ -51,11 +53,11 @@ class Quadratic(Strategy):
         self._stepped: list[float] = [0.0, 0]
         self._importance: Flat | None = None
         self._anchor: Flat | None = None
-        self._told_of_steps_by_hand = False
+        self._told_of_steps_by_hand = self._told_of_rate = False
 
     @property
     def strength(self) -> float:
-        """How much the penalty counts; a new value applies from the next step on."""
+        """How much the penalty counts; a new value applies from the next step on, and is saved."""
         return self._strength
 
     @strength.setter
@@ -107,6 +109,7 @@ class Quadratic(Strategy):
         super().begin(task)
         self._set(self._importance, self._anchor)  # a strategy inside may have ended all of them
         self._stepped = [0.0, 0]
+        self._warn_of_rate()
 
     def _learn(self, task: Task, **options: Any) -> History:
         self._end_of_steps()
@@ -137,15 +140,32 @@ class Quadratic(Strategy):
 
     def _note_curvature(self, error: DivergedError) -> None:
         """Add to an error above which rate the penalty alone diverges."""
-        if self._importance is None:
+        if (most := self._curvature()) > 0:
+            error.add_note(f"The {self._diverging(most)}.")
+
+    def _warn_of_rate(self) -> None:
+        """Warn if plain gradient descent with the penalty alone would diverge."""
+        trainer, optimizer = self.trainer, self.trainer.optimizer
+        plain = type(optimizer) is SGD and not optimizer._arguments["momentum"]
+        # With rates that vary, limits of gradients, or parameters that are held, it may converge.
+        changed = (trainer._schedule, trainer._clip_norm, trainer._clip_value)
+        if self._told_of_rate or not plain or any(changed) or optimizer._groups or self._in_parts:
             return
-        most = self._factor * self.strength * float(self._importance.max())
-        if most > 0:
-            error.add_note(
-                f"The penalty of {type(self).__name__} has a curvature of up to {most:.1e}: with"
-                f" it, plain gradient descent diverges above a learning rate of {2 / most:.1e}. Use"
-                " a smaller strength or learning rate, or an adaptive optimizer such as optim.Adam."
-            )
+        if optimizer.lr * (most := self._curvature()) > 2:
+            self._told_of_rate = True
+            warn(f"the learning rate is {optimizer.lr:g}, but the {self._diverging(most)}")
+
+    def _curvature(self) -> float:
+        """Return the largest curvature of the penalty along a parameter."""
+        found = self.importance
+        return 0.0 if found is None else self._factor * self.strength * float(found.max())
+
+    def _diverging(self, curvature: float) -> str:
+        return (
+            f"penalty of {type(self).__name__} has a curvature of up to {curvature:.1e}: with it,"
+            f" plain gradient descent diverges above a learning rate of {2 / curvature:.1e}. Use a"
+            " smaller strength or learning rate, or an adaptive optimizer such as optim.Adam"
+        )
 
     def end(self, task: Task) -> None:
         """Record what must not be forgotten of a task that was learned."""
@@ -163,6 +183,13 @@ class Quadratic(Strategy):
 
     def _record(self, penalty: float, loss: float) -> None:
         """Record the ratio of penalty to loss for a part of a task; `penalty` is the trainer's."""
+        if not math.isfinite(penalty):
+            error = DivergedError(
+                f"the penalty became {penalty} after {self.trainer.optimizer.steps} optimizer"
+                " steps, although weights and loss are finite: the weights are far from its anchor"
+            )
+            self._note_curvature(error)
+            raise error
         if loss:
             self.ratios.append(self._share(penalty) / abs(loss))
             del self.ratios[:-LATEST]
@@ -281,7 +308,8 @@ class Consolidating(Quadratic):
 
     def _check_ratio(self, task: Task) -> None:
         if self.ratios and self.strength > 0 and 0 <= self.ratios[-1] < NEGLIGIBLE:
-            mean = 0.0 if self._importance is None else float(self._importance.mean())
+            found = self.importance
+            mean = 0.0 if found is None else float(found.mean())
             warn(
                 f"the penalty of {type(self).__name__} was {self.ratios[-1]:.1e} of the loss at the"
                 f" end of task {task.index}, less than {NEGLIGIBLE:g}: if earlier tasks are"

@@ -8,7 +8,8 @@ from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
-from thalweg.continual._buffers import BalancedBuffer, Buffer, unit_length
+from thalweg.continual._balanced import BalancedBuffer, unit_length
+from thalweg.continual._buffers import Buffer
 from thalweg.continual._features import body
 from thalweg.continual._memory import (
     Drawing,
@@ -18,6 +19,7 @@ from thalweg.continual._memory import (
     buffer_of,
     keep,
     kept_rows,
+    shares_of_rows,
 )
 from thalweg.continual._outputs import largest
 from thalweg.continual._passes import mean_history
@@ -41,9 +43,11 @@ class Replay(KeepingTasks):
         Buffer samples in each step; by default as many as new ones. If fewer are kept, all of them.
     weighting : {"tasks", "rows"}, keyword only
         ``"tasks"``: on the `k`-th task the loss is
-        :math:`\frac1k L_\mathrm{new} + (1 - \frac1k) L_\mathrm{replay}`, each a mean over its rows,
-        as in van de Ven's code, so that all tasks count equally. ``"rows"``: the mean over all
-        rows, as in Avalanche and mammoth.
+        :math:`\frac1k L_\mathrm{new} + (1 - \frac1k) L_\mathrm{replay}`, each a mean over its rows
+        (weighted by class, and without ignored rows, as in the loss), as in van de Ven's code, so
+        that all tasks count equally; a loss with ``reduction="sum"`` is that, times the number of
+        new rows (or their classes' weights, summed). ``"rows"``: the mean over all rows, as in
+        Avalanche and mammoth.
 
     Raises
     ------
@@ -107,7 +111,7 @@ class Replay(KeepingTasks):
         y = np.asarray(as_kept(self.buffer, self.trainer, task.y))
         new, old = [np.asarray(task.x), y], [memory["x"], memory["y"]]
         chunk = _batches.steps_of_chunk(self.trainer, size)
-        self.buffer._check_new(task.index, {"x": new[0][:1], "y": new[1][:1]})
+        self.buffer._check_new(self._ended, {"x": new[0][:1], "y": new[1][:1]})
         room = []  # reused: allocating memory costs more than filling it
         for place, (fresh, kept) in enumerate(zip(new, old, strict=True)):
             dtype = np.result_type(fresh, kept)
@@ -129,7 +133,7 @@ class Replay(KeepingTasks):
                     # All indices are in range; with "raise", NumPy would fill a copy first.
                     fresh.take(mine, 0, array[at:middle], "clip")
                     kept.take(again[step], 0, array[middle : middle + more], "clip")
-            weight = self._weights(len(rows), count, batch_size, more)
+            weight = self._weights(room[1][:filled], len(rows), count, batch_size, more)
             mixed = task.with_data(room[0][:filled], room[1][:filled], weight)
             history = super()._learn(
                 mixed, steps=count, start=0, batch_size=size, shuffle=False, drop_last=False
@@ -137,14 +141,22 @@ class Replay(KeepingTasks):
             parts.append((len(rows), history))
         return mean_history(parts)
 
-    def _weights(self, rows: int, steps: int, size: int, more: int) -> Any:
-        """Compute the weights of the rows of some steps, each with `size` new and `more` kept."""
+    def _weights(self, y: Any, rows: int, steps: int, size: int, more: int) -> Any:
+        """Compute the weights of the rows of some steps, each with `size` new and `more` kept.
+
+        `rows` is the number of new ones in all steps, and `y` has all targets.
+        """
         if self._weighting == "rows":
             return None
-        share = 1 / (self._ended + 1)
+        loss, share = self.trainer._loss, 1 / (self._ended + 1)
         counts = np.tile([size, more], steps)
         counts[-2] = rows - size * (steps - 1)  # the last batch of a pass may be short
-        return np.repeat(np.tile([share, 1 - share], steps) / counts, counts)
+        # What a mean of the loss divides by, for each part; one that is 0 has no mean.
+        totals = np.add.reduceat(shares_of_rows(loss, y), np.cumsum(counts) - counts)
+        weights = np.tile([share, 1 - share], steps) / np.where(totals == 0, np.inf, totals)
+        if getattr(loss, "reduction", "mean") == "sum":
+            weights *= totals[::2].repeat(2)
+        return np.repeat(weights, counts)
 
     def step(self, x: Any, y: Any) -> float:
         """Take a step on new samples with kept ones; those of a stream are kept then.
@@ -176,7 +188,7 @@ class Replay(KeepingTasks):
             with Drawing(self.buffer):
                 kept = self.buffer.sample(self._batch_size or len(new["x"]))
                 x, y = (np.concatenate([new[name], kept[name]]) for name in "xy")
-                if self._begun and self._weighting == "tasks":
+                if self._begun is not None and self._weighting == "tasks":
                     loss = self._weighted_step(x, y, len(new["x"]))
                 else:
                     loss = super().step(x, y)
@@ -192,7 +204,8 @@ class Replay(KeepingTasks):
                 ' weighting="rows", or leave accumulate_grad_batches at 1'
             )
         self._asked = True
-        mixed = Task(x, y, x, y, sample_weight=self._weights(new, 1, new, len(x) - new))
+        weight = self._weights(y, new, 1, new, len(x) - new)
+        mixed = Task(x, y, x, y, index=self._begun or 0, sample_weight=weight)
         history = super()._learn(
             mixed, steps=1, start=0, batch_size=len(x), shuffle=False, drop_last=False
         )
@@ -240,7 +253,7 @@ class GDumb(Keeping):
         """Keep samples of the task, and reset the network."""
         self._admit(task)
         self._before = self.buffer.state_dict()
-        keep(self.buffer, self.trainer, task)
+        keep(self.buffer, self.trainer, task, self._ended)
         self.trainer._become(self._initial)
         super().begin(task)
 
@@ -303,20 +316,37 @@ class NearestMean(Strategy):
                 f" as nn.CrossEntropyLoss(); the trainer has {self.trainer.loss!r}"
             )
         self._buffer: Buffer = inner.__dict__["buffer"]
+        #: Labels and their means, after what they were computed from.
+        self._known: tuple[Any, Any, Any, Any] | None = None
         body(self.trainer.model)  # fail now, not after the first task, if there is none
 
     def _judge(self, network: Sequential, x: Any, classes: Any) -> Any:
         """Return the class with the nearest mean; the inner strategy's until samples are kept."""
         if not len(self._buffer):
             return super()._judge(network, x, classes)
-        rows, features = self._buffer.rows(), body(network)
-        kept = unit_length(features(rows["x"]).astype(np.float64))
-        # For class probabilities, the class is the largest, as for a score.
-        y = rows["y"] if rows["y"].ndim == 1 else rows["y"].argmax(axis=1)
-        labels = np.unique(y).astype(np.int64)
-        means = unit_length(np.stack([kept[y == label].mean(axis=0) for label in labels]))
+        features = body(network)
+        labels, means = self._means(features)
         # Among vectors of equal length, the nearest has the largest product. Classes without kept
         # samples are never nearest.
         nearness = np.full((len(x), self.trainer.model.out_features), -np.inf)
         nearness[:, labels] = features(x) @ means.T
         return largest(nearness, classes)
+
+    def _means(self, features: Sequential) -> tuple[Any, Any]:
+        """Return the labels of kept samples and their mean features, computed when they change."""
+        content, state = self._buffer._content(), features.state_dict()
+        if self._known is not None and content is not None and content is self._known[0]:
+            before = self._known[1]
+            if all(np.array_equal(before[name], array) for name, array in state.items()):
+                return self._known[2:]
+        rows = self._buffer.rows()
+        kept = unit_length(features(rows["x"]).astype(np.float64))
+        # For class probabilities, the class is the largest, as for a score.
+        y = rows["y"] if rows["y"].ndim == 1 else rows["y"].argmax(axis=1)
+        labels = np.unique(y).astype(np.int64)
+        means = unit_length(np.stack([kept[y == label].mean(axis=0) for label in labels]))
+        self._known = content, state, labels, means
+        return labels, means
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_known": None}  # they are computed again

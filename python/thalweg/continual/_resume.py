@@ -16,7 +16,7 @@ import numpy as np
 
 from thalweg import _safetensors
 from thalweg._trainer import Trainer
-from thalweg.continual import _calls
+from thalweg.continual import _protocol
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._state import model_changed, without_model
 from thalweg.continual._task import Changed, Scenario, Task
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from thalweg.continual._strategy import Strategy
 
 #: The version of the format that this module writes.
-_VERSION = 6
+_VERSION = 7
 #: Stands for what only one of two settings has.
 _NOTHING = {"type": "nothing"}
 
 
 def links(strategy: "Strategy") -> list["Strategy"]:
     """Return a strategy and those inside it, the outermost first."""
-    return [strategy, *_calls.inside(strategy)]
+    return [strategy, *_protocol.inside(strategy)]
 
 
 def chosen(strategy: "Strategy", scenario: Scenario | None = None) -> dict[str, Any]:
@@ -275,7 +275,7 @@ def _unsaved(strategy: "Strategy") -> tuple["Strategy", str] | None:
     held = {id(one) for one in [*saved, *itertools.chain.from_iterable(parts)]}
     for link in links(strategy):
         kind = type(link)
-        if _calls.overrides(kind, "state_dict") or kind.__module__.startswith("thalweg."):
+        if _protocol.overrides(kind, "state_dict") or kind.__module__.startswith("thalweg."):
             continue
         for name, value in vars(link).items():
             if id(value) in held:

@@ -13,7 +13,7 @@ from thalweg._history import History
 from thalweg._penalties import OWN
 from thalweg._trainer import Trainer
 from thalweg._warn import warn
-from thalweg.continual import _batches, _calls, _resume
+from thalweg.continual import _batches, _protocol, _resume
 from thalweg.continual._baselines import Naive
 from thalweg.continual._elsewhere import OF_RUNS, called
 from thalweg.continual._passes import mean_history
@@ -307,12 +307,12 @@ class _Run:
         _held = task.x
         _TRAINED.add(self.strategy.trainer)
         if self.taken == 0:
-            _calls.begin(self.strategy, task)
+            _protocol.begin(self.strategy, task)
             self.result.histories.append(History())
         while self.taken < plan.steps_of(task):
             before, rows = self.taken, self.strategy._rows_of_pass(task)
             part = plan.next_stop(task, rows, before) - before
-            history = _calls.learn(
+            history = _protocol.learn(
                 self.strategy,
                 task,
                 steps=part,
@@ -327,7 +327,7 @@ class _Run:
                 self.bar.set_description(f"task {task.index + 1}/{len(self.scenario)} {task.name}")
                 self.bar.update(part)
             if self.taken == plan.steps_of(task):
-                _calls.end(self.strategy, task)
+                _protocol.end(self.strategy, task)
                 self.judge(task.index, ended=True)
             else:
                 if self.is_time(plan.evaluate_every, before):

@@ -14,12 +14,14 @@ from thalweg.continual._buffers import Buffer
 from thalweg.continual._innermost import Innermost
 from thalweg.continual._memory import Drawing, Keeping, buffer_of, herds
 from thalweg.continual._passes import mean_history
-from thalweg.continual._task import Task
+from thalweg.continual._task import Task, are_labels
 from thalweg.errors import UnsupportedError
 
 
 class _Stepwise(Innermost, Keeping):
     """Base of strategies that use the buffer in every step, and store samples after it."""
+
+    gathers = ("_classes",)
 
     def __init__(self, inner: Trainer, buffer: Buffer | int, batch_size: int | None) -> None:
         super().__init__(inner)
@@ -32,25 +34,36 @@ class _Stepwise(Innermost, Keeping):
         self._keep_in(buffer, batch_size)
         #: The trainer with this strategy's loss, preceded by what it was made for.
         self._twin: tuple[Any, Trainer] | None = None
+        self._classes: tuple[int, ...] | None = None  # of the task that has begun
+
+    def begin(self, task: Task) -> None:
+        """Get ready for a task."""
+        super().begin(task)
+        self._classes = task.classes
+
+    def _columns(self, x: Any, y: Any) -> dict[str, Any]:
+        # Labels of any integer type are kept in one.
+        return super()._columns(x, y.astype(np.int64) if are_labels(y) else y)
 
     def _learn(self, task: Task, **options: Any) -> History:
         self._check(task)
         parts = []
         for x, y, _ in _batches.chunks(task, seed=self.trainer.model.seed, most=1, **options):
             begin = time.perf_counter()
-            loss = self._take(x, np.asarray(y, dtype=np.int64), task.classes, task.index)
+            loss = self._take(x, np.asarray(y, dtype=np.int64), task.classes, self._ended)
             seconds = time.perf_counter() - begin
             parts.append((len(x), History(loss=[loss], seconds=[seconds])))
         return mean_history(parts)
 
     def step(self, x: Any, y: Any) -> float:
-        """Take a step on a stream: learn new samples with kept ones, then keep the new ones.
+        """Take a step: learn new samples with kept ones, then keep the new ones.
 
         Parameters
         ----------
         x, y : array_like
-            New samples and their labels, as `Trainer.step` takes them. In the buffer, they all
-            belong to one group.
+            New samples and their labels, as `Trainer.step` takes them. Between `begin` and `end`
+            they are the task's, and so are their classes. On a stream, their classes are those of
+            the batch; and in the buffer, they all belong to one group.
 
         Returns
         -------
@@ -63,11 +76,13 @@ class _Stepwise(Innermost, Keeping):
             If the samples are invalid, empty, or do not match what is kept; weights and buffer are
             then unchanged.
         """
-        new = self._new_rows(x, y)
-        batch = Task(new["x"], new["y"], new["x"], new["y"])
+        begun = self._begun is not None
+        group = self._ended if begun else 0
+        x, y = (self._new_rows(x, y, group)[name] for name in "xy")
+        batch = Task(x, y, x, y, self._begun or 0, classes=self._classes if begun else None)
         self._check(batch)
         self._asked = True
-        return self._take(batch.x, batch.y.astype(np.int64), batch.classes, 0)
+        return self._take(x, y, batch.classes, group)
 
     def _take(self, x: Any, y: Any, classes: Any, group: int) -> float:
         """Take one step on new and kept samples, then keep the new ones; return the loss."""
@@ -236,7 +251,10 @@ class ERACE(_Stepwise):
     Notes
     -----
     In the paper, `C` are the classes of the batch; a task's batches usually contain all of its
-    classes. Each step is a call from Python, and its loss is computed in NumPy.
+    classes. On a stream, by `step` outside a task, `C` are those of the batch here, too: new
+    samples that are all of one class, such as a single one, then have no gradient (their softmax
+    is 1) until they are drawn from the buffer. Each step is a call from Python, and its loss is
+    computed in NumPy.
 
     References
     ----------

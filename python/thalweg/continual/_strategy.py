@@ -1,7 +1,7 @@
 """The protocol of strategies: the base class of all of them.
 
 What it is made of has its own modules: `_admission` refuses tasks and steps, `_passes` trains,
-`_state` is what a strategy gathers, and `_calls` calls the strategies inside.
+`_state` is what a strategy gathers, and `_protocol` calls the strategies inside.
 """
 
 import functools
@@ -15,7 +15,7 @@ import numpy as np
 from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
-from thalweg.continual import _batches, _calls, _compatibility, _passes, _resume, _undo
+from thalweg.continual import _batches, _compatibility, _passes, _protocol, _resume, _undo
 from thalweg.continual._admission import Admission, check_task, check_trainer
 from thalweg.continual._buffers import Buffer, ReservoirBuffer
 from thalweg.continual._elsewhere import ARGUMENTS, ELSEWHERE, OF_FITS, called, no_attribute
@@ -90,13 +90,13 @@ class Strategy(Admission, Stateful):
         """Check the signature of user-defined classes; make ours explain wrong arguments."""
         super().__init_subclass__(**options)
         if not cls.__module__.startswith("thalweg."):
-            _calls.check_learn(cls)
-            cls._by_step = _calls.overrides(cls, "learn", "_learn", "step") == "step" and not (
+            _protocol.check_learn(cls)
+            cls._by_step = _protocol.overrides(cls, "learn", "_learn", "step") == "step" and not (
                 cls._only_learns
             )
-            _calls.noting(cls, "__init__", note_models)
-            _calls.noting(cls, "learn", _calls.note)
-            _calls.noting(cls, "step", _calls.note)
+            _protocol.noting(cls, "__init__", note_models)
+            _protocol.noting(cls, "learn", _protocol.note)
+            _protocol.noting(cls, "step", _protocol.note)
         elif "__init__" in vars(cls):
             _guide(cls)
 
@@ -106,16 +106,22 @@ class Strategy(Admission, Stateful):
         self.trainer: Trainer = inner.trainer if isinstance(inner, Strategy) else inner
         self.needs_task: bool = self.inner is not None and self.inner.needs_task
         if self._by_step:
-            self._does = (*self._does, "plain rows")  # which is what `step` takes
+            self._does = (*self._does, "step", "plain rows")  # which is what `step` takes
         _compatibility.check(self)
         self._ended = 0  # tasks
-        self._begun = False  # whether a task is being learned
+        self._begun: int | None = None  # the index of the task that is being learned
         self._told_of_waiting = False
         # Whether any strategy of the chain learns samples of earlier tasks again.
         self._rehearses: bool = self.replays or (self.inner is not None and self.inner._rehearses)
         if self.replays:
-            for link in _calls.inside(self):
+            for link in _protocol.inside(self):
                 link._rehearses = True
+        # Whether any strategy of the chain trains only a part of the network in each task.
+        part = "part" in self._does
+        self._in_parts: bool = part or (self.inner is not None and self.inner._in_parts)
+        if part:
+            for link in _protocol.inside(self):
+                link._in_parts = True
         if self.inner is None:
             check_trainer(self.trainer)
 
@@ -149,8 +155,8 @@ class Strategy(Admission, Stateful):
         self._admitted = None
         if self.inner is not None:
             self.inner._admitted = task
-            _calls.begin(self.inner, task)
-        self._begun = True
+            _protocol.begin(self.inner, task)
+        self._begun = task.index
 
     def learn(
         self,
@@ -188,7 +194,8 @@ class Strategy(Admission, Stateful):
         Raises
         ------
         ArgumentError
-            If no task has begun: strategies that act when it begins would have no effect.
+            If no task has begun, or one with another index: strategies that act when it begins
+            would have no effect.
         ThalwegError
             If an argument or the data are invalid, as for `Trainer.fit`, or training diverges.
 
@@ -229,7 +236,7 @@ class Strategy(Admission, Stateful):
             "drop_last": drop_last,
         }
         if self.inner is not None:
-            return _calls.learn(self.inner, task, **options)
+            return _protocol.learn(self.inner, task, **options)
         return _passes.train(self.trainer, task, **options)
 
     def _rows_of_pass(self, task: Task) -> int:
@@ -242,20 +249,21 @@ class Strategy(Admission, Stateful):
         Raises
         ------
         ArgumentError
-            If no task has begun, or the latest one has ended already; nothing is changed then.
+            If no task has begun, the latest one has ended already, or it has another index;
+            nothing is changed then.
         """
         self._admit_end(task)
         self._admitted = None
         if self.inner is not None:
             self.inner._admitted = task
-            _calls.end(self.inner, task)
-        self._ended, self._begun = self._ended + 1, False
+            _protocol.end(self.inner, task)
+        self._ended, self._begun = self._ended + 1, None
 
     def _abandon(self) -> None:
         """Drop what is held for a task that will not be learned to its end."""
         if self.inner is not None:
             self.inner._abandon()
-        self._begun, self._admitted = False, None
+        self._begun, self._admitted = None, None
 
     @called("strategy.fit", OF_FITS, check_task)
     def fit(
@@ -303,11 +311,11 @@ class Strategy(Admission, Stateful):
         # Holding a reference keeps samples that are made on demand from being made again.
         _held = task.x
         before = _undo.Before(self)
-        _calls.begin(self, task)
+        _protocol.begin(self, task)
         history = History()
         try:
             for number in range(count):
-                part = _calls.learn(
+                part = _protocol.learn(
                     self,
                     task,
                     steps=per_pass,
@@ -316,7 +324,7 @@ class Strategy(Admission, Stateful):
                     drop_last=drop_last,
                 )
                 history.append({key: values[-1] for key, values in part.items()})
-            _calls.end(self, task)
+            _protocol.end(self, task)
         except BaseException as error:
             self._abandon()
             if isinstance(error, Exception):

@@ -11,7 +11,7 @@ from thalweg.continual._fisher import importance, some_samples
 from thalweg.continual._outputs import outputs_of
 from thalweg.continual._quadratic import Consolidating, Flat
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Task
+from thalweg.continual._task import Task, counted
 
 
 class MAS(Consolidating):
@@ -71,10 +71,11 @@ class MAS(Consolidating):
         """Record what must not be forgotten of a task that was learned."""
         super().end(task)
         by_batch = self.convention == "avalanche"
+        x, _, weight = counted(self.trainer.loss, task.x, task.y, task.sample_weight)
         omega = importance(
-            self.trainer.model, task.x, None, "batched_norm" if by_batch else "norm", None,
+            self.trainer.model, x, None, "batched_norm" if by_batch else "norm", None,
             n_samples=self.n_samples, classes=outputs_of(self.trainer, task),
-            batch_size=self.batch_size, seed=self.seed, sample_weight=task.sample_weight,
+            batch_size=self.batch_size, seed=self.seed, sample_weight=weight,
         ).astype(np.float64)  # fmt: skip
         if self._importance is not None:
             omega = 0.5 * (omega + self._importance) if by_batch else omega + self._importance

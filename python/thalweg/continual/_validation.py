@@ -4,8 +4,8 @@ import numpy as np
 
 from thalweg._trainer import Trainer
 from thalweg._warn import warn
-from thalweg.continual import _calls
-from thalweg.continual._buffers import BalancedBuffer
+from thalweg.continual import _protocol
+from thalweg.continual._balanced import BalancedBuffer
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Scenario, are_labels, counted
 from thalweg.errors import ArgumentError
@@ -57,7 +57,7 @@ def _classes_known(trainer: Trainer, scenario: Scenario) -> None:
 
 def _room(strategy: Strategy, scenario: Scenario) -> None:
     """Check that buffers have room for the classes of all tasks, not only of the first."""
-    for link in (strategy, *_calls.inside(strategy)):
+    for link in (strategy, *_protocol.inside(strategy)):
         for buffer in vars(link).values():
             if isinstance(buffer, BalancedBuffer):
                 kept = [counted(strategy.trainer.loss, t.y, t.y)[1] for t in scenario]
@@ -104,7 +104,7 @@ def _heads(strategy: Strategy, scenario: Scenario) -> None:
             raise ArgumentError(
                 f"task {task.index} ({task.name!r}) has the classes {task.classes}, which are in"
                 f" the heads {mine} of heads={heads}; all classes of a task must be in one head."
-                f" Use heads=scenario.heads, which is {scenario.heads}"
+                f" {_advice(heads, scenario)}"
             )
         used.update(mine)
     # Tasks may share heads, and leave some for later tasks, but all in one is a likely mistake.
@@ -114,3 +114,14 @@ def _heads(strategy: Strategy, scenario: Scenario) -> None:
             " number the labels on from task to task, so that those of the second task begin where"
             " those of the first end"
         )
+
+
+def _advice(heads: tuple[int, ...], scenario: Scenario) -> str:
+    """Say how each task gets a head."""
+    if heads != scenario.heads:
+        return f"Use heads=scenario.heads, which is {scenario.heads}"
+    return (
+        "Number the labels on from task to task, as continual.split(order=...) does, so that those"
+        " of each task follow those of the one before; tasks that have some classes in common, but"
+        " not all, cannot have heads of their own: give them different labels"
+    )

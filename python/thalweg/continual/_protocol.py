@@ -37,7 +37,7 @@ def begin(strategy: Any, task: Any) -> None:
         If the call did not reach the strategies inside it.
     """
     strategy.begin(task)
-    if not strategy._begun:
+    if strategy._begun is None:
         raise _not_reached(strategy, "begin")
 
 
@@ -115,7 +115,7 @@ def end(strategy: Any, task: Any) -> None:
         If the call did not reach the strategies inside it.
     """
     strategy.end(task)
-    if strategy._begun:
+    if strategy._begun is not None:
         raise _not_reached(strategy, "end")
 
 
