@@ -281,6 +281,17 @@ def test_bad_targets(regressor, method, case):
     expect(kind, patterns, getattr(regressor, method), X, y)
 
 
+@pytest.mark.parametrize("kind", ["bfloat16", "int4"])
+def test_numbers_of_other_packages_are_told_how_to_be_converted(classifier, kind):
+    """As JAX makes them: arrays whose dtypes NumPy itself does not have."""
+    kind = np.dtype(getattr(pytest.importorskip("ml_dtypes"), kind))
+    x, y = X.astype(kind), Y.astype(kind)
+    told = rf"dtype {kind}.* pass x\.astype\(\"float32\"\)"
+    expect(tw.DtypeError, [told], classifier.model, x)
+    assert classifier.model(x.astype("float32")).shape == (20, 3)
+    expect(tw.DtypeError, [r"pass y\.astype\(\"int64\"\)"], classifier.evaluate, X, y)
+
+
 @pytest.mark.parametrize("case", BAD_X)
 def test_bad_validation_data_is_found_before_training(classifier, case):
     x, kind, patterns = BAD_X[case]

@@ -582,3 +582,90 @@ def test_a_folder_is_no_file_to_save_to(classifier, blobs, tmp_path):
     with pytest.raises(tw.ArgumentError, match="path must name a file; it is empty"):
         ModelCheckpoint("")
     np.testing.assert_array_equal(classifier.model.flat_parameters, before)
+
+
+def test_the_best_checkpoint_of_earlier_fits_is_not_replaced_by_a_worse_one(tmp_path):
+    """It was, since each fit began anew."""
+    path = tmp_path / "best"
+    x, y = np.ones((4, 1)), np.ones(4)
+
+    class Given:
+        def __init__(self, *figures):
+            self.figures = figures
+
+        def on_epoch_end(self, trainer, record):
+            record["given_loss"] = self.figures[int(record["epoch"]) - 1]
+
+    trainer = tw.Trainer(
+        nn.Sequential(nn.Linear(1, 1)), loss=nn.MSELoss(), optimizer=optim.SGD(0.1)
+    )
+    best = ModelCheckpoint(path, monitor="given_loss", save_best_only=True)
+    trainer.fit(x, y, epochs=2, callbacks=[Given(0.5, 0.3), best])
+    kept = trainer.model.flat_parameters
+    trainer.fit(x, y, epochs=2, callbacks=[Given(0.4, 0.35), best])
+    np.testing.assert_array_equal(nn.Sequential.load(path).flat_parameters, kept)
+    assert best.best == 0.3
+    trainer.fit(x, y, callbacks=[Given(0.2), best])
+    np.testing.assert_array_equal(
+        nn.Sequential.load(path).flat_parameters, trainer.model.flat_parameters
+    )
+
+
+@pytest.mark.parametrize("average", [optim.EMA(0.9), optim.SWA()])
+def test_the_average_of_the_best_epoch_comes_back_with_its_weights(average, classifier, blobs):
+    """Its figure may be what was monitored, but it stayed that of the last epoch."""
+    averages = []
+
+    class Average:
+        def on_epoch_end(self, trainer, record):
+            averages.append(trainer.average_model())
+            record["mine_loss"] = abs(record["epoch"] - 3)  # the third epoch is the best
+
+    trainer = tw.Trainer(
+        classifier.model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(), average=average
+    )
+    stop = EarlyStopping("mine_loss", patience=9, restore_best_weights=True)
+    trainer.fit(blobs.x, blobs.y, epochs=6, callbacks=[Average(), stop])
+    found, best = trainer.average_model().flat_parameters, averages[2].flat_parameters
+    np.testing.assert_array_equal(found, best)
+    assert (best != averages[-1].flat_parameters).any()
+
+
+def test_figures_added_to_batches_are_those_of_the_epoch(classifier, blobs):
+    """They vanished."""
+    seen = []
+
+    class Norm:
+        def on_step_end(self, trainer, record):
+            record["norm"] = float(np.linalg.norm(trainer.model.flat_parameters))
+            record["first"] = 1.0 if record["batch"] == 1 else np.nan
+            seen.append(record["norm"])
+
+    stop = EarlyStopping("norm", mode="min", patience=9)
+    history = classifier.fit(
+        blobs.x, blobs.y, epochs=2, batch_size=40, callbacks=[stop, Norm()]
+    )  # fmt: skip
+    np.testing.assert_allclose(history["norm"], np.reshape(seen, (2, 3)).mean(axis=1), rtol=1e-14)
+    assert history["first"] == [1.0, 1.0]
+    assert stop.best == min(history["norm"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("accuracy", 0.5, "a callback added 'accuracy' to the records of batches, but the fit"),
+        ("text", "0.5", "may only add numbers to the record; got 'text': '0.5'"),
+        (
+            "grad_norm",
+            None,
+            r"got 'grad_norm': None: trainer\.grad_norm needs Trainer\(.*math\.inf",
+        ),
+    ],
+)
+def test_what_is_no_figure_of_batches_is_refused(name, value, message, classifier, blobs):
+    class Adds:
+        def on_step_end(self, trainer, record):
+            record[name] = value
+
+    with pytest.raises(tw.errors.ArgumentError, match=message):
+        classifier.fit(blobs.x, blobs.y, callbacks=[Adds()])

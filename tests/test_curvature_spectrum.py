@@ -1,5 +1,6 @@
 """Eigenvalues and spectra through products only, beside what NumPy finds for the formed matrix."""
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -91,6 +92,22 @@ def test_no_ghosts_after_many_steps(rng):
     assert (found > 50).sum() == 1
     basis = lanczos(lambda v: values * v, rng.standard_normal(200), 120).basis
     assert abs(basis @ basis.T - np.eye(120)).max() < 1e-13
+
+
+def test_there_is_room_for_the_vectors_that_are_needed_not_for_all_that_are_allowed():
+    """Twenty thousand parameters and a thousand products would be 160 MB."""
+    n = 20_000
+    values = np.linspace(0, 1, n)
+    values[-1] = 1.2
+    tracemalloc.start()
+    try:
+        found = top_eigenvalues(lambda v: values * v, size=n)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.values[0] == pytest.approx(1.2, abs=1e-3)
+    assert 32 < found.products < 100
+    assert most < 4 * found.products * n * 8 < 1000 * n * 8
 
 
 def test_quadrature_is_exact_up_to_degree_2m_minus_1(rng):

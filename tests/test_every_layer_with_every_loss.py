@@ -86,7 +86,7 @@ def test_gradients_agree_with_differences(layer, loss, rng):
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=lambda layer: type(layer).__name__)
 def test_the_first_layers_of_a_model_are_a_model(layer, rng):
-    """As the page on training makes it: of the layers, with the numbers copied by name.
+    """With the same numbers, also of what is not trained.
 
     And a model that follows a fresh one of its layers is as new, but for scales that were set.
     """
@@ -94,8 +94,7 @@ def test_the_first_layers_of_a_model_are_a_model(layer, rng):
     whole = nn.Sequential(layer, nn.Linear(width, 3), nn.Linear(3, OUT), dtype="float64", seed=5)
     state = {name: 1.5 * values + 0.1 for name, values in whole.state_dict().items()}
     whole.load_state_dict(state)
-    part = nn.Sequential(*whole.layers[:2], dtype="float64")
-    part.load_state_dict({name: state[name] for name in part.state_dict()})
+    part = whole[:2]
     x = rng.integers(0, 3, (N, whole.in_features))  # codes, for the layers that have them
     np.testing.assert_allclose(
         whole(x), part(x) @ state["2.weight"].T + state["2.bias"], rtol=1e-12

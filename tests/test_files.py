@@ -21,6 +21,8 @@ from thalweg._trainer._base import ATTRIBUTES
 from thalweg.callbacks import ModelCheckpoint
 from thalweg.optim import schedules
 
+from .helpers import squares
+
 
 def make(dtype="float32"):
     return nn.Sequential(
@@ -451,6 +453,32 @@ def test_what_a_trainer_has_of_itself_is_known():
     assert set(vars(make_trainer(optim.SGD(0.1)))) == set(ATTRIBUTES)
 
 
+class Counting:
+    """A loss with a state, which may know its trainer."""
+
+    def __init__(self):
+        self.calls, self.trainer = 0, None
+
+    def __call__(self, output, target):
+        self.calls += 1
+        return squares(output, target)
+
+
+@pytest.mark.parametrize("optimizer", [optim.SGD, optim.LBFGS])
+def test_a_loss_with_a_state_is_copied_with_it(optimizer):
+    """`Trainer.copy` shared it, unlike `copy.deepcopy`."""
+    loss = Counting()
+    trainer = tw.Trainer(nn.Sequential(nn.Linear(2, 1)), loss=loss, optimizer=optimizer(0.1))
+    loss.trainer = trainer
+    twin = trainer.copy()
+    twin.step(np.eye(2), np.ones((2, 1)))
+    assert loss.calls == 0 < twin.loss.function.calls
+    assert twin.loss.function.trainer is twin
+    assert tw.Trainer(trainer.model, loss=squares, optimizer=trainer.optimizer).copy().loss == (
+        nn.CustomLoss(squares)
+    )
+
+
 def test_an_optimizer_around_another_is_copied_with_it(rng):
     x, y = rng.standard_normal((50, 5)), rng.integers(0, 3, 50)
     trainer = make_trainer(optim.SAM(optim.SGD(0.1, momentum=0.9)).add_group("0.*", lr_scale=0.5))
@@ -485,6 +513,19 @@ def test_two_threads_that_write_the_same_file_do_not_mix(tmp_path):
         other.start()
         other.join()
         assert path.read_bytes() == b"other"
+    assert path.read_bytes() == b"one"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_signal_handler_that_writes_the_same_file_does_not_mix_with_what_it_interrupts(tmp_path):
+    """It runs in the same thread, and wrote to the same unfinished file."""
+    path, model = tmp_path / "model", make()
+    with _atomic.replacing(path) as file:
+        file.write(b"one")
+        model.save(path)
+        np.testing.assert_array_equal(
+            nn.Sequential.load(path).flat_parameters, model.flat_parameters
+        )
     assert path.read_bytes() == b"one"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 

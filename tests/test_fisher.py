@@ -1,12 +1,13 @@
 """The diagonal of the Fisher information, beside one that is put together sample by sample."""
 
+import dataclasses
 import warnings
 
 import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg import nn, optim
+from thalweg import continual, nn, optim
 from thalweg.continual import fisher_diagonal
 
 from .helpers import off
@@ -265,6 +266,156 @@ def test_only_the_classes_of_a_head_compete(rng):
     assert off(found, (g**2).mean(axis=0)) < 1e-12
 
 
+#: Losses with which not all outputs compete for each label, and labels that they take.
+COMPETING = {
+    "heads": (nn.CrossEntropyLoss(heads=(2, 2)), [0, 1, 2, 3, 3, 2, 2, 0, 2, 3]),
+    "heads of different sizes": (nn.CrossEntropyLoss(heads=(3, 1)), [0, 1, 2, 3, 3, 2, 2, 0, 2, 3]),
+    "active": (nn.CrossEntropyLoss(active=(0, 3)), [0, 3, 0, 0, 3, 3, 3, 0, 3, 3]),
+    "heads of active": (
+        nn.CrossEntropyLoss(heads=(2, 2), active=(0, 2, 3)), [0, 0, 2, 3, 3, 2, 2, 0, 2, 3],
+    ),
+    "ignored": (nn.CrossEntropyLoss(heads=(2, 2)), [0, -100, 2, 3, -100, 2, 2, 0, 2, 3]),
+    "ignored class": (nn.CrossEntropyLoss(ignore_index=1), [0, 1, 2, 3, 1, 2, 2, 0, 2, 3]),
+}  # fmt: skip
+
+
+def gradients(model, x, y, loss):
+    """Each sample's gradient of the loss, those of ignored rows left out; and their rows."""
+    trainer, found, rows = tw.Trainer(model, loss=loss, optimizer=optim.SGD()), [], []
+    for row in np.flatnonzero(y != loss.ignore_index):
+        model.zero_grad()
+        trainer.backward(x[row : row + 1], y[row : row + 1])
+        found.append(model.flat_gradients.copy())
+        rows.append(row)
+    return np.array(found), rows
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", COMPETING)
+def test_the_outputs_of_a_label_s_head_compete_as_in_the_loss(name, weighted, rng):
+    loss, y = COMPETING[name][0], np.array(COMPETING[name][1])
+    model, x = make("deep"), rng.standard_normal((10, 6))
+    weight = rng.uniform(0.5, 2, 10) if weighted else None
+    # The same as of kind "fisher" for a softmax.
+    operator = tw.curvature.Operator(
+        model, x, y, loss=loss, kind="gauss_newton", sample_weight=weight
+    )
+    found = fisher_diagonal(model, x, y, loss=loss, sample_weight=weight)
+    assert off(found, np.diag(operator.dense())) < 1e-12
+    g, rows = gradients(model, x, y, loss)
+    share = np.ones(len(rows)) if weight is None else weight[rows]
+    share = share / share.sum()
+    options = {"loss": loss, "sample_weight": weight}
+    found = fisher_diagonal(model, x, y, kind="empirical", **options)
+    assert off(found, share @ g**2) < 1e-12
+    p = np.exp(-dataclasses.replace(loss, reduction="none")(model(x), y)[rows])
+    found = fisher_diagonal(model, x, y, kind="weighted", **options)
+    assert off(found, share @ (p[:, None] * g**2)) < 1e-12
+    found = fisher_diagonal(model, x, y, kind="batched", batch_size=10, **options)
+    assert off(found, (share @ g) ** 2) < 1e-12
+    # The most probable label of each head in place of that of the data; a row's head stays.
+    if loss.ignore_index < 0:
+        competition = loss._competition
+        of_column = competition.heads_of(4)
+        mine = competition.takes_part(4) & (of_column[y[rows], None] == of_column)
+        best = np.where(mine, model(x)[rows], -np.inf).argmax(axis=1)
+        g, _ = gradients(model, x[rows], best, loss)
+        found = fisher_diagonal(model, x, y, kind="predicted", **options)
+        assert off(found, share @ g**2) < 1e-12
+
+
+def test_labels_are_drawn_within_each_head(rng):
+    model, loss = make("deep"), nn.CrossEntropyLoss(heads=(2, 2))
+    x = np.repeat(rng.standard_normal((4, 6)), 15_000, axis=0)
+    y = np.repeat([0, 2, 1, 3], 15_000)
+    exact, sampled = (
+        fisher_diagonal(model, x, y, kind=kind, loss=loss) for kind in ("exact", "sampled")
+    )
+    assert off(sampled, exact) < 0.02
+
+
+def test_rows_of_one_hot_targets_are_labels(rng):
+    model, x, y = make("deep"), rng.standard_normal((10, 6)), rng.integers(0, 4, 10)
+    loss = nn.CrossEntropyLoss(heads=(2, 2))
+    for kind in ("exact", "empirical"):
+        labels = fisher_diagonal(model, x, y, kind=kind, loss=loss)
+        np.testing.assert_array_equal(
+            fisher_diagonal(model, x, np.eye(4)[y], kind=kind, loss=loss), labels
+        )
+
+
+def test_weights_of_classes_and_smoothing_do_not_count_in_batches_of_several_heads(rng):
+    model, x, y = make("deep"), rng.standard_normal((10, 6)), rng.integers(0, 4, 10)
+    plain = nn.CrossEntropyLoss(heads=(2, 2))
+    loss = nn.CrossEntropyLoss([1, 2, 3, 4], label_smoothing=0.1, heads=(2, 2), reduction="sum")
+    np.testing.assert_array_equal(
+        fisher_diagonal(model, x, y, kind="batched", batch_size=4, loss=loss),
+        fisher_diagonal(model, x, y, kind="batched", batch_size=4, loss=plain),
+    )
+
+
+@pytest.mark.parametrize("name", ["EWC", "full", "kron", "FROMP"])
+def test_strategies_whose_task_has_several_heads_use_the_same(name, rng):
+    model, x, y = make("deep"), rng.standard_normal((12, 6)), np.arange(12) % 4
+    loss = nn.CrossEntropyLoss(heads=(2, 2))
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=0.0))
+    strategy = {
+        "EWC": lambda: continual.EWC(trainer, 1.0),
+        "full": lambda: continual.OnlineLaplace(trainer, 1.0, structure="full"),
+        "kron": lambda: continual.OnlineLaplace(trainer, 1.0),
+        "FROMP": lambda: continual.FROMP(trainer, 3, 1.0),
+    }[name]()
+    strategy.fit(continual.Task(x, y, x, y))
+    dense = tw.curvature.Operator(model, x, y, loss=loss, kind="fisher").dense()
+    if name == "EWC":
+        assert off(strategy.importance, np.diag(dense)) < 1e-12
+    elif name == "full":
+        assert off(strategy._terms[0][""]["G"], dense) < 1e-12
+    elif name == "kron":
+        pair = tw.curvature.kfac_factors(model, x, y, loss=loss)["4"]
+        np.testing.assert_array_equal(strategy._terms[0]["4"]["G"], pair.G)
+    else:
+        assert off(strategy._precision - strategy.delta, 12 * np.diag(dense)) < 1e-12
+
+
+def test_of_a_task_s_head_only_the_active_outputs_compete(rng):
+    model, x, y = make("deep"), rng.standard_normal((12, 6)), np.arange(12) % 2
+    loss = nn.CrossEntropyLoss(heads=(3, 1), active=(0, 1, 3))
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=0.0))
+    strategy = continual.EWC(trainer, 1.0)
+    strategy.fit(continual.Task(x, y, x, y))
+    operator = tw.curvature.Operator(model, x, y, loss=loss, kind="gauss_newton")
+    assert off(strategy.importance, np.diag(operator.dense())) < 1e-12
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm1d(5), nn.Dropout(0.5)])
+@pytest.mark.parametrize(
+    ("make_strategy", "who"),
+    [
+        (lambda t: continual.OGD(t), "OGD needs .*BatchNorm1d or Dropout.*another strategy"),
+        (lambda t: continual.FROMP(t, 3, 1.0), "FROMP needs .*BatchNorm1d or Dropout"),
+        (
+            lambda t: continual.OnlineLaplace(t, 1.0, structure="full"),
+            r'OnlineLaplace\(structure="full"\) needs .*use nn\.LayerNorm, or structure="kron"',
+        ),
+    ],
+)
+def test_a_strategy_that_needs_derivatives_says_that_it_does(layer, make_strategy, who):
+    model = nn.Sequential(nn.Linear(6, 5), layer, nn.Linear(5, 4))
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD())
+    with pytest.raises(tw.UnsupportedError, match=who):
+        make_strategy(trainer)
+
+
+@pytest.mark.parametrize("find", [fisher_diagonal, tw.curvature.kfac_factors])
+def test_a_softmax_of_one_output_has_no_information(find):
+    """The default loss, with a network for regression."""
+    model = nn.Sequential(nn.Linear(2, 1), dtype="float64")
+    with pytest.raises(tw.ArgumentError, match=r"always 1.*pass loss=nn\.MSELoss\(\) or nn\.BCE"):
+        find(model, np.ones((3, 2)))
+    find(model, np.ones((3, 2)), loss=nn.BCEWithLogitsLoss())
+
+
 def test_it_is_that_of_the_model_in_evaluation(rng):
     """BatchNorm1d by its running averages: an affine map; and nothing is dropped."""
     x = rng.standard_normal((40, 6))
@@ -397,7 +548,20 @@ def test_a_part_of_the_samples_will_do(rng):
         ({"loss": nn.L1Loss(), "kind": "empirical"}, tw.ArgumentError, "y is None"),
         ({"loss": nn.L1Loss(), "kind": "batched", "y": np.ones((3, 3))}, tw.ShapeError, "4"),
         ({"loss": nn.L1Loss(), "kind": "batched", "y": np.ones((2, 4))}, tw.ShapeError, "3.*2"),
-        ({"loss": nn.CustomLoss(len), "kind": "empirical"}, tw.UnsupportedError, "only supported"),
+        ({"loss": nn.CustomLoss(len), "kind": "empirical"}, tw.UnsupportedError,
+         'kind="empirical" or "batched" for the other losses of thalweg.nn'),
+        ({"loss": nn.CustomLoss(len)}, tw.UnsupportedError, "only supported for .*; got Custom"),
+        ({"loss": nn.CrossEntropyLoss(heads=(2, 2))}, tw.ArgumentError, "pass y, or the outputs"),
+        ({"loss": nn.CrossEntropyLoss(heads=(2, 1)), "y": [0, 1, 2]}, tw.ShapeError, "3 .* has 4"),
+        ({"loss": nn.CrossEntropyLoss(heads=(2, 2)), "y": np.ones((3, 4))}, tw.UnsupportedError,
+         r"y\[0\] has shares in several heads"),
+        ({"loss": nn.CrossEntropyLoss(heads=(2, 2), active=(0, 1, 2)), "y": [0, 2, 3]},
+         tw.DataError, r"y\[2\] is 3, but only \[0, 1, 2\] compete"),
+        ({"loss": nn.CrossEntropyLoss(heads=(2, 2)), "y": [0, 1, 2], "classes": (0, 2, 4)},
+         tw.ArgumentError, "outputs from 0 to 3"),
+        ({"loss": nn.CrossEntropyLoss(heads=(2, 2)), "y": np.zeros(0, int), "x": np.zeros((0, 6))},
+         tw.DataError, "no rows"),
+        ({"y": [-100, -100, -100]}, tw.DataError, "no row counts: each of 3 has the ignored label"),
         ({"kind": "weighted"}, tw.ArgumentError, "y is None"),
         ({"kind": "predicted", "loss": nn.MSELoss()}, tw.UnsupportedError, "needs classes"),
         ({"kind": "weighted", "y": np.eye(4)[:3]}, tw.ThalwegError, "to be class labels"),

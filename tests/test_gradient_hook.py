@@ -291,3 +291,28 @@ def test_blocks_may_end_in_any_order():
         it.step(X, Y)
         assert "".join(seen) == wanted
     assert type(it._core) is plain
+
+
+def test_frozen_parameters_have_no_gradient_in_a_hook():
+    """Clipping by a hook is then what the trainer's own clipping is."""
+
+    def of(**options):
+        frozen = optim.SGD(lr=1.0).add_group("0.*", frozen=True)
+        return trainer(nn.MSELoss(), frozen, **options)
+
+    seen = []
+
+    def clip(gradient):
+        seen.append(gradient.copy())
+        return gradient * min(1, 0.1 / (np.linalg.norm(gradient) + 1e-6))
+
+    ours, by_hook = of(clip_grad_norm=0.1), of()
+    ours.step(X, T)
+    with by_hook.gradient_hook(clip):
+        by_hook.step(X, T)
+    parts = by_hook.model.unflatten(seen[0])
+    assert not parts["0.weight"].any()
+    assert parts["2.weight"].all()
+    np.testing.assert_allclose(
+        by_hook.model.flat_parameters, ours.model.flat_parameters, rtol=1e-14
+    )

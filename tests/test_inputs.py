@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -244,6 +245,38 @@ def test_scales_are_taken_from_data(rng):
     assert nn.Standardize.of(x[:, 0]).in_features == 1
     wide = nn.Standardize.of(x, width=5)
     assert (wide.mean[:3], wide.mean[3:], wide.std[3:]) == (layer.mean, (0, 0), (1, 1))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 16_384, 16_385, 40_000])
+def test_moments_are_those_of_more_precision_however_many_rows_are_read_at_a_time(rows, rng):
+    """Columns with an offset, a trend, a constant, and one that varies only in the last row."""
+    x = rng.standard_normal((rows, 5))
+    x[:, 1] = 1e6 + 1e-3 * x[:, 1]
+    x[:, 2] = 1e9 * np.arange(rows)
+    x[:, 3] = 0.1
+    x[:, 4] = np.arange(rows) == rows - 1
+    wide = x.astype(np.longdouble)
+    mean, std = wide.mean(axis=0), wide.std(axis=0)
+    std[(x == x[0]).all(axis=0)] = 1
+    layer = nn.Standardize.of(x)
+    np.testing.assert_allclose(layer.mean, mean.astype(float), rtol=1e-14, atol=1e-16)
+    np.testing.assert_allclose(layer.std, std.astype(float), rtol=1e-12)
+    np.testing.assert_array_equal(nn.Standardize.of(x[:, 1]).mean, layer.mean[1:2])
+
+
+def test_moments_of_a_memory_map_do_not_need_its_size_in_memory(tmp_path, rng):
+    x = np.memmap(tmp_path / "x", np.float16, "w+", shape=(400_000, 8))
+    x[:] = rng.standard_normal(x.shape)
+    tracemalloc.start()
+    try:
+        nn.Standardize.of(x)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < x.nbytes  # in double precision, it would be four times as much
+    x[300_000, 2] = np.inf
+    with pytest.raises(tw.DataError, match=r"x\[300000, 2\] is inf"):
+        nn.Standardize.of(x)
 
 
 @pytest.mark.parametrize(

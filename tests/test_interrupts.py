@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import signal
 import sys
 
 import numpy as np
@@ -114,3 +115,67 @@ def test_a_step_is_made_or_not(method, name, ends):
             break
     # From one step on, the last interrupt comes after the whole call.
     assert found == ends
+
+
+class TimeLimit(Exception):
+    """As task queues raise it from a signal handler."""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer signal")
+@pytest.mark.parametrize("validation", ["none", "arrays"])
+def test_an_error_of_a_signal_handler_leaves_a_fit_of_the_core_as_ctrl_c_does(validation):
+    """The weights stayed, but epochs, rate and schedule went back to those before."""
+    schedule = optim.schedules.ExponentialLR(0.999)
+    options = {"schedule": schedule, "accumulate_grad_batches": 3}
+    trainer = make(nn.MSELoss(), optim.SGD(lr=0.1), **options)
+    twin = make(nn.MSELoss(), optim.SGD(lr=0.1), **options)
+    before = trainer.model.flat_parameters
+
+    def handle(*_):
+        raise TimeLimit
+
+    class Begin:
+        def on_fit_begin(self, trainer):
+            signal.setitimer(signal.ITIMER_REAL, 0.1, 1.0)
+
+    held_out = (X, Y) if validation == "arrays" else None
+    earlier = signal.signal(signal.SIGALRM, handle)
+    try:
+        with pytest.raises(TimeLimit):
+            trainer.fit(
+                X, Y, epochs=200_000, batch_size=2, validation_data=held_out, callbacks=[Begin()]
+            )
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, earlier)
+    assert (trainer.model.flat_parameters != before).any()
+    assert trainer.epochs == trainer.history.epochs == trainer.optimizer.steps // 2
+    assert trainer._core.gathered() is None
+    assert trainer.optimizer.lr < 0.1
+    if trainer.optimizer.steps % 2 == 0:  # between two epochs: it is as if the fit had been shorter
+        twin.fit(X, Y, epochs=trainer.epochs, batch_size=2)
+        np.testing.assert_array_equal(trainer.model.flat_parameters, twin.model.flat_parameters)
+
+
+def test_an_error_of_a_signal_handler_undoes_a_fit_that_is_made_in_python():
+    """There it cannot be told from one of the user's function."""
+    calls = itertools.count(1)
+
+    def late(output, target):
+        if next(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return squares(output, target)
+
+    def handle(*_):
+        raise TimeLimit
+
+    trainer = make(late, optim.Adam())
+    before = trainer.model.flat_parameters
+    earlier = signal.signal(signal.SIGINT, handle)
+    try:
+        with pytest.raises(TimeLimit):
+            trainer.fit(X, Y, epochs=5)
+    finally:
+        signal.signal(signal.SIGINT, earlier)
+    assert trainer.epochs == trainer.optimizer.steps == 0
+    np.testing.assert_array_equal(trainer.model.flat_parameters, before)

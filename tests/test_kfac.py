@@ -202,6 +202,33 @@ def test_a_part_of_samples_and_of_outputs(rng):
     assert off(head["0"].G, g) < 1e-12
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [nn.CrossEntropyLoss(heads=(2, 2)), nn.CrossEntropyLoss(active=(0, 2))],
+    ids=["heads", "active"],
+)
+@pytest.mark.parametrize("kind", ["exact", "empirical"])
+def test_outputs_compete_as_in_the_loss(loss, kind, rng):
+    """The last layer's G is the second moment of the loss's own slopes; -100 does not count."""
+    model, x = make("deep"), rng.standard_normal((8, 6))
+    y = np.array([0, 2, 2, -100, 0, 2, 0, -100])
+    there = y >= 0
+    found = kfac_factors(model, x, y, kind=kind, loss=loss)
+    expected = np.zeros((4, 4))
+    for row in np.flatnonzero(there):
+        output, label = model(x[row : row + 1]), y[row]
+        columns = [0, 2] if loss.heads is None else [0, 1] if label < 2 else [2, 3]
+        p = np.exp(output[0, columns]) / np.exp(output[0, columns]).sum()
+        slopes = {c: loss.gradient(output, [c])[0] for c in columns}
+        outer = {c: np.outer(slope, slope) for c, slope in slopes.items()}
+        if kind == "empirical":
+            expected += outer[label] / 6
+        else:
+            expected += sum(q * outer[c] for q, c in zip(p, columns, strict=True)) / 6
+    assert off(found["4"].G, expected) < 1e-12
+    np.testing.assert_allclose(found["0"].A[:6, :6], x[there].T @ x[there] / 6, rtol=1e-12)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_the_bits_are_the_same_for_any_number_of_threads(dtype, rng):
     model, x = make("wide").astype(dtype), rng.standard_normal((1500, 6))

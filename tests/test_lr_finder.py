@@ -190,6 +190,20 @@ def test_rates_at_which_nothing_is_learned_give_no_suggestion(blobs):
         tw.find_lr(trainer, blobs.x, blobs.y, min_lr=1e4, max_lr=1e5)
 
 
+def test_inputs_that_are_badly_scaled_are_told_how_to_be_standardized(rng):
+    x = 1e6 + 1e3 * rng.standard_normal((300, 4))
+    y = np.sin(x[:, :1] / 1e3)
+    first = nn.Standardize.of(x)
+    layers = nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1)
+    trainers = [
+        tw.Trainer(nn.Sequential(*model), loss=nn.MSELoss(), optimizer=optim.SGD(0.1))
+        for model in ((nn.Linear(4, 1),), (first, *layers))
+    ]
+    with pytest.raises(tw.ArgumentError, match=r"begin with nn\.Standardize\.of\(x\)"):
+        tw.find_lr(trainers[0], x, y)
+    assert tw.find_lr(trainers[1], x, y).suggestion > 1e-3
+
+
 def test_a_row_that_is_not_finite_is_named_as_it_is_in_the_data(blobs):
     """Not by its place in a shuffled batch."""
     x = blobs.x.copy()

@@ -62,12 +62,86 @@ def test_fits_run_at_the_same_time(blobs):
 
 
 def test_an_error_ends_all_and_is_raised(blobs):
-    bad = make(1)
-    bad.model.flat_parameters = np.full(bad.model.num_parameters, 1e25)
-    good = make(0)
-    with pytest.raises(tw.DivergedError):
-        tw.train_many([good, bad], blobs.x, blobs.y, workers=2, epochs=100_000)
-    assert good.history.epochs < 100_000  # it was ended
+    """Also in the middle of an epoch: this one has a batch for each of a million rows."""
+    begun = threading.Event()
+
+    class Broken:
+        def on_fit_begin(self, trainer):
+            if trainer is bad:
+                assert begun.wait(20)
+                raise KeyError("mine")
+            begun.set()
+
+    good, bad = make(0), make(1)
+    x, y = np.tile(blobs.x, (10_000, 1)), np.tile(blobs.y, 10_000)
+    with pytest.raises(KeyError, match="mine") as error:
+        tw.train_many(
+            [good, bad], x, y, workers=2, batch_size=1, epochs=100, callbacks=lambda _: [Broken()]
+        )
+    assert error.value.__notes__ == ["This happened in the fit of trainers[1]."]
+    assert good.epochs == good.history.epochs == 0
+    assert 0 <= good.optimizer.steps < len(x)
+
+
+def of_rates(*rates):
+    """Trainers, some of which diverge."""
+    return [
+        tw.Trainer(
+            nn.Sequential(nn.Linear(5, 1)), loss=nn.MSELoss(), optimizer=optim.SGD(lr=rate)
+        )
+        for rate in rates
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_fit_that_diverges_lets_the_others_finish(workers, blobs):
+    """How far these were depended on the time."""
+    trainers = of_rates(0.01, 1e20, 0.02, 1e10, 0.03)
+    before = trainers[1].model.flat_parameters
+    data = blobs.x, blobs.x[:, :1]
+    with pytest.raises(tw.DivergedError) as error:
+        tw.train_many(trainers, *data, epochs=20, workers=workers)
+    assert error.value.index == 1
+    assert error.value.__notes__ == [
+        "2 of the 5 fits diverged, those of trainers[1], trainers[3].",
+        "This happened in the fit of trainers[1].",
+    ]
+    assert [trainer.epochs for trainer in trainers] == [20, 0, 20, 0, 20]
+    np.testing.assert_array_equal(trainers[1].model.flat_parameters, before)
+
+    trainers = of_rates(0.01, 1e20, 0.02)
+    histories = tw.train_many(trainers, *data, epochs=20, workers=workers, diverged="keep")
+    assert [history.epochs for history in histories] == [20, trainers[1].history.epochs, 20]
+    assert histories[1].epochs < 20
+    with pytest.raises(tw.errors.ArgumentError, match=r"diverged must be .*got 'ignore'"):
+        tw.train_many(trainers, *data, diverged="ignore")
+
+
+@pytest.mark.parametrize("given", ["targets", "weights"])
+def test_the_data_of_all_are_checked_before_anything_is_trained(given, blobs):
+    """The last fit found out after the others were over."""
+    trainers = [make(seed) for seed in range(3)]
+    x, y, options = [blobs.x] * 3, [blobs.y, blobs.y, blobs.y + 1], {}
+    if given == "weights":
+        x, y = blobs.x, blobs.y
+        options = {"sample_weight": [np.ones(90), np.ones(90), np.zeros(90)]}
+    with pytest.raises(tw.ThalwegError) as error:
+        tw.train_many(trainers, x, y, workers=1, **options)
+    assert error.value.__notes__ == ["This happened in the fit of trainers[2]."]
+    assert [trainer.optimizer.steps for trainer in trainers] == [0, 0, 0]
+
+
+def test_each_can_have_weights_of_its_own_for_the_same_data(blobs, rng):
+    """As for a bootstrap."""
+    weights = [rng.exponential(size=len(blobs.x)) for _ in range(3)]
+    trainers = [make(0) for _ in range(3)]
+    tw.train_many(trainers, blobs.x, blobs.y, sample_weight=weights, epochs=2)
+    for trainer, weight in zip(trainers, weights, strict=True):
+        alone = make(0)
+        alone.fit(blobs.x, blobs.y, sample_weight=weight, epochs=2)
+        np.testing.assert_array_equal(alone.model.flat_parameters, trainer.model.flat_parameters)
+    with pytest.raises(tw.errors.ArgumentError, match="sample_weight must be a list of 2; got 3"):
+        tw.train_many(trainers[:2], blobs.x, blobs.y, sample_weight=weights)
 
 
 def test_each_fit_has_callbacks_of_its_own(blobs):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg import continual, curvature, diagnostics
+from thalweg import continual, curvature, diagnostics, nn
 from thalweg.optim import schedules
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -51,6 +51,16 @@ def test_a_history_without_epochs_is_drawn_without_a_warning(figures):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not tw.History().plot().lines
+
+
+def test_figures_of_some_epochs_are_joined_and_marked():
+    """A single one, too, or those of every third epoch: a line between two points has no gaps."""
+    history = tw.History(loss=[1.0, 0.5, 0.25, 0.2], sharpness=[2.0, np.nan, np.nan, 3.0])
+    whole, some = history.plot(["loss", "sharpness"]).lines
+    assert (whole.get_marker(), some.get_marker()) == ("None", ".")
+    assert some.get_xydata().tolist() == [[1, 2.0], [4, 3.0]]
+    (one,) = tw.History(loss=[1.0]).plot().lines
+    assert (one.get_marker(), one.get_xydata().tolist()) == (".", [[1, 1.0]])
 
 
 def test_the_training_figure_shows_what_was_wrong(figures, tmp_path, rng):
@@ -137,6 +147,23 @@ def test_a_block_whose_error_is_no_number_is_drawn_before_all_others():
     nan = replace(report.blocks[9], norm_rel_error=np.nan)
     ax = replace(report, blocks=(*report.blocks[:9], nan)).plot()
     assert [line.get_label() for line in ax.lines[:2]] == ["b9", "b8"]
+
+
+def test_blocks_whose_gradient_is_zero_are_named_but_have_no_curve(rng):
+    """A bias before BatchNorm1d: relative to 0, its rounding is an error of 1e13."""
+    layers = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 1)
+    model = nn.Sequential(*layers, dtype="float64")
+    x, y = rng.standard_normal((20, 4)), rng.standard_normal(20)
+    report = tw.gradcheck(model, x, y, loss=nn.MSELoss())
+    assert report.passed
+    ax = report.plot()
+    names = [block.name for block in report.blocks if block.name != "0.bias"]
+    assert legend(ax)[:6] == [*names, "0.bias: gradient 0"]
+    assert max(line.get_ydata().max() for line in ax.lines[:5]) < 1e3
+    assert ax.get_legend().get_title().get_text() == ""
+    # At a minimum, nothing else is left to draw.
+    flat = tw.check_gradient(lambda t: (t**2).sum(), lambda t: 2 * t, np.zeros(3))
+    assert flat.plot().lines[0].get_label() == flat.blocks[0].name
 
 
 def test_blocks_that_are_all_drawn_are_in_their_order():
@@ -675,6 +702,26 @@ def test_a_path_is_drawn_on_the_contours_of_its_function():
         assert ax.get_legend() is None
 
 
+def test_a_path_of_one_parameter_is_drawn_on_the_graph_of_its_function():
+    def well(theta):
+        return (theta**4 - theta**2).sum(), 4 * theta**3 - 2 * theta
+
+    descent = tw.optim.minimize(well, [1.0], tw.optim.SGD(lr=0.05), 10)
+    ax = descent.plot(well)
+    graph, path, start, end = ax.lines
+    x, y = graph.get_xydata().T
+    np.testing.assert_allclose(y, x**4 - x**2)
+    theta = descent.path[:, 0]
+    assert x[0] < theta.min() < theta.max() < x[-1]
+    np.testing.assert_array_equal(path.get_xydata(), np.c_[theta, descent.values])
+    np.testing.assert_array_equal(start.get_xydata(), path.get_xydata()[:1])
+    np.testing.assert_array_equal(end.get_xydata(), path.get_xydata()[-1:])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("theta[0]", "value")
+    # The function need not be finite everywhere.
+    graph = tw.plot.path([[0.1], [0.5]], lambda t: np.log(t)).lines[0].get_xydata()
+    np.testing.assert_array_equal(np.isnan(graph[:, 1]), graph[:, 0] <= 0)
+
+
 def test_several_paths_have_labels_and_colours(figures):
     start = [2.0, 1.0]
     first = tw.optim.minimize(bowl, start, tw.optim.SGD(lr=0.08), 10)
@@ -717,7 +764,9 @@ def test_any_path_and_function_can_be_drawn(path, function):
 @pytest.mark.parametrize(
     ("path", "function", "error", "message"),
     [
-        (np.ones((3, 1)), None, tw.ShapeError, r"\(steps \+ 1, 2\); got \(3, 1\)$"),
+        (np.ones((3, 1)), None, tw.ShapeError, r"got \(3, 1\): pass the function, on whose graph"),
+        ({1: np.ones((3, 1)), 2: np.ones((3, 2))}, bowl, tw.ShapeError, "some of two"),
+        ([[1.0]], lambda t: np.nan, tw.DataError, "not finite anywhere near the path"),
         (np.ones((3, 4)), None, tw.ShapeError, r"choose two parameters, e.g. path\[:, :2\]"),
         (np.ones(2), None, tw.ShapeError, r"got \(2,\)"),
         (np.ones((0, 2)), None, tw.ShapeError, r"got \(0, 2\)"),

@@ -340,6 +340,38 @@ def test_the_representation_and_summary_show_all_layers(model):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_slice_is_a_model_of_these_layers(dtype, rng):
+    """With their numbers, running averages and dtype; nothing is shared."""
+    block = nn.Residual(nn.Linear(8, 8), nn.Dropout(0.3))
+    layers = nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Tanh(), block, nn.Linear(8, 3)
+    model = nn.Sequential(*layers, dtype=dtype, seed=3)
+    x = rng.standard_normal((20, 5)).astype(dtype)
+    model.forward(3 * x + 1)  # running averages of its own
+    first, last = model[:-3], model[2:]
+    assert type(first) is type(last) is nn.Sequential
+    assert (first.layers, last.layers) == (layers[:2], layers[2:])
+    assert first.dtype == last.dtype == dtype
+    np.testing.assert_allclose(last(first(x)), model(x), rtol=5 * np.finfo(dtype).eps)
+    np.testing.assert_array_equal(model[:](x), model(x))
+    before = model.state_dict()
+    first.flat_parameters *= 2
+    first.forward(x)
+    for name, values in model.state_dict().items():
+        np.testing.assert_array_equal(values, before[name])
+
+
+def test_a_slice_that_makes_no_model_is_an_error():
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+    for part in (slice(3, None), slice(2, 1), slice(-3, -3)):
+        with pytest.raises(tw.ArgumentError, match=r"no layers in this slice; the model has 3"):
+            model[part]
+    with pytest.raises(tw.ArgumentError, match="without a Linear"):
+        model[1:2]
+    with pytest.raises(tw.ShapeError, match="its input has 3 features, expected 4"):
+        model[::-1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_model_follows_another(dtype, rng):
     def make(seed):
         layers = nn.Linear(5, 40), nn.BatchNorm1d(40), nn.Tanh(), nn.Linear(40, 3)

@@ -1,5 +1,7 @@
 """Ridge's penalty chosen from the data, and truncation: against formulas written out."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -29,6 +31,11 @@ def blurred(rng, noise=1e-3, n=50):
     return blur, picture, blur @ picture + noise * rng.standard_normal(n)
 
 
+#: For tests of many draws of the noise.
+ANY_DRAW = pytest.mark.filterwarnings('ignore:alpha="gcv" is uncertain here')
+
+
+@ANY_DRAW
 @pytest.mark.parametrize("targets", [1, 3])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("intercept", [True, False])
@@ -132,6 +139,44 @@ def test_the_corner_of_the_l_curve_is_its_most_convex_point(noise, rng):
     assert abs(np.log(fit.alpha / expected)) <= 1.5 * np.log(factor)
 
 
+def test_cross_validation_warns_where_it_is_flat_and_the_coefficients_are_noise(rng):
+    """The shares of 500 draws that docs/science.md states: errors relative to those of the best."""
+    ratios, corners, warned = [], [], []
+    x, picture, _ = blurred(rng)
+    u, s, vt = np.linalg.svd(x)
+    for draw in range(500):
+        *_, y = blurred(rng)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            fit = solve.ridge(x, y, alpha="gcv", intercept=False)
+        warned.append(len(told))
+        assert all("discrepancy principle" in str(one.message) for one in told)
+        damped = s / (s**2 + np.geomspace(1e-8, 1e-3, 50)[:, np.newaxis])
+        best = np.linalg.norm((damped * (u.T @ y)) @ vt - picture, axis=1).min()
+        ratios.append(np.linalg.norm(fit.coef - picture) / best)
+        if draw < 100:
+            fit = solve.ridge(x, y, alpha="l_curve", intercept=False)
+            corners.append(np.linalg.norm(fit.coef - picture) / best)
+    ratios, warned = np.array(ratios), np.array(warned)
+    assert np.mean(ratios > 1.1) == pytest.approx(0.3, abs=0.05)
+    assert np.mean(ratios > 10) == pytest.approx(0.09, abs=0.03)
+    useless = ratios > 1000
+    assert np.mean(useless) == pytest.approx(0.04, abs=0.02)
+    assert np.mean(warned[useless]) > 0.9
+    assert not warned[ratios < 10].any()
+    assert max(corners) < 4
+
+
+@pytest.mark.parametrize("noise", [0.01, 1.0, 10.0])
+def test_cross_validation_does_not_warn_of_data_that_are_merely_noisy(noise, rng):
+    """Even if they are nothing but noise: coefficients are then as small as what they explain."""
+    for n, p in ((100, 5), (25, 20), (40, 60)):
+        for _ in range(10):
+            x = rng.standard_normal((n, p))
+            solve.ridge(x, x @ np.linspace(-1, 1, p) + noise * rng.standard_normal(n), alpha="gcv")
+
+
+@ANY_DRAW
 @pytest.mark.parametrize("method", ["gcv", "l_curve"])
 def test_both_undo_a_blur_where_least_squares_cannot(method, rng):
     ratios = []
@@ -149,6 +194,7 @@ def test_both_undo_a_blur_where_least_squares_cannot(method, rng):
     assert np.sum(np.array(ratios) > 3) <= (6 if method == "gcv" else 0)
 
 
+@ANY_DRAW
 def test_correlated_noise_misleads_cross_validation_but_not_the_l_curve(rng):
     x, picture, seen = blurred(rng, noise=0)
     t = np.linspace(0, 1, len(x))
@@ -253,3 +299,45 @@ def test_truncation_undoes_a_blur(rng):
     )
     assert min(errors) < 1.5 * best
     assert errors[-1] > 5 * min(errors)  # too many let the noise in
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("intercept", [True, False])
+def test_degrees_of_freedom_are_the_trace_of_what_maps_targets_to_fitted_values(
+    intercept, weighted, rng
+):
+    """Column by column: what the fit makes of a unit vector, at its own place."""
+    x, y = rng.standard_normal((12, 4)) + 1, rng.standard_normal(12)
+    v = rng.uniform(0.5, 2, 12) if weighted else None
+    options = {"intercept": intercept, "sample_weight": v}
+    for alpha in (0, 0.3, 10):
+        columns = solve.ridge(x, np.eye(12), alpha=alpha, **options).predict(x)
+        fit = solve.ridge(x, y, alpha=alpha, **options)
+        assert fit.dof == pytest.approx(np.trace(columns), rel=1e-12)
+        score = 12 * fit.sum_of_squares / (12 - fit.dof) ** 2
+        assert score == pytest.approx(gcv(x, y, alpha, intercept, v), rel=1e-10)
+    assert solve.least_squares(x, y, **options).dof == 4 + intercept
+    assert solve.least_squares(x, y, rank=2, **options).dof == 2 + intercept
+
+
+def test_a_fit_through_a_bottleneck_is_not_linear_and_has_no_degrees_of_freedom(rng):
+    x, y = rng.standard_normal((12, 4)), rng.standard_normal((12, 3))
+    wide = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3), dtype="float64")
+    assert solve.network(wide, x, y).dof == 5
+    narrow = nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 3), dtype="float64")
+    assert np.isnan(solve.network(narrow, x, y).dof)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("method", ["gcv", "l_curve"])
+def test_the_last_layer_s_penalty_is_chosen_as_that_of_ridge(method, reduction, rng):
+    model = nn.Sequential(nn.Linear(3, 20), nn.Tanh(), nn.Linear(20, 1), dtype="float64")
+    x = rng.standard_normal((50, 3))
+    y = np.sin(x).sum(axis=1) + 0.1 * rng.standard_normal(50)
+    features = np.tanh(x @ model.state_dict()["0.weight"].T + model.state_dict()["0.bias"])
+    expected = solve.ridge(features, y, alpha=method, reduction=reduction)
+    fit = solve.last_layer(model, x, y, alpha=method, reduction=reduction)
+    assert fit.alpha == pytest.approx(expected.alpha, rel=1e-6)
+    np.testing.assert_allclose(model(x)[:, 0], expected.predict(features), rtol=1e-6)
+    with pytest.raises(tw.ArgumentError, match='one of "gcv", "l_curve"; got \'cv\''):
+        solve.last_layer(model, x, y, alpha="cv")

@@ -1,10 +1,13 @@
 """Training: steps, epochs, batches, evaluation, callbacks, history."""
 
+import contextlib
 import copy
+import gc
 import pickle
 import subprocess
 import sys
 import warnings
+import weakref
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +17,8 @@ import pytest
 
 import thalweg as tw
 from thalweg import nn, optim
+
+from .helpers import squares
 
 
 def test_fit_learns(classifier, blobs):
@@ -849,3 +854,145 @@ sys.setprofile(None)
 assert not [name for name in files if "thalweg" not in name and name != "<string>"], files
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class RunsDry:
+    """Functions and iterables that take items from a source, which has three."""
+
+    def __init__(self):
+        self.items = iter(range(3))
+
+    def loss(self, output, target):
+        next(self.items)
+        return squares(output, target)
+
+    def hook(self, gradient):
+        next(self.items)
+        return gradient
+
+    def batches(self):
+        next(self.items)
+        return [(X2, Y2)]
+
+
+X2, Y2 = np.eye(2), np.ones((2, 1))
+
+
+@pytest.mark.parametrize("where", ["loss", "hook", "loader", "loader to validate"])
+def test_a_source_that_ends_too_early_does_not_end_a_fit_in_silence(where):
+    """Its StopIteration became the end of the fit, which returned as if it had been whole."""
+    source = RunsDry()
+    loss = source.loss if where == "loss" else nn.MSELoss()
+    trainer = tw.Trainer(nn.Sequential(nn.Linear(2, 1)), loss=loss, optimizer=optim.SGD(lr=0.1))
+    before = trainer.model.flat_parameters
+    data = (source.batches,) if where == "loader" else (X2, Y2)
+    held_out = source.batches if "validate" in where else None
+    hook = trainer.gradient_hook(source.hook) if where == "hook" else contextlib.nullcontext()
+    with hook, pytest.raises(RuntimeError, match="raised StopIteration") as error:
+        trainer.fit(*data, epochs=5, validation_data=held_out)
+    assert isinstance(error.value.__cause__, StopIteration)
+    np.testing.assert_array_equal(trainer.model.flat_parameters, before)
+    assert trainer.epochs == trainer.optimizer.steps == 0
+    assert trainer.history.epochs == 3
+
+
+def test_epochs_are_counted_over_all_fits(classifier, blobs):
+    histories = [classifier.fit(blobs.x, blobs.y, epochs=n) for n in (2, 3)]
+    assert classifier.epochs == 5
+    with pytest.raises(AttributeError, match="epochs can only be read"):
+        classifier.epochs = 0
+    both = histories[0] + histories[1]
+    assert both.epochs == 5
+    assert both["loss"] == histories[0]["loss"] + histories[1]["loss"]
+    assert histories[0].epochs == 2
+
+
+def test_histories_are_added_with_the_figures_of_both():
+    first, second = tw.History(mine=[1.0], loss=[0.5]), tw.History(loss=[0.4, 0.3], val_loss=[1, 2])
+    both = first + second
+    assert list(both) == ["loss", "val_loss", "mine"]
+    np.testing.assert_array_equal(both["loss"], [0.5, 0.4, 0.3])
+    np.testing.assert_array_equal(both["val_loss"], [np.nan, 1, 2])
+    np.testing.assert_array_equal(both["mine"], [1, np.nan, np.nan])
+    assert sum([first, second], tw.History()) == both
+    with pytest.raises(TypeError):
+        first + {"loss": [1.0]}
+
+
+class Frame:
+    """As pandas and Polars have them."""
+
+    def __init__(self, array, columns):
+        self.array, self.columns = array, columns
+
+    def __array__(self, *args, **options):
+        return np.array(self.array, *args, **options)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (["a", "b"], None),
+        (["b", "a"], "column 0 of x is 'a', but that of validation x is 'b'"),
+        (["a", "c"], "column 1 of x is 'b', but that of validation x is 'c'"),
+        ([0, 1], None),  # no names
+        (None, None),
+    ],
+)
+def test_columns_of_validation_data_are_those_of_the_training_data(columns, message):
+    """Frames became arrays, and columns in another order were taken for each other."""
+    trainer = tw.Trainer(
+        nn.Sequential(nn.Linear(2, 1)), loss=nn.MSELoss(), optimizer=optim.SGD(0.1)
+    )
+    held_out = X2 if columns is None else Frame(X2, columns)
+    refused = pytest.raises(tw.DataError, match=message) if message else contextlib.nullcontext()
+    with refused:
+        trainer.fit(Frame(X2, ["a", "b"]), Y2, validation_data=(held_out, Y2))
+    assert trainer.epochs == (0 if message else 1)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_warning_that_is_an_error_leaves_all_as_it_was():
+    """The optimizer belonged to the model of the trainer that was refused, the loss was set."""
+    optimizer = optim.Adam()
+    doubtful = nn.Sequential(nn.Linear(4, 1), nn.Sigmoid())
+    with pytest.raises(UserWarning, match="takes logits"):
+        tw.Trainer(doubtful, loss=nn.BCEWithLogitsLoss(), optimizer=optimizer)
+    tw.Trainer(nn.Sequential(nn.Linear(4, 1)), loss=nn.BCEWithLogitsLoss(), optimizer=optimizer)
+
+    def slopes(u, du, target):
+        return 0.0, (np.zeros_like(u), None)
+
+    def bends(u, du, d2u, target):
+        return 0.0, (np.zeros_like(u), None, None)
+
+    loss = nn.DerivativeLoss(slopes, order=1)
+    straight = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    trainer = tw.Trainer(straight, loss=loss, optimizer=optim.Adam())
+    with pytest.raises(UserWarning, match="second derivatives of this network are 0"):
+        trainer.loss = nn.DerivativeLoss(bends)
+    assert trainer.loss is trainer._core.loss is loss
+
+
+@pytest.mark.parametrize(
+    ("loss", "optimizer"),
+    [
+        (nn.MSELoss(), optim.Adam),
+        (squares, optim.Adam),
+        (nn.MSELoss(), lambda: optim.LBFGS(lr=0.1, max_iter=1)),
+        (squares, lambda: optim.LBFGS(lr=0.1, max_iter=1)),
+        (nn.MSELoss(), optim.LevenbergMarquardt),
+    ],
+)
+def test_a_trainer_goes_at_once(loss, optimizer):
+    """Some were reference cycles: their memory stayed until the garbage was next collected."""
+    trainer = tw.Trainer(nn.Sequential(nn.Linear(2, 1)), loss=loss, optimizer=optimizer())
+    trainer.step(X2, Y2)
+    trainer.fit(X2, Y2, batch_size=None)
+    gone = weakref.ref(trainer)
+    gc.disable()
+    try:
+        del trainer
+        assert gone() is None
+    finally:
+        gc.enable()

@@ -1,5 +1,7 @@
 """Validation data that come batch by batch."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -178,3 +180,34 @@ def test_what_yields_nothing_is_refused(data):
     with pytest.raises(tw.ArgumentError, match="its own batches"):
         trainer.evaluate(cut(x, y), sample_weight=w)
     assert trainer.optimizer.steps == 0
+
+
+def counts(output, target):
+    """`nn.PoissonNLLLoss` as a loss of the user's own."""
+    with np.errstate(over="ignore"):
+        rates = np.exp(output)
+    return float(np.mean(rates - target * output)), (rates - target) / output.size
+
+
+@pytest.mark.parametrize("where", ["arrays", "batches", "with a hook", "trained on batches"])
+@pytest.mark.parametrize("loss", [nn.PoissonNLLLoss(), counts], ids=["of thalweg", "a function"])
+def test_an_infinite_loss_of_held_out_rows_does_not_end_a_fit(loss, where, rng):
+    """One odd row undid a training that was well."""
+    x = rng.standard_normal((64, 3)).astype(np.float32)
+    y = rng.poisson(1.0, (64, 1)).astype(np.float32)
+    odd = x.copy()
+    odd[0] = 1000.0
+    model = nn.Sequential(nn.Linear(3, 1))
+    model.flat_parameters = [1.0, 1.0, 1.0, 0.0]
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=1e-3))
+    held_out = [(odd[:32], y[:32]), (odd[32:], y[32:])] if where == "batches" else (odd, y)
+    data = (cut(x, y),) if where == "trained on batches" else (x, y)
+    hook = trainer.gradient_hook(lambda gradient: gradient)
+    with hook if where == "with a hook" else contextlib.nullcontext():
+        history = trainer.fit(*data, epochs=2, validation_data=held_out)
+    assert history["val_loss"] == [np.inf, np.inf]
+    assert trainer.epochs == 2
+    with pytest.raises(tw.errors.ArgumentError, match="the loss is inf"):  # asked for alone
+        trainer.evaluate(odd, y)
+    with pytest.raises(tw.errors.DataError):  # these are no figures, but mistakes
+        trainer.fit(x, y, validation_data=(x * np.nan, y))

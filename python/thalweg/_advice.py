@@ -43,6 +43,8 @@ def not_numbers(value: Any, array: npt.NDArray[Any], name: str, labels: bool) ->
     text = f"{name} has dtype {array.dtype}, expected real numbers; "
     short = name.rpartition(" ")[2]
     kind = array.dtype.kind
+    if array.dtype.type.__module__ == "ml_dtypes":  # JAX's bfloat16 and the like
+        return text + f'pass {short}.astype("{"int64" if labels else "float32"}")'
     if kind == "c":
         return text + f"pass {short}.real and {short}.imag as separate features"
     if kind == "O":

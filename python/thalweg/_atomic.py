@@ -40,13 +40,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             with open(named, "wb") as file:
                 yield file
             return
-        import threading  # most programs write no file
-
         target = os.path.realpath(named)
         folder, name = os.path.split(target)
-        unfinished = f"{name[:_KEPT]}.{os.getpid()}-{threading.get_ident()}.part"
+        # At random: a signal handler may write the same file while this does, and so may other
+        # machines that share the folder.
+        unfinished = f"{name[:_KEPT]}.{os.getpid()}-{os.urandom(8).hex()}.part"
         temporary = os.path.join(folder, unfinished)
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             if found is not None:
                 _give(temporary, found)
             yield file
@@ -84,7 +84,7 @@ def _give(path: str, like: os.stat_result) -> None:
 def _sweep(target: str, now: float) -> None:
     """Remove what processes that were killed while they wrote to `target` have left."""
     folder, name = os.path.split(target)
-    of_ours = re.compile(re.escape(name[:_KEPT]) + r"\.\d+-\d+\.part")
+    of_ours = re.compile(re.escape(name[:_KEPT]) + r"\.\d+-[\da-f]+\.part")
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             # By age, since other machines that share the folder have processes of their own.

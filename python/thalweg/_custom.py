@@ -5,7 +5,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,8 +14,9 @@ from thalweg import _arrays, _core, _steps
 from thalweg._arrays import Array, Samples
 from thalweg._ascent import Ascent
 from thalweg._calls import call, check_arguments, names_of, not_finite
-from thalweg._figures import Figures
+from thalweg._figures import Evaluation, Figures, complete
 from thalweg._jets import CHANGED, Jets
+from thalweg._ready import ready
 from thalweg._warn import warn_maker
 from thalweg.errors import (
     ArgumentError,
@@ -104,7 +105,7 @@ def passes(loss: FunctionLoss, model: Sequential) -> Passes:
 
 
 class CustomTrainer:
-    """Steps and evaluations with a loss that is a function; `ready` converts the data.
+    """Steps and evaluations with a loss that is a function.
 
     `core` makes updates from gradients: it accumulates, clips, steps and averages. It never sees a
     loss.
@@ -120,10 +121,8 @@ class CustomTrainer:
         model: Sequential,
         loss: FunctionLoss,
         optimizer: Optimizer,
-        ready: Callable[[Any, Any, Any], tuple[Samples, Any, Array | None]],
     ) -> None:
         self.core = core
-        self.ready = ready
         self.model = model
         self.optimizer = optimizer
         self.set_loss(loss)
@@ -133,14 +132,14 @@ class CustomTrainer:
 
     def set_loss(self, loss: FunctionLoss) -> None:
         """Set a loss, if its passes go through the model."""
+        if isinstance(loss, DerivativeLoss) and "d2u" in names_of(loss):
+            _warn_of_kinks(self.model)  # before anything changes: a warning may be raised
         self.passes: Passes = passes(loss, self.model)
         self.loss = loss
-        if isinstance(loss, DerivativeLoss) and "d2u" in names_of(loss):
-            _warn_of_kinks(self.model)
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Run forward, the function, backward and update; return the loss before the update."""
-        return self._train(*self.ready(x, y, sample_weight), True)[0]
+        return self._train(*ready(self.model, self.loss, x, y, sample_weight), True)[0]
 
     def train(self, x: Samples, y: Any, sample_weight: Array | None) -> tuple[float, None, Figures]:
         """Do the same as `step`, but leave gradients undefined after an error.
@@ -237,18 +236,22 @@ class CustomTrainer:
             self.model._core.set_gradients(gradients)
 
     def evaluate(
-        self, x: Samples, y: Any, sample_weight: Array | None = None
+        self, x: Samples, y: Any, sample_weight: Array | None = None, finite: bool = True
     ) -> tuple[float, None, Figures]:
-        """Return loss and figures of all rows in one call, in evaluation mode; no accuracy."""
+        """Return loss and figures of all rows in one call, in evaluation mode; no accuracy.
+
+        Unless it must be `finite`, the loss may be infinite or NaN where the data are finite.
+        """
         check(self.model, x, y, sample_weight)
         # Passes of its own: a step may be under way, of another thread or around this call.
         outputs = passes(self.loss, self.model).predict(x)
         value, _, figures = call(self.loss, outputs, y, sample_weight)
         if not math.isfinite(value):
             why = not_finite(y)
-            raise ArgumentError(
-                f"the loss is {value}{f': {why}' if why else ', although the data are finite'}"
-            )
+            if why or finite:
+                raise ArgumentError(
+                    f"the loss is {value}{f': {why}' if why else ', although the data are finite'}"
+                )
         return value, None, figures
 
     def take(self) -> None:
@@ -293,6 +296,22 @@ class CustomTrainer:
             "plan is not supported with a custom loss, whose steps are a forward pass, a call of "
             "the function and a backward pass instead of one pass of the core"
         )
+
+
+def evaluate(
+    core: Any, x: Samples, y: Any, sample_weight: Array | None, finite: bool
+) -> Evaluation:
+    """Evaluate as `CustomTrainer.evaluate` does, also with the core."""
+    if not isinstance(core, _core.Trainer):
+        evaluation: Evaluation = core.evaluate(x, y, sample_weight, finite)
+        return evaluation
+    try:
+        return complete(core.evaluate(x, y, sample_weight))
+    except ArgumentError:
+        sums = None if finite else core.evaluate_sums(x, y, sample_weight)
+        if sums is None or math.isfinite(sums[0]):
+            raise
+        return sums[0], sums[1] / sums[3] if core.has_accuracy else None, {}
 
 
 _AFFINE = (Linear, Standardize, Flatten, Identity)

@@ -1,16 +1,17 @@
 """Training with optimizers that use all data in each step."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from thalweg import _core, _steps
 from thalweg._arrays import Array, Samples
-from thalweg._custom import CustomTrainer
+from thalweg._custom import CustomTrainer, evaluate
 from thalweg._figures import Evaluation, Figures, complete
+from thalweg._ready import ready
 from thalweg.errors import DivergedError, ThalwegError
 from thalweg.nn import Sequential
+from thalweg.nn._losses import CoreLoss, FunctionLoss
 from thalweg.optim._full_batch import FullBatchOptimizer, Vector, warn_of_stall
 
 
@@ -24,14 +25,12 @@ class FullBatchTrainer:
         core: "_core.Trainer | CustomTrainer",
         model: Sequential,
         optimizer: FullBatchOptimizer,
-        reduction: str,
-        ready: Callable[[Any, Any, Any], tuple[Samples, Any, Array | None]],
+        loss: CoreLoss | FunctionLoss,
     ) -> None:
         self.core = core
         self.model = model
         self.optimizer = optimizer
-        self._reduction = reduction
-        self._ready = ready
+        self._loss = loss
         self._told = False  # whether a warning has been given
         self.kind = type(optimizer).__name__
         #: Of the latest step, beside its loss.
@@ -39,12 +38,13 @@ class FullBatchTrainer:
 
     def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
         """Take one step of the optimizer; return the loss before it."""
-        return self.train(*self._ready(x, y, sample_weight))[0]
+        return self.train(*ready(self.model, self._loss, x, y, sample_weight))[0]
 
     @_steps.alone("step")
     def train(self, x: Samples, y: Any, sample_weight: Array | None) -> Evaluation:
         """Do the same, and also return accuracy and other figures."""
-        problem = _Batch(self.core, self.model, x, y, sample_weight, self._reduction)
+        reduction = getattr(self._loss, "reduction", "mean")
+        problem = _Batch(self.core, self.model, x, y, sample_weight, reduction)
         before = dict(vars(self.optimizer))
         try:
             self.model._unmoved = problem.theta
@@ -65,7 +65,7 @@ class FullBatchTrainer:
             self.core.check(x, y, sample_weight, prefix)
             return
         try:
-            self.core.evaluate(x, y, sample_weight)
+            self.evaluate(x, y, sample_weight, finite=not prefix)
         except ThalwegError as error:
             raise type(error)(f"{prefix}{error}") from None
 
@@ -76,9 +76,11 @@ class FullBatchTrainer:
         self.figures = evaluation[2]
         return evaluation
 
-    def evaluate(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Evaluation:
+    def evaluate(
+        self, x: Samples, y: Any, sample_weight: Array | None = None, finite: bool = True
+    ) -> Evaluation:
         """Do as the core does."""
-        return complete(self.core.evaluate(x, y, sample_weight))
+        return evaluate(self.core, x, y, sample_weight, finite)
 
     def penalty_value(self) -> None:
         """There is none."""

@@ -1,7 +1,7 @@
 """The figures of a training run, epoch by epoch."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from thalweg import _arrays, _habits
@@ -16,6 +16,25 @@ else:  # what typing.get_type_hints finds
 KEYS = ("loss", "accuracy", "penalty", "val_loss", "val_accuracy", "seconds")
 
 
+def added(record: Mapping[str, Any], there: Container[str]) -> dict[str, float]:
+    """Return what callbacks have added to a record, beside the keys that were there.
+
+    Raises
+    ------
+    ArgumentError
+        If it is no number.
+    """
+    more = {key: value for key, value in record.items() if key not in there}
+    for key, value in more.items():
+        if not _arrays.is_real(type(value)):
+            never = value is None and key == "grad_norm"
+            raise ArgumentError(
+                f"a callback may only add numbers to the record; got {key!r}: {value!r}"
+                + (": trainer.grad_norm needs Trainer(..., clip_grad_norm=math.inf)" * never)
+            )
+    return {key: float(value) for key, value in more.items()}
+
+
 class History(dict[str, list[float]]):
     """A dict of lists with one number per epoch.
 
@@ -28,11 +47,16 @@ class History(dict[str, list[float]]):
     are figures returned by a custom loss (`nn.CustomLoss`) and those that callbacks add to the
     record of an epoch, see `callbacks.Callback.on_epoch_end`. A figure missing in an epoch is NaN.
 
+    The sum of two histories has the epochs of one after those of the other, with the figures of
+    both, also NaN where one lacks a figure.
+
     Examples
     --------
     >>> from thalweg import History
     >>> History(loss=[0.5, 0.25], seconds=[0.1, 0.1])
     History(2 epochs, loss 0.25, 0.20 s)
+    >>> (History(loss=[0.5, 0.25]) + History(loss=[0.125], val_loss=[0.2]))["val_loss"]
+    [nan, nan, 0.2]
     """
 
     if not TYPE_CHECKING:
@@ -61,6 +85,20 @@ class History(dict[str, list[float]]):
             more = ": figures of validation data need fit(..., validation_data=(x, y))"
         raise KeyError(f"there are no figures {key!r}; there are {there}{more}")
 
+    def __add__(self, other: "History") -> "History":
+        """Return the epochs of both."""
+        if not isinstance(other, History):
+            return NotImplemented
+        parts = (self, self.epochs), (other, other.epochs)
+        both = [*KEYS, *(key for key in {**self, **other} if key not in KEYS)]
+        return History(
+            {
+                key: [figure for part, n in parts for figure in part.get(key, [math.nan] * n)]
+                for key in both
+                if key in self or key in other
+            }
+        )
+
     def append(self, record: dict[str, float]) -> None:
         """Add the figures of one epoch; its number is its position and is not stored."""
         epochs = self.epochs
@@ -71,16 +109,12 @@ class History(dict[str, list[float]]):
                     self[key] = [math.nan] * epochs
                 self[key].append(record[key])
 
-    def _add(self, more: Mapping[str, Any]) -> None:
+    def _add(self, more: Mapping[str, float]) -> None:
         """Add callbacks' figures to the latest epoch, and pad so that each has one per epoch."""
         for key, value in more.items():
-            if not _arrays.is_real(type(value)):
-                raise ArgumentError(
-                    f"a callback may only add numbers to the record; got {key!r}: {value!r}"
-                )
             figures = self.setdefault(key, [])
             figures += [math.nan] * (self.epochs - 1 - len(figures))
-            figures.append(float(value))
+            figures.append(value)
         for figures in self.values():
             figures += [math.nan] * (self.epochs - len(figures))
 

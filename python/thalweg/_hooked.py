@@ -4,9 +4,11 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from thalweg import _arrays, _core, _steps
 from thalweg._arrays import Array, Samples
-from thalweg._custom import CustomTrainer, taken_by, total
+from thalweg._custom import CustomTrainer, evaluate, taken_by, total
 from thalweg._figures import Evaluation, Figures, complete
 from thalweg.errors import (
     ArgumentError,
@@ -15,8 +17,19 @@ from thalweg.errors import (
     ThalwegError,
     UnsupportedError,
 )
-from thalweg.nn import Sequential
+from thalweg.nn import Sequential, _names
 from thalweg.optim import Optimizer
+
+
+def frozen(model: Sequential, optimizer: Optimizer) -> Any:
+    """Mark the flat parameters that an optimizer leaves unchanged, ``frozen=True``."""
+    marks = np.zeros(model.num_parameters, dtype=bool)
+    places = model.unflatten(np.arange(model.num_parameters))
+    for group in optimizer._groups:  # the last one that matches counts
+        for name, place in places.items():
+            if _names.matches(group["pattern"], name):
+                marks[place] = group["frozen"]
+    return marks
 
 
 class HookedTrainer:
@@ -52,6 +65,9 @@ class HookedTrainer:
         try:
             core.zero_grad()
             evaluation = complete(self.inner.backward(x, y, sample_weight))
+            if any(group["frozen"] for group in self.optimizer._groups):
+                fixed = frozen(self.model, self.optimizer)
+                core.set_gradients(np.where(fixed, 0, core.gradients()))
             for hook in self.hooks:
                 core.set_gradients(self._changed(hook, core.gradients()))
             taken = taken_by(self.optimizer, self.core)
@@ -94,7 +110,7 @@ class HookedTrainer:
             self.inner.check(x, y, sample_weight, prefix)
             return
         try:
-            self.inner.evaluate(x, y, sample_weight)
+            self.evaluate(x, y, sample_weight, finite=not prefix)
         except ThalwegError as error:
             raise type(error)(f"{prefix}{error}") from None
 
@@ -103,9 +119,11 @@ class HookedTrainer:
         """Add the gradients of a batch to the model's, without the hooks."""
         return complete(self.inner.backward(x, y, sample_weight))
 
-    def evaluate(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Evaluation:
-        """Return loss, accuracy and figures, in evaluation mode."""
-        return complete(self.inner.evaluate(x, y, sample_weight))
+    def evaluate(
+        self, x: Samples, y: Any, sample_weight: Array | None = None, finite: bool = True
+    ) -> Evaluation:
+        """Return loss, accuracy and figures, in evaluation mode, as `CustomTrainer` does."""
+        return evaluate(self.inner, x, y, sample_weight, finite)
 
     def plan(self, batch_size: int) -> tuple[str, int]:
         """There is none."""

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _arrays, _checks
 from thalweg._arrays import Array, Labels, Samples
@@ -19,7 +20,7 @@ _LIKELIHOODS = {
 
 
 class Prepared(NamedTuple):
-    """The arguments as the core takes them."""
+    """The arguments as the core takes them, for rows among which the same outputs compete."""
 
     samples: Samples
     y: Labels | Array | None
@@ -27,6 +28,8 @@ class Prepared(NamedTuple):
     classes: list[int] | None
     seed: int
     sample_weight: Array | None
+    #: What these rows are of all, by weight: the Fisher information is a mean over rows.
+    share: float = 1.0
 
 
 def prepare(
@@ -41,21 +44,35 @@ def prepare(
     seed: int,
     sample_weight: Any = None,
     any_loss: bool = False,
-) -> Prepared:
-    """Check and convert arguments; `labelled` says whether `y` is used.
+    batched: bool = False,
+) -> list[Prepared]:
+    """Check and convert arguments; `labelled` says whether the kind uses `y`.
+
+    Rows with ignored labels are left out. If classes of several heads compete, there is one result
+    for each head, with the rows of its labels; but if `batched`, whose batches mix heads, a single
+    one whose likelihood is "any".
 
     For what needs only gradients, `any_loss` lets the likelihood be "any".
     """
     if not isinstance(model, Sequential):
         raise ArgumentError(f"model must be an nn.Sequential; got {model!r}")
     likelihood = likelihood_of(loss, any_loss=any_loss)
+    competition = (loss or CrossEntropyLoss())._competition
+    outputs = model.out_features
+    if likelihood == "categorical":
+        labelled = labelled or y is not None  # says which rows are ignored, and heads
+        if outputs == 1:
+            raise ArgumentError(
+                "a softmax of one output is always 1, and its Fisher information 0: pass"
+                " loss=nn.MSELoss() or nn.BCEWithLogitsLoss()"
+            )
     samples = model._samples(x, "x")
     if y is not None and labelled:
         if likelihood == "categorical":
             y = _arrays.labels_or_shares(y, model.dtype, "y")
         else:
             assert isinstance(loss, CoreLoss)
-            y = _arrays.targets(y, model.dtype, loss._target_width(model.out_features), "y")
+            y = _arrays.targets(y, model.dtype, loss._target_width(outputs), "y")
         if y.dtype.kind == "f":
             _arrays.finite(y, "y")
     else:
@@ -63,29 +80,96 @@ def prepare(
     seed = _checks.integer("seed", seed, 0)
     rows = len(samples)
     weight = _arrays.weights(sample_weight, model.dtype, "sample_weight")
-    if weight is not None:
-        if len(weight) != rows:
+    for name, array in (("y", y), ("sample_weight", weight)):
+        if array is not None and len(array) != rows:
             raise ShapeError(
-                f"x has {rows} rows but sample_weight has {len(weight)}; they must have the same"
-                " length"
+                f"x has {rows} rows but {name} has {len(array)}; they must have the same length"
             )
+    if weight is not None:
         _arrays.finite(weight, "sample_weight")
+    if likelihood == "categorical" and y is not None and y.ndim == 1:
+        counts = y != competition.ignored
+        if rows and not counts.any():
+            raise DataError(f"no row counts: each of {rows} has the ignored label, {y[0]}")
+        if not counts.all():
+            samples, y, weight = _of_rows(counts, samples, y, weight)
+            rows = len(samples)
     if n_samples is not None:
         n_samples = _checks.integer("n_samples", n_samples, 1)
         if n_samples < rows:
             chosen = np.sort(np.random.default_rng(seed).choice(rows, n_samples, replace=False))
-            samples = samples[chosen]
-            y = None if y is None else y[chosen]
-            weight = None if weight is None else weight[chosen]
+            samples, y, weight = _of_rows(chosen, samples, y, weight)
     if weight is not None and not weight.any():
         raise DataError(f"no row counts: each of {len(weight)} has a sample_weight of 0")
-    if classes is not None:
+    if classes is None:
+        classes = competition.active
+    else:
         if not isinstance(classes, Iterable):
             raise ArgumentError(
                 f"classes must be the outputs that compete, e.g. [0, 1]; got {classes!r}"
             )
         classes = [_checks.integer("classes", c, 0) for c in classes]
-    return Prepared(samples, y, likelihood, classes, seed, weight)
+    ready = Prepared(
+        samples, y, likelihood, None if classes is None else list(classes), seed, weight
+    )
+    if competition.heads is None:
+        return [ready]
+    if sum(competition.heads) != outputs:
+        raise ShapeError(f"heads have {sum(competition.heads)} columns; the model has {outputs}")
+    return _by_head(ready, competition.heads_of(outputs), batched)
+
+
+def _by_head(ready: Prepared, of_column: npt.NDArray[np.int64], batched: bool) -> list[Prepared]:
+    """Divide rows by the heads of their labels, if outputs of several heads compete."""
+    outputs = len(of_column)
+    columns = np.arange(outputs) if ready.classes is None else np.array(ready.classes, int)
+    if not len(ready.samples) or not len(columns) or columns.max() >= outputs:
+        return [ready]  # the core refuses it
+    if (of_column[columns] == of_column[columns[0]]).all():
+        return [ready]
+    if batched:
+        return [ready._replace(likelihood="any")]
+    y, weight = ready.y, ready.sample_weight
+    if y is None:
+        raise ArgumentError(
+            "the loss has heads, and a row's label decides in which one outputs compete: pass y, or"
+            f" the outputs of one head as classes; those of {len(set(of_column[columns]))} compete"
+        )
+    labels = y if y.ndim == 1 else y.argmax(axis=1)
+    other = ~np.isin(labels, columns)
+    if other.any():
+        row = int(other.argmax())
+        raise DataError(f"y[{row}] is {labels[row]}, but only {columns.tolist()} compete")
+    heads = of_column[labels]
+    if y.ndim == 2:
+        several = (y * (of_column != heads[:, np.newaxis])).any(axis=1)
+        if several.any():
+            raise UnsupportedError(
+                f"y[{several.argmax()}] has shares in several heads, whose Fisher information is"
+                " not supported"
+            )
+    shares = np.ones(len(y)) if weight is None else weight.astype(np.float64)
+    parts = []
+    for head in np.unique(heads):
+        rows = heads == head
+        if share := float(shares[rows].sum() / shares.sum()):
+            parts.append(
+                Prepared(
+                    ready.samples[rows],
+                    y[rows],
+                    ready.likelihood,
+                    columns[of_column[columns] == head].tolist(),
+                    ready.seed + int(head),  # draws for different heads are independent
+                    None if weight is None else weight[rows],
+                    share,
+                )
+            )
+    return parts
+
+
+def _of_rows(rows: Any, *arrays: Any) -> tuple[Any, ...]:
+    """Return some rows of each array, None for None."""
+    return tuple(None if array is None else array[rows] for array in arrays)
 
 
 def likelihood_of(loss: Loss | None, *, any_loss: bool = False) -> str:
@@ -104,8 +188,14 @@ def likelihood_of(loss: Loss | None, *, any_loss: bool = False) -> str:
     if found is None and any_loss and isinstance(loss, CoreLoss):
         return "any"
     if found is None:
+        more = ""
+        if any_loss:
+            more = (
+                ', and with kind="empirical" or "batched" for the other losses of thalweg.nn, which'
+                " give a gradient for each row"
+            )
         raise UnsupportedError(
-            f"the Fisher information is only supported for {known()}; got {loss!r}"
+            f"the Fisher information is only supported for {known()}{more}; got {loss!r}"
         )
     return found
 

@@ -281,7 +281,9 @@ def find_lr(
     found = _best(np.array(before), np.array(after), smooth)
     if found is None:
         raise ArgumentError(
-            f"the loss does not fall at any rate from {min_lr:g} to {max_lr:g}; try smaller rates"
+            f"the loss does not fall at any rate from {min_lr:g} to {max_lr:g}; inputs or targets "
+            "may be far from 0 and 1 in magnitude: let the model begin with nn.Standardize.of(x), "
+            "or end with nn.Standardize.of(y, inverse=True); otherwise, try smaller rates"
         )
     gain, place = found
     return LRFinder(

@@ -1,8 +1,9 @@
 """Training several models at once: ensembles, seeds, sweeps."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from typing import Any
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -12,7 +13,10 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.callbacks import Callback, _watch
 from thalweg.callbacks._base import AnyCallback
-from thalweg.errors import ArgumentError
+from thalweg.errors import ArgumentError, DivergedError
+
+#: What becomes of the histories if a fit diverges.
+Diverged: TypeAlias = Literal["raise", "keep"]
 
 
 def train_many(
@@ -22,6 +26,7 @@ def train_many(
     *,
     workers: int | None = None,
     callbacks: "Callable[[Trainer], Sequence[AnyCallback]] | None" = None,
+    diverged: Diverged = "raise",
     **options: Any,
 ) -> list[History]:
     """Fit several trainers, each on a thread of its own, to the same data or to different data.
@@ -38,13 +43,18 @@ def train_many(
         As for `Trainer.fit`; they are shared, not copied. Batches, with None for `y`, come from a
         function, or from an iterable that several fits can go through at the same time. If both `x`
         and `y` are lists of arrays, one per trainer, whose rows are samples and targets, each
-        trainer has its own data. Then ``sample_weight`` is a list of arrays too, and
-        ``validation_data`` may be a list of tuples; a single tuple of validation data is for all.
+        trainer has its own data. Then ``validation_data`` may be a list of tuples; a single tuple
+        of validation data is for all. ``sample_weight`` may be a list of arrays, one per trainer,
+        in both cases, and must be one if the data are lists.
     workers : int, keyword only, optional
         How many fits run at the same time; by default `get_num_threads`.
     callbacks : callable, keyword only, optional
         Returns the callbacks of a trainer, e.g. ``lambda trainer: [EarlyStopping(patience=5)]``.
         Each fit needs its own; they are called from its thread.
+    diverged : {"raise", "keep"}, keyword only
+        What to do if fits diverge, as some of a sweep may. The others finish in any case, and each
+        that diverges is undone, as `Trainer.fit` undoes it. Then "raise" raises the error of the
+        first one, and "keep" returns for each of them the history up to then, which is shorter.
     **options
         Other arguments of `Trainer.fit`.
 
@@ -60,11 +70,17 @@ def train_many(
         the data are an iterator, or lists of data differ in length from `trainers`; or if
         `callbacks` returns something else. Nothing is trained then.
     ThalwegError
-        The first error of a fit, with a note that says whose it is. Other fits end after their
-        current epoch; what they have learned is kept.
+        If the data or options of a fit are invalid, with a note that says whose; nothing is trained
+        then. Or the first error of a fit in progress: other fits end after their current batch, and
+        what they have learned is kept.
+    DivergedError
+        If fits diverged, once all others are over; its ``index`` is the place of the first one in
+        `trainers`, and a note names all.
 
     Notes
     -----
+    After Ctrl-C, all fits end after their current batch; what they have learned is kept.
+
     Wide networks use all threads by themselves, so fit them one after another. Do the same with
     fits shorter than a millisecond or two, which end before another thread has begun.
 
@@ -105,10 +121,10 @@ def train_many(
     if workers is None:
         workers = get_num_threads()
     workers = _checks.integer("workers", workers, 1)
+    _checks.one_of("diverged", diverged, get_args(Diverged))
     if not trainers:
         return []
     each = _data_of_each(len(trainers), {"x": x, "y": y, **options})
-    cancel = _Cancel()
     for name in ("x", "validation_data"):
         sources = [given.get(name) for given in each]
         shared = len({id(source) for source in sources}) < len(sources)
@@ -128,29 +144,97 @@ def train_many(
             )
     if all(given is each[0] for given in each):
         _warn_of_twins(trainers)
+    _check_data(trainers, each, of)
+    cancel = _watch.Cancel()
     workers = min(workers, len(trainers))
     # Otherwise, the fits would compete for CPUs.
     own = max(1, get_num_threads() // workers)
     with ThreadPoolExecutor(workers, "thalweg-fit", _core.limit_own_threads, (own,)) as pool:
         fits = [
-            pool.submit(cancel.guard, trainer, {**given, "callbacks": (*mine, cancel)})
+            pool.submit(trainer.fit, **{**given, "callbacks": (*mine, cancel)})
             for trainer, given, mine in zip(trainers, each, of, strict=True)
         ]
         pending = set(fits)
         try:
             # Wake up now and then: a signal handler that restarts system calls, such as that of
             # Polars, would otherwise keep Ctrl-C waiting until the end.
-            while pending and all(fit.exception() is None for fit in fits if fit.done()):
+            while pending and all(map(_goes_on, fits)):
                 _, pending = wait(pending, 0.1, FIRST_EXCEPTION)
         finally:  # only this thread receives Ctrl-C
             cancel.now = any(not fit.done() for fit in fits)
             for fit in fits:
                 fit.cancel()
+    failed: dict[int, DivergedError] = {}
     for index, fit in enumerate(fits):
-        if not fit.cancelled() and (error := fit.exception()) is not None:
-            error.add_note(f"This happened in the fit of trainers[{index}].")
-            raise error
-    return [fit.result() for fit in fits]
+        error = None if fit.cancelled() else fit.exception()
+        if isinstance(error, DivergedError):
+            failed[index] = error
+        elif error is not None:
+            raise _noted(error, index)
+    if failed and diverged == "raise":
+        index, first = next(iter(failed.items()))
+        first.index = index
+        if len(failed) > 1:
+            those = ", ".join(f"trainers[{k}]" for k in failed)
+            first.add_note(f"{len(failed)} of the {len(fits)} fits diverged, those of {those}.")
+        raise _noted(first, index)
+    return [
+        trainer.history if index in failed else fit.result()
+        for index, (trainer, fit) in enumerate(zip(trainers, fits, strict=True))
+    ]
+
+
+def _goes_on(fit: "Future[History]") -> bool:
+    """Return whether others may go on: this one has no error, or has diverged."""
+    return not fit.done() or isinstance(fit.exception(), (DivergedError, type(None)))
+
+
+def _noted(error: BaseException, index: int) -> BaseException:
+    """Let an error say whose it is."""
+    error.add_note(f"This happened in the fit of trainers[{index}].")
+    return error
+
+
+class _Checked(Exception):
+    """Ends a fit before it begins."""
+
+
+class _Stop(Callback):
+    """Lets a fit check everything, and do nothing."""
+
+    def on_fit_begin(self, trainer: Trainer) -> None:
+        raise _Checked
+
+
+def _check_data(
+    trainers: Sequence[Trainer],
+    each: list[dict[str, Any]],
+    callbacks: "list[tuple[AnyCallback, ...]]",
+) -> None:
+    """Raise what any of the fits would raise before its first step."""
+    seen = set()
+    for index, (trainer, given, mine) in enumerate(zip(trainers, each, callbacks, strict=True)):
+        model, rate = trainer.model, given.get("lr")
+        parts = model.layers, model.dtype, trainer.loss, trainer.schedule, mine
+        kind = id(given), type(trainer.optimizer), repr(parts)
+        if kind in seen:  # as in an ensemble or a sweep on the same data
+            continue
+        seen.add(kind)
+        try:
+            with warnings.catch_warnings():  # they come again
+                warnings.simplefilter("ignore")
+                trainer.fit(
+                    **{
+                        **given,
+                        "lr": None if isinstance(rate, str) else rate,  # "auto" would train
+                        "callbacks": (_Stop(), *mine),
+                        "progress": False,
+                    }
+                )
+        except _Checked:
+            pass
+        except Exception as error:
+            raise _noted(error, index) from None
 
 
 def _warn_of_twins(trainers: tuple[Trainer, ...]) -> None:
@@ -178,19 +262,23 @@ def _warn_of_twins(trainers: tuple[Trainer, ...]) -> None:
 def _data_of_each(trainers: int, shared: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the arguments of each fit, where lists of data have one entry per fit."""
     x, y = shared["x"], shared["y"]
-    if not (_is_of_arrays(x, 2) and _is_of_arrays(y, 1)):
-        return [shared] * trainers
-    own = {"x": x, "y": y}
-    if (weight := shared.get("sample_weight")) is not None:
+    own, weight = {}, shared.get("sample_weight")
+    several = _is_of_arrays(x, 2) and _is_of_arrays(y, 1)
+    if several:
+        own = {"x": x, "y": y}
+        if isinstance(shared.get("validation_data"), list):
+            own["validation_data"] = shared["validation_data"]
+    if weight is not None and (several or _is_of_arrays(weight, 1)):
         own["sample_weight"] = weight
-    if isinstance(shared.get("validation_data"), list):
-        own["validation_data"] = shared["validation_data"]
+    if not own:
+        return [shared] * trainers
+    what = "x and y are lists" if several else "sample_weight is a list"
     for name, values in own.items():
         if not isinstance(values, list) or len(values) != trainers:
             got = f"{len(values)}" if isinstance(values, list) else repr(type(values))
             raise ArgumentError(
-                f"x and y are lists with one array for each trainer, so {name} must be a list of "
-                f"{trainers}; got {got}"
+                f"{what} with one array for each trainer, so {name} must be a list of {trainers}; "
+                f"got {got}"
             )
     return [shared | {name: own[name][i] for name in own} for i in range(trainers)]
 
@@ -205,16 +293,3 @@ def _is_of_arrays(value: Any, least: int) -> bool:
             for item in value
         )
     )
-
-
-class _Cancel(Callback):
-    """Ends all fits at their next epoch."""
-
-    def __init__(self) -> None:
-        self.now = False
-
-    def guard(self, trainer: Trainer, arguments: dict[str, Any]) -> History:
-        return History() if self.now else trainer.fit(**arguments)
-
-    def on_epoch_end(self, trainer: Trainer, record: dict[str, float]) -> bool:
-        return self.now

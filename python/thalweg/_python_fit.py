@@ -4,25 +4,20 @@
 in the same way: the same rows in the same order.
 """
 
-import itertools
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
 from thalweg import _core, _steps
 from thalweg._arrays import Array, Samples
 from thalweg._custom import total
-from thalweg._figures import Evaluation, Figures, Means, of_validation
+from thalweg._figures import Evaluation, Figures, of_validation
+from thalweg._slices import SlicedFit
 from thalweg._snapshot import Averaging, Snapshot
 from thalweg.nn import Sequential
 from thalweg.optim import Optimizer
-
-#: (epoch, loss, accuracy, penalty, val_loss, val_accuracy, seconds, other figures)
-Record: TypeAlias = tuple[
-    int, float, float | None, float | None, float | None, float | None, float, Figures
-]
 
 
 class PythonTrainer(Averaging, Protocol):
@@ -44,8 +39,10 @@ class PythonTrainer(Averaging, Protocol):
     def train(self, x: Samples, y: Any, sample_weight: Array | None) -> Evaluation:
         """Train on a batch; return its loss, accuracy and other figures."""
 
-    def evaluate(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Evaluation:
-        """Return loss, accuracy and other figures, in evaluation mode."""
+    def evaluate(
+        self, x: Samples, y: Any, sample_weight: Array | None = None, finite: bool = True
+    ) -> Evaluation:
+        """Return loss, accuracy and other figures, in evaluation mode, as `CustomTrainer` does."""
 
     def penalty_value(self) -> float | None:
         """Return the penalty of the current parameters, if there is one."""
@@ -54,8 +51,8 @@ class PythonTrainer(Averaging, Protocol):
         """Make an update from accumulated gradients."""
 
 
-class PythonFit:
-    """A fit that can be left between steps and resumed, like `_core.Fit`."""
+class PythonFit(SlicedFit):
+    """A fit to arrays."""
 
     def __init__(
         self,
@@ -81,26 +78,13 @@ class PythonFit:
         if validation_x is not None:
             self._validation = validation_x, validation_y, validation_weight
             trainer.check(*self._validation, prefix="validation ")
-        self._epochs, self._batch_size = epochs, batch_size
+        super().__init__(epochs, Snapshot(trainer, trainer.model, trainer.optimizer))
+        self._batch_size = batch_size
         self._shuffle, self._seed = shuffle and not trainer.whole, seed
         self._rates, self._by_epoch, self._earlier = rates, rates_by_epoch, earlier_epochs
-        self._updates = 0
-        self._epoch = self._batch = 0
-        self.last_loss = np.nan
-        self.last_figures: Figures = {}
         self._order: Any = None
         #: Weight, loss and accuracy of each batch.
         self._losses: list[tuple[float, float, float | None]] = []
-        self._figures = Means()
-        self._seconds = 0.0
-        self._ended: list[Record] = []
-        self._begun = False
-        self._before = Snapshot(trainer, trainer.model, trainer.optimizer)
-
-    @property
-    def done(self) -> bool:
-        """Whether all epochs are over."""
-        return self._epoch == self._epochs
 
     @property
     def progress(self) -> tuple[int, int, int, float, float | None]:
@@ -108,40 +92,12 @@ class PythonFit:
         batches = -(-len(self._data[0]) // self._batch_size)
         return self._epoch, self._batch, batches, *self._means()
 
-    def run(
-        self,
-        max_epochs: int | None = None,
-        max_seconds: float | None = None,
-        max_batches: int | None = None,
-    ) -> list[Record]:
-        """Do as `_core.Fit.run`; after an error, restore model and optimizer."""
-        end = self._epochs if max_epochs is None else min(self._epochs, self._epoch + max_epochs)
-        try:
-            self._run(end, max_seconds, max_batches)
-        except Exception:
-            self._before.restore()
-            self._epoch = self._epochs  # nothing is left to run
-            raise
-        return self.take_ended()
-
     @_steps.alone("fit")
-    def _run(self, end: int, max_seconds: float | None, max_batches: int | None) -> None:
-        begin = time.perf_counter()
-        batches = itertools.count(1)
+    def _slice(self, end: int, max_seconds: float | None, max_batches: int | None) -> None:
         if not self._begun:
             self._begun = True
             self._trainer.forget()  # discard what an interrupted fit left behind
-        while self._epoch < end:
-            self._step()
-            if next(batches) == max_batches:
-                break
-            if max_seconds is not None and time.perf_counter() - begin >= max_seconds:
-                break
-
-    def take_ended(self) -> list[Record]:
-        """Do as `_core.Fit.take_ended`."""
-        ended, self._ended = self._ended, []
-        return ended
+        super()._slice(end, max_seconds, max_batches)
 
     def _means(self) -> tuple[float, float | None]:
         """Return loss and accuracy so far in this epoch: weighted means over the rows."""
@@ -150,7 +106,7 @@ class PythonFit:
         right = [n * accuracy for n, _, accuracy in self._losses if accuracy is not None]
         return loss, sum(right) / all_of if right else None
 
-    def _step(self) -> None:
+    def _turn(self) -> None:
         begin = time.perf_counter()
         x, y, weight = self._data
         if self._batch == 0 and self._shuffle:
@@ -179,7 +135,7 @@ class PythonFit:
         held_out: tuple[float | None, float | None, Figures] = (None, None, {})
         if stop == len(x):
             if self._validation is not None:
-                held_out = self._trainer.evaluate(*self._validation)
+                held_out = self._trainer.evaluate(*self._validation, finite=False)
             self._epoch += 1
             self._batch = 0
         self._seconds += time.perf_counter() - begin

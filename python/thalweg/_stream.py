@@ -1,6 +1,5 @@
 """The loop of a fit whose data come in batches from an iterable."""
 
-import itertools
 import numbers
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,19 +9,16 @@ import numpy as np
 
 from thalweg import _core
 from thalweg._arrays import Array, Samples
-from thalweg._custom import CustomTrainer
-from thalweg._figures import Figures, Means, complete, of_validation
+from thalweg._custom import CustomTrainer, evaluate
+from thalweg._figures import Figures, of_validation
 from thalweg._hooked import HookedTrainer
+from thalweg._slices import SlicedFit
 from thalweg._snapshot import Snapshot
 from thalweg.errors import ArgumentError, DataError, DivergedError, DtypeError, ThalwegError
 from thalweg.nn import Loss, Sequential
 from thalweg.optim import Optimizer
 
 Ready: TypeAlias = tuple[Samples, Any, Array | None]
-#: Epoch, loss, accuracy, penalty, val_loss, val_accuracy, seconds, as in `_core.Fit`; and figures.
-_Record: TypeAlias = tuple[
-    int, float, float | None, float | None, float | None, float | None, float, Figures
-]
 
 
 def batches_of(
@@ -61,8 +57,8 @@ def _is_of_rows(source: Any) -> bool:
     return isinstance(row, (list, tuple)) and any(isinstance(x, numbers.Number) for x in row)
 
 
-class StreamFit:
-    """A fit that can be left between steps and resumed, like `_core.Fit`.
+class StreamFit(SlicedFit):
+    """A fit to batches.
 
     A batch is requested only after the previous one has been used, so that a source may reuse the
     same array; the end of an epoch is noticed when no further batch comes.
@@ -82,65 +78,25 @@ class StreamFit:
     ) -> None:
         self._core, self._optimizer, self._loss = core, optimizer, loss
         self._source, self._ready = source, ready
-        self._epochs, self._validation, self._rate = epochs, validation, rate
+        self._validation, self._rate = validation, rate
         self._train = core.train if isinstance(core, _core.Trainer) else core.sums
         if not isinstance(core, _core.Trainer):
             if validation is not None:
                 core.check(*validation, prefix="validation ")
         elif validation is not None:
             try:
-                core.evaluate(*validation)
+                evaluate(core, *validation, finite=False)
             except ThalwegError as error:
                 raise type(error)(f"validation {error}") from None
         self._iterator: Iterator[Any] | None = None
-        self._epoch = self._batch = self._updates = self._longest = 0
-        self.last_loss = np.nan
-        self.last_figures: Figures = {}
+        super().__init__(epochs, Snapshot(core, model, optimizer))
+        self._longest = 0
         self._sums = [0.0, 0.0, 0.0, 0.0]
-        self._figures = Means()
-        self._seconds = 0.0
-        self._ended: list[_Record] = []
-        self._begun = False
-        self._before = Snapshot(core, model, optimizer)
-
-    @property
-    def done(self) -> bool:
-        """Whether all epochs are over."""
-        return self._epoch == self._epochs
 
     @property
     def progress(self) -> tuple[int, int, int, float, float | None]:
         """The same as `_core.Fit.progress`; batches per epoch as far as known."""
         return self._epoch, self._batch, self._longest, *self._means()
-
-    def run(
-        self,
-        max_epochs: int | None = None,
-        max_seconds: float | None = None,
-        max_batches: int | None = None,
-    ) -> list[_Record]:
-        """Do as `_core.Fit.run`; after an error, restore model and optimizer."""
-        end = self._epochs if max_epochs is None else min(self._epochs, self._epoch + max_epochs)
-        begin = time.perf_counter()
-        turns = itertools.count(1)
-        try:
-            while self._epoch < end:
-                self._turn()
-                if next(turns) == max_batches:
-                    break
-                if max_seconds is not None and time.perf_counter() - begin >= max_seconds:
-                    break
-        except Exception:
-            if self._begun:
-                self._before.restore()
-            self._epoch = self._epochs  # nothing is left to run
-            raise
-        return self.take_ended()
-
-    def take_ended(self) -> list[_Record]:
-        """Do as `_core.Fit.take_ended`."""
-        ended, self._ended = self._ended, []
-        return ended
 
     def _turn(self) -> None:
         """Train on a batch, or end the epoch if there is none."""
@@ -209,7 +165,7 @@ class StreamFit:
         self._epoch, self._batch, self._iterator = self._epoch + 1, 0, None
         if self._validation is None:
             return None, None, {}
-        return complete(self._core.evaluate(*self._validation))
+        return evaluate(self._core, *self._validation, finite=False)
 
     def _set_rate(self) -> None:
         if self._rate is not None:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from thalweg import _core
+from thalweg import _core, _custom
 from thalweg._arrays import Array
 from thalweg._custom import total
-from thalweg._figures import Evaluation, Figures, Means, complete, of_validation
+from thalweg._figures import Evaluation, Figures, Means, of_validation
 from thalweg._python_fit import PythonFit
+from thalweg._slices import raise_again, undone
 from thalweg._snapshot import Snapshot
 from thalweg._stream import StreamFit, pair_of
 from thalweg.errors import ArgumentError, DataError, ThalwegError
@@ -57,7 +58,9 @@ def evaluate(
                     accuracy = _accuracy(trainer, x, y, w)
                     sums += 0, 0, accuracy * counted, counted
                 continue
-            value, accuracy, figures = complete(trainer._core.evaluate(x, y, w))
+            # A fit goes on with a loss of, say, infinity; asked for alone, it is an error.
+            found = _custom.evaluate(trainer._core, x, y, w, finite=not name)
+            value, accuracy, figures = found
         except ThalwegError as error:
             raise type(error)(f"{place}: {error}") from None
         share = 1.0 if is_sum else rows
@@ -111,11 +114,17 @@ class ValidatedFit:
     ) -> None:
         self._fit, self._evaluate, self._before = fit, evaluate, before
         self._ended: list[tuple[Any, ...]] = []
+        self._failed = False
 
     @property
     def done(self) -> bool:
         """Whether all epochs are over."""
         return self._fit.done
+
+    @property
+    def undone(self) -> bool:
+        """Whether an error has undone everything."""
+        return self._failed or undone(self._fit)
 
     @property
     def last_loss(self) -> float:
@@ -143,9 +152,10 @@ class ValidatedFit:
             begin = time.perf_counter()
             try:
                 *held_out, figures = self._evaluate()
-            except Exception:
+            except Exception as error:
                 self._before.restore()
-                raise
+                self._failed = True
+                raise_again(error)
             seconds = record[6] + time.perf_counter() - begin
             more = {**(record[7] if len(record) > 7 else {}), **of_validation(figures)}
             self._ended.append((*record[:4], *held_out, seconds, more))

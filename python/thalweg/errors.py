@@ -32,7 +32,14 @@ class DivergedError(ThalwegError, ArithmeticError):
 
     Also raised if parameters or the optimizer's state become so, because gradients are too large.
     Model and optimizer are as they were before the call, e.g. a whole `Trainer.fit`.
+
+    Attributes
+    ----------
+    index : int or None
+        The place of the trainer in `thalweg.train_many`; None elsewhere.
     """
+
+    index: int | None = None
 
 
 class UnsupportedError(ThalwegError, RuntimeError):

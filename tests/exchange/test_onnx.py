@@ -251,6 +251,21 @@ def test_codes_are_integers():
     assert given.type.tensor_type.elem_type == onnx.TensorProto.INT64
 
 
+@pytest.mark.parametrize("code", [-1, -3, 3])
+@pytest.mark.parametrize("table", [True, False], ids=["TabularInput", "Embedding"])
+@RUNS
+def test_a_code_that_is_none_is_an_error(run, table, code):
+    """Also -1, that of unknown categories in pandas, which would be the last code to ONNX."""
+    first = nn.TabularInput(1, {0: (3, 2)}) if table else nn.Embedding(3, 2)
+    model = nn.Sequential(first, nn.Linear(2, 1))
+    codes = np.array([[0], [code]], np.float32) if table else np.array([0, code])
+    with pytest.raises(tw.DataError):
+        model(codes)
+    # Its class depends on the runtime.
+    with pytest.raises(Exception, match=r"out of (data )?bounds"):
+        computed(run, tw.onnx.export(model), codes)
+
+
 @RUNS
 def test_images_go_in_as_they_are(run, rng):
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))

@@ -50,6 +50,19 @@ def test_class_weights_are_weights_of_samples(rng):
         assert one.step(x, y) == pytest.approx(other.step(x, y, np.array(W)[y]), rel=1e-13)
 
 
+def test_rates_weighted_by_exposures_are_a_poisson_regression_with_an_offset(rng):
+    """Its log-likelihood is Σ n (Xw + log e) − e exp(Xw), for counts n and exposures e."""
+    x, exposure = rng.standard_normal((60, 3)), rng.uniform(0.1, 2, 60)
+    count = rng.poisson(exposure * np.exp(x[:, 0]))
+    model = nn.Sequential(nn.Linear(3, 1), dtype="float64")
+    trainer = tw.Trainer(model, loss=nn.PoissonNLLLoss(), optimizer=optim.SGD(lr=0.1))
+    trainer.backward(x, count / exposure, exposure)
+    state = model.state_dict()
+    expected = np.exp(x @ state["0.weight"][0] + state["0.bias"] + np.log(exposure))
+    slope = np.column_stack([x, np.ones(60)]).T @ (expected - count) / exposure.sum()
+    np.testing.assert_allclose(model.flat_gradients, slope, rtol=1e-12)
+
+
 def test_the_formula(rng):
     x, y = rng.standard_normal((N, 6)), rng.standard_normal((N, K))
     weight = rng.uniform(0, 3, N)

@@ -42,7 +42,7 @@ def right() -> None:
     assert_type(tw.find_lr(trainer, x, y), tw.LRFinder)
     for layer in model:
         assert_type(layer, nn.Layer)
-    assert_type((model[0], model[1:]), tuple[nn.Layer, tuple[nn.Layer, ...]])
+    assert_type((model[0], model[1:]), tuple[nn.Layer, nn.Sequential])
     assert_type(tw.show_config("dicts")["isa"], Any)
     assert_type(tw.show_config(), None)
     number: float = loss(model(x), y) + loss(model(x), y)

@@ -174,6 +174,11 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
         return self._history
 
     @property
+    def epochs(self) -> int:
+        """The number of epochs trained, over all fits; those that were undone do not count."""
+        return self._epochs
+
+    @property
     def grad_norm(self) -> float | None:
         """Norm of the gradient of the latest update, before ``clip_grad_norm`` scaled it down.
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
-from thalweg import _arrays, _checks, _core, _habits
+from thalweg import _checks, _core, _habits
 from thalweg._arrays import Array, Samples
 from thalweg._custom import CustomTrainer
 from thalweg._full_batch import FullBatchTrainer
@@ -12,7 +12,7 @@ from thalweg._history import History
 from thalweg._hooked import HookedTrainer
 from thalweg._penalties import Penalties
 from thalweg._rates import Rates
-from thalweg._targets import targets
+from thalweg._ready import ready
 from thalweg._trainer import _logits
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Loss, MSELoss, Sequential
@@ -156,6 +156,7 @@ class TrainerBase(Guided):
                 "trainer.gradient_hook(lambda gradient: gradient.clip(-c, c)) clips each value "
                 "before the norm"
             )
+        _logits.check(model, loss)  # before anything changes: a warning may be raised
         self._model = model
         self._loss: CoreLoss | FunctionLoss = loss
         self._optimizer = optimizer
@@ -188,7 +189,7 @@ class TrainerBase(Guided):
         self._core = core
         self._penalties = Penalties()
         if isinstance(loss, FunctionLoss):
-            self._core = CustomTrainer(core, model, loss, optimizer, self._ready)
+            self._core = CustomTrainer(core, model, loss, optimizer)
         if isinstance(optimizer, FullBatchOptimizer):
             self._core = self._full_batch(self._core, optimizer)
         self._history = History()
@@ -201,7 +202,6 @@ class TrainerBase(Guided):
         self._rates = Rates(schedule, self._base_lr) if isinstance(schedule, Schedule) else None
         optimizer._belong(model)  # nothing can fail after this
         optimizer._lr_by_hand = None  # the current rate is the base rate
-        _logits.check(model, loss)
 
     def _updating(self) -> _core.Trainer | None:
         """Return the core's trainer if each update uses one gradient, whatever its source."""
@@ -224,31 +224,17 @@ class TrainerBase(Guided):
             )
         if not optimizer._has_lr and self._schedule is not None:
             raise UnsupportedError(f"{kind} has no learning rate that a schedule could change")
-        reduction = "mean"
-        if optimizer._needs_squares:
-            if not isinstance(self._loss, MSELoss):
-                raise ArgumentError(
-                    f"{kind} needs a sum of squares: loss must be nn.MSELoss(); got {self._loss!r}"
-                )
-            reduction = self._loss.reduction
-        return FullBatchTrainer(core, self._model, optimizer, reduction, self._ready)
+        if optimizer._needs_squares and not isinstance(self._loss, MSELoss):
+            raise ArgumentError(
+                f"{kind} needs a sum of squares: loss must be nn.MSELoss(); got {self._loss!r}"
+            )
+        return FullBatchTrainer(core, self._model, optimizer, self._loss)
 
     def _ready(
         self, x: Any, y: Any, sample_weight: Any, prefix: str = ""
     ) -> tuple[Samples, Any, Array | None]:
         """Prepare samples, targets and weights for the core."""
-        model, loss = self._model, self._loss
-        samples = model._samples(x, f"{prefix}x")
-        name = f"{prefix}y"
-        if isinstance(loss, FunctionLoss):
-            if isinstance(loss, NoLoss):
-                loss.function()  # says so
-            y = targets(y, name, len(samples))
-        elif loss._labels:
-            y = _arrays.labels_or_shares(y, model.dtype, name)
-        else:
-            y = _arrays.targets(y, model.dtype, loss._target_width(model.out_features), name)
-        return samples, y, _arrays.weights(sample_weight, model.dtype, f"{prefix}sample_weight")
+        return ready(self._model, self._loss, x, y, sample_weight, prefix)
 
     def _ready_to_validate(self, data: Any) -> tuple[Samples | None, Any, Array | None]:
         """Prepare the validation data for the core; three times None if there is none."""

@@ -258,9 +258,10 @@ class Batching(TrainerBase):
         ----------
         hook : callable
             ``hook(gradient)`` gets the gradient of a batch's loss, an array of shape
-            (num_parameters,) in the order of ``model.flat_parameters``, and returns the gradient to
-            be used: the same array, changed in place, or another. Then follow accumulation, the
-            penalty, the projection of strategies such as `continual.AGEM`, clipping and the update.
+            (num_parameters,) in the order of ``model.flat_parameters``, 0 where these are frozen,
+            and returns the gradient to be used: the same array, changed in place, or another. Then
+            follow accumulation, the penalty, the projection of strategies such as `continual.AGEM`,
+            clipping and the update.
 
         Raises
         ------

@@ -4,10 +4,12 @@ import copy
 import dataclasses
 import os
 from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any, Self, TypeAlias, TypeVar
 
 from thalweg import _arrays, _checks, _habits, _safetensors, _spec, optim
 from thalweg._arrays import Array
+from thalweg._custom import CustomTrainer
 from thalweg._history import History
 from thalweg._penalties import OWN, Penalties, Penalty
 from thalweg._rates import Rates
@@ -19,6 +21,9 @@ from thalweg.optim._optimizer import NOT_KEPT
 
 #: Marks a file whose loss is a function, which the file does not contain.
 _FUNCTION = "function"
+
+#: Losses that a copy shares: what they refer to is not theirs alone, or cannot be copied.
+_SHARED = FunctionType, MethodType
 
 #: Arguments that other libraries' loading functions take.
 _OF_LOAD = {
@@ -214,7 +219,8 @@ class Resumable(TrainerBase):
         Trainer
             Neither trainer affects the other. `copy.deepcopy` does the same, and pickles hold the
             same. For a subclass, the copy has the same class and the attributes that were added to
-            the trainer; its ``__init__`` is not called.
+            the trainer; its ``__init__`` is not called. A loss of your own that is an object
+            with a ``__call__`` is copied, too; functions and methods are shared.
 
         Raises
         ------
@@ -223,12 +229,19 @@ class Resumable(TrainerBase):
         """
         memo: dict[int, Any] = {}
         twin = memo[id(self)] = self._twin(memo)
+        loss = self._loss
+        if isinstance(loss, FunctionLoss) and not isinstance(loss.function, _SHARED):
+            core: Any = twin._core
+            while not isinstance(core, CustomTrainer):
+                core = core.core
+            core.set_loss(copy.deepcopy(loss, memo))
+            twin._loss = core.loss
         vars(twin).update(copy.deepcopy(self._added(), memo))
         return twin
 
     def _twin(self, memo: dict[int, Any] | None = None) -> Self:
         """Copy thalweg's own part, for trials, which need nothing else."""
-        # Loss and schedule are shared: nothing changes them, and a user's may be large.
+        # Loss and schedule are shared: a user's may be large.
         make, (kind, model, spec, (counts, held)), _ = self.__reduce__()
         model, spec["optimizer"] = copy.deepcopy((model, self._optimizer), memo)
         twin: Self = make(kind, model, spec, (copy.deepcopy(counts), held))

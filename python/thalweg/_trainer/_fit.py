@@ -12,13 +12,14 @@ from thalweg import _checks, _core, _habits, _steps
 from thalweg._arrays import Array, Batches, Samples, Targets
 from thalweg._figures import Evaluation
 from thalweg._full_batch import FullBatchTrainer
-from thalweg._history import KEYS, History
+from thalweg._history import KEYS, History, added
 from thalweg._rates import Rates
+from thalweg._slices import undone
 from thalweg._trainer._auto import safe_lr
 from thalweg._trainer._base import TrainerBase
 from thalweg.callbacks import _monitored, _watch
 from thalweg.callbacks._base import AnyCallback
-from thalweg.errors import ArgumentError, DivergedError, UnsupportedError
+from thalweg.errors import ArgumentError, DataError, DivergedError, UnsupportedError
 from thalweg.nn._losses import FunctionLoss
 from thalweg.optim.schedules import ReduceLROnPlateau
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from thalweg._trainer import Trainer
     from thalweg._validation import ValidatedFit
 
-#: How often a fit returns to Python to update the progress bar, in seconds.
+#: How often a fit returns to Python for its progress bar, or to be cancelled, in seconds.
 _REFRESH = 0.1
 
 
@@ -128,7 +129,8 @@ class Fitting(TrainerBase):
         Raises
         ------
         ShapeError, DataError, DtypeError
-            If the arrays do not fit. They are all checked before the first step; the model is
+            If the arrays do not fit, or `x` and the validation data are frames whose columns have
+            other names or another order. They are all checked before the first step; the model is
             unchanged.
         ArgumentError
             If an option is out of range, or a callback or schedule monitors a figure that this fit
@@ -148,7 +150,18 @@ class Fitting(TrainerBase):
         -----
         The whole run happens in the compiled core without holding Python's global lock. Ctrl-C ends
         it between two steps: `KeyboardInterrupt` is raised, the model keeps what it has learned,
-        and `history` holds the completed epochs. The same holds for an error in a callback.
+        and `history` holds the completed epochs. The same holds for an error in a callback, and for
+        one that a signal handler raises, such as a time limit, while the core runs. Where steps are
+        made in Python (batches from an iterable, a custom loss, a gradient hook, an optimizer that
+        takes all samples at once), an `Exception` of a signal handler cannot be told from one of
+        your functions and undoes the fit; one that derives from `BaseException` only does not.
+
+        Another thread ends a fit by a callback whose `on_step_end` or `on_epoch_end` returns True,
+        e.g. ``return event.is_set()`` of a `threading.Event`. Exceptions that another thread sends
+        through the interpreter (``PyThreadState_SetAsyncExc``) do not reach the core.
+
+        A loss of the validation data that is infinite, as of one odd row, is recorded as it is, and
+        the fit goes on.
         """
         epochs = _checks.integer("epochs", epochs, 1)
         if batch_size is not None:
@@ -184,6 +197,8 @@ class Fitting(TrainerBase):
             held_out = self._batches_to_validate(validation_data, epochs)
         arrays = None if held_out is not None else validation_data
         vx, vy, validation_weight = self._ready_to_validate(arrays)
+        if arrays is not None:
+            _check_columns(x, arrays[0])
         run: _core.Fit | PythonFit | StreamFit
         if y is None:
             from thalweg._stream import batches_of
@@ -363,10 +378,10 @@ class Fitting(TrainerBase):
             except BaseException:
                 self._history = earlier
                 raise
-            stop = restored = False
+            stop, restored = watch.cancelled, False
             # With nothing to show or ask, the whole fit is one call into the core.
             max_epochs = 1 if watch.epochs else None
-            max_seconds = _REFRESH if progress else None
+            max_seconds = _REFRESH if progress or watch.is_asked else None
             max_batches = 1 if watch.steps else None
             slices = [max_epochs], [max_seconds], [max_batches]
             before = self._epochs
@@ -387,9 +402,11 @@ class Fitting(TrainerBase):
                         # epoch and its entry in `ended`.
                         ended.extend(chain.from_iterable(map(run.run, *slices)))
                     except Exception as error:
-                        restored = self._untouched = True  # model and optimizer were restored
+                        # A signal handler's error leaves a fit in the core as Ctrl-C does.
+                        restored = self._untouched = undone(run)
                         catch_up()
-                        restore()
+                        if restored:
+                            restore()
                         self._untouched = False  # what callbacks set from here on remains
                         if isinstance(error, DivergedError):
                             watch.diverged(error)
@@ -399,9 +416,10 @@ class Fitting(TrainerBase):
                         record = self._take_note(ended, before)
                         there = set(record)
                         stop = watch.epoch(record) or stop
-                        self._history._add({k: v for k, v in record.items() if k not in there})
+                        self._history._add(added(record, there))
                     if bar is not None:
                         bar.update(self._history)
+                    stop = stop or watch.cancelled
             finally:  # Ctrl-C and errors leave completed epochs unrecorded
                 catch_up()
                 if not restored:
@@ -469,6 +487,19 @@ def _bar(run: Any, epochs: int) -> "ProgressBar":
     from thalweg._progress import ProgressBar
 
     return ProgressBar(run, epochs)
+
+
+def _check_columns(x: Any, validation_x: Any) -> None:
+    """Raise if two frames have columns of different names, or in another order."""
+    names, held_out = ([*getattr(data, "columns", ())] for data in (x, validation_x))
+    if len(names) != len(held_out) or not all(isinstance(n, str) for n in (*names, *held_out)):
+        return  # other numbers of columns have an error of their own
+    for place, (name, other) in enumerate(zip(names, held_out, strict=True)):
+        if name != other:
+            raise DataError(
+                f"column {place} of x is {name!r}, but that of validation x is {other!r}: both "
+                "need the same columns in the same order, validation_x[list(x.columns)]"
+            )
 
 
 def _length(source: Any) -> int | None:

@@ -75,7 +75,8 @@ class Callback:
             The model may be used and changed.
         record : dict of str to float
             ``"epoch"`` and ``"batch"`` (both from 1), ``"loss"``, before the update, and the
-            figures that a custom loss returned for the batch.
+            figures that a custom loss returned for the batch. The mean over the batches of a number
+            added to it under another key becomes a figure of the epoch; NaN does not count.
 
         Returns
         -------

@@ -35,7 +35,8 @@ def check_figures(
         key = schedule.monitor
         if key not in there and (key in KEYS or not own_loss):
             raise _missing(schedule, key, there)
-    adds = False
+    # The batches of an epoch come before all that looks at it.
+    adds = any(method_of(callback, "on_step_end") is not None for callback in callbacks)
     for callback in callbacks:
         if isinstance(callback, Monitor):
             callback._check(there, own_loss, adds)
@@ -132,9 +133,6 @@ class Monitor(Callback):
         given = {"mode": mode, "min_delta": self._min_delta}
         return {"monitor": self.monitor} | {n: v for n, v in given.items() if v != usual[n]}
 
-    def on_fit_begin(self, trainer: "Trainer") -> None:
-        self.best = None
-
     def _check(self, there: Sequence[str], own_loss: bool, adds: bool) -> None:
         """Raise if no fit, user-defined loss or callback can supply the figure."""
         key = self.monitor
@@ -182,9 +180,9 @@ class EarlyStopping(Monitor):
         other names it is required.
     restore_best_weights : bool, keyword only, default False
         Whether to restore the weights and running averages of the best epoch when the fit ends,
-        whether stopped early or not; after Ctrl-C, `restore` does that. The optimizer is not
-        restored, nor is the trainer's ``average``, except that `optim.ScheduleFreeAdamW`, which
-        holds the average of the weights, is restored with them.
+        whether stopped early or not; after Ctrl-C, `restore` does that. The trainer's ``average``
+        is restored with them. The optimizer is not, except for `optim.ScheduleFreeAdamW`, which
+        holds the average of the weights.
     start_from_epoch : int, keyword only, default 0
         Number of initial epochs to ignore.
 
@@ -239,6 +237,7 @@ class EarlyStopping(Monitor):
         self.best_epoch = self.stopped_epoch = 0
         self._weights: dict[str, Any] | None = None
         self._state: Any = None
+        self._average: Any = None
 
     def _shown(self) -> dict[str, Any]:
         restore = {"restore_best_weights": True} if self._restore else {}
@@ -246,9 +245,9 @@ class EarlyStopping(Monitor):
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
         """Reset the state of the previous fit."""
-        super().on_fit_begin(trainer)
+        self.best = None
         self.best_epoch = self.stopped_epoch = 0
-        self._weights = self._state = None
+        self._weights = self._state = self._average = None
         self._waited = 0
 
     def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> bool:
@@ -260,6 +259,7 @@ class EarlyStopping(Monitor):
             self.best_epoch, self._waited = epoch, 0
             if self._restore:
                 self._weights = trainer.model.state_dict()
+                self._average = trainer._core.average()
                 if trainer._averaging is not None:
                     self._state = trainer.optimizer._state()
             return False
@@ -299,7 +299,9 @@ class EarlyStopping(Monitor):
             if self._state is not None:
                 optimizer = trainer.optimizer
                 optimizer._set_state(trainer.model, optimizer.lr, *self._state)
-            self._weights = self._state = None
+            if self._average is not None:
+                trainer._core.set_average(*self._average)
+            self._weights = self._state = self._average = None
 
 
 class ModelCheckpoint(Monitor):
@@ -314,9 +316,15 @@ class ModelCheckpoint(Monitor):
     monitor : str, keyword only, default "val_loss"
         A key of `History`; needed only with ``save_best_only``.
     save_best_only : bool, keyword only, default False
-        Whether to save only when the figure is the best so far in this fit.
+        Whether to save only when the figure is the best so far, also in earlier fits with this
+        callback, whose file a worse model would replace. A new callback begins anew.
     mode : {"auto", "min", "max"}, keyword only
         Whether smaller or larger is better, as for `EarlyStopping`.
+
+    Attributes
+    ----------
+    best : float or None
+        The best figure so far, with ``save_best_only``; set it to None to begin anew.
 
     Raises
     ------
@@ -368,8 +376,7 @@ class ModelCheckpoint(Monitor):
             ) from None
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
-        """Reset the state of the previous fit, and check that the folder exists."""
-        super().on_fit_begin(trainer)
+        """Check that the folder exists; the best figure is still that of all fits so far."""
         # Up to the first placeholder whose figure is not known yet.
         known = re.split(r"\{(?!epoch\b)", self._path)[0]
         folder = os.path.dirname(known).format(epoch=1)

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg.callbacks._base import METHODS, method_of
+from thalweg._figures import Means
+from thalweg._history import added
+from thalweg.callbacks._base import METHODS, Callback, method_of
 from thalweg.errors import ArgumentError
 from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
@@ -83,6 +85,12 @@ def _meant(value: Any) -> str:
     return ""
 
 
+class Cancel(Callback):
+    """Ends fits between two steps, soon after `now` is set, by whatever thread."""
+
+    now = False
+
+
 class Watch:
     """The callbacks of a fit, sorted by the events they want to see."""
 
@@ -96,6 +104,14 @@ class Watch:
         # A schedule that follows a figure also looks at every epoch.
         plateau = isinstance(trainer.schedule, ReduceLROnPlateau)
         self.epochs = plateau or bool(self._of["on_epoch_end"])
+        self._cancel = next((c for c in callbacks if isinstance(c, Cancel)), None)
+        self._means = Means()  # of what callbacks add to the records of batches
+        #: Whether `cancelled` may change at any time.
+        self.is_asked = self._cancel is not None
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancel is not None and self._cancel.now
 
     def begin(self) -> None:
         for method in self._of["on_fit_begin"]:
@@ -110,10 +126,20 @@ class Watch:
             return False
         figures = getattr(run, "last_figures", {})  # the core's fits have none
         record = {**figures, "epoch": epochs + 1, "batch": batch, "loss": run.last_loss}
-        return self._ask("on_step_end", record)
+        there = set(record)
+        stop = self._ask("on_step_end", record)
+        self._means.add(added(record, there), 1.0)
+        return stop
 
     def epoch(self, record: dict[str, float]) -> bool:
-        """Show an epoch; return whether a callback stops the fit."""
+        """Show an epoch, with figures added to its batches; return whether a callback stops."""
+        means = self._means.take()
+        if taken := [name for name in means if name in record]:
+            raise ArgumentError(
+                f"a callback added {taken[0]!r} to the records of batches, but the fit itself has "
+                "such a figure for the epoch: choose another name"
+            )
+        record.update(means)
         return self._ask("on_epoch_end", record)
 
     def end(self) -> None:

@@ -62,6 +62,10 @@ if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept 
             ),
             **dict.fromkeys(("eigenvalues", "eigsh", "sharpness", "lambda_max"), _EIGENVALUES),
             **dict.fromkeys(("density", "density_plot", "spectrum"), "it is spectral_density"),
+            **dict.fromkeys(
+                ("Laplace", "LaplaceApproximation", "uncertainty", "posterior"),
+                'the section "Uncertainty of a prediction" of the page on science has an example',
+            ),
             **dict.fromkeys(("KFAC", "kfac", "KFACLinearOperator"), "it is kfac_factors"),
         },
     )

@@ -53,7 +53,8 @@ def kfac_factors(
     x : array_like, shape (n, in_features)
         The samples.
     y : array_like, optional
-        Labels or targets as for the loss; only ``"empirical"`` needs them.
+        Labels or targets as for the loss. Only ``"empirical"`` needs them, and a loss with several
+        heads, as in `thalweg.continual.fisher_diagonal`; rows with ignored labels are left out.
     kind : str, keyword only, default "exact"
         - ``"exact"``: the formula above, with the expectation as a sum over all outputs. Other
           libraries call it type 2, without sampling.
@@ -64,12 +65,13 @@ def kfac_factors(
         Which likelihood the outputs represent: `nn.CrossEntropyLoss` (the default) is softmax,
         `nn.BCEWithLogitsLoss` an independent yes or no for each output, `nn.MSELoss` a normal
         distribution of variance 1, so that -ln p is *half* the squared error, summed over outputs.
-        Weights, label smoothing and the reduction of the loss are ignored: both factors are means
-        over samples, whatever the loss.
+        Its `heads`, `active` and `ignore_index` count. Weights, label smoothing and the reduction
+        of the loss do not: both factors are means over samples, whatever the loss.
     n_samples : int, keyword only, optional
         Use this many of the samples, drawn without replacement; all by default.
     classes : sequence of int, keyword only, optional
-        Outputs that compete; the others are left out, as in a network with one head for each task.
+        Outputs that compete, instead of the loss's `active`; the others are left out, as in a
+        network with one head for each task.
     seed : int, keyword only, default 0
         Seed of what ``"sampled"`` and `n_samples` draw.
 
@@ -85,7 +87,7 @@ def kfac_factors(
     ShapeError, DataError, DtypeError
         If the arrays do not fit the model.
     ArgumentError
-        If an argument is out of range, or `y` is missing.
+        If an argument is out of range, or `y` is missing; for a softmax of one output.
     UnsupportedError
         If the loss is not one of the likelihoods above.
 
@@ -129,7 +131,7 @@ def kfac_factors(
     """
     _checks.one_of("kind", kind, KINDS)
     labelled = kind == "empirical"
-    samples, targets, likelihood, chosen, seed, _ = prepare(
+    parts = prepare(
         _parts.checked(model),
         x,
         y,
@@ -139,5 +141,17 @@ def kfac_factors(
         classes=classes,
         seed=seed,
     )
-    found = _core.kronecker(model._core, samples, targets, likelihood, kind, chosen, seed)
-    return {layer: KroneckerFactors(a, g) for layer, a, g in found}
+    found = [
+        _core.kronecker(
+            model._core, ready.samples, ready.y if labelled else None, ready.likelihood, kind,
+            ready.classes, ready.seed,
+        )
+        for ready in parts
+    ]  # fmt: skip
+    shares = [model.dtype.type(ready.share) for ready in parts]
+    return {
+        same[0][0]: KroneckerFactors(
+            *(sum(s * one[k] for s, one in zip(shares, same, strict=True)) for k in (1, 2))
+        )
+        for same in zip(*found, strict=True)
+    }

@@ -25,6 +25,8 @@ Vector = npt.NDArray[np.float64]
 
 #: Sums of squares of larger numbers may overflow.
 _LARGEST = 1e145
+#: How many vectors there is room for at first.
+_FIRST = 32
 
 
 @dataclass(frozen=True)
@@ -108,12 +110,14 @@ def lanczos(
     n = start.size
     locked = np.empty((0, n)) if against is None else against
     steps = min(steps, n - len(locked))
-    basis = np.empty((steps, n))
+    basis = np.empty((min(steps, _FIRST), n))
     alpha, beta = np.empty(steps), np.empty(steps)
     q = orthogonalize(start, locked)
     q = q / np.linalg.norm(q)
     scale, ask = 0.0, 5
     for j in range(steps):
+        if j == len(basis):  # most searches end long before
+            basis = np.concatenate([basis, np.empty((min(steps - j, j), n))])
         basis[j] = q
         w = apply(matvec, q)
         alpha[j] = q @ w

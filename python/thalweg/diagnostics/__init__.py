@@ -39,6 +39,15 @@ if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept 
                 "it is conditioning(model, x)",
             ),
             **dict.fromkeys(("jac", "jacrev", "jacfwd"), "it is jacobian(model, x)"),
+            **dict.fromkeys(("saliency", "importance", "explain"), "it is jacobian(model, x)"),
+            **dict.fromkeys(
+                ("dead_units", "dead_neurons", "dead_relu"),
+                "continual.metrics.plasticity(model, x).dead_units is their share; "
+                "conditioning(model, x) prints the rank of each layer's output",
+            ),
+            **dict.fromkeys(
+                ("activations", "hooks"), "model[:2](x) returns the output of the first two layers"
+            ),
             **dict.fromkeys(("noise_scale", "gradient_noise_scale"), "it is gradient_noise"),
             **dict.fromkeys(
                 ("hessian", "Hessian"), _CURVATURE.format("Operator(model, x, y, loss=...)")

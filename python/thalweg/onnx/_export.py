@@ -108,8 +108,9 @@ def export(
     ``raw = nn.Sequential(nn.Standardize(scaler.mean_, scaler.scale_), *clf.model_.layers)``, and
     ``raw.flat_parameters = clf.model_.flat_parameters``, as `nn.Standardize` has no parameters.
 
-    An invalid code for an `Embedding` or a `TabularInput` is an error in thalweg, but not in all
-    runtimes: there -1 may be the last code, and 1.5 may be 1.
+    A negative code for an `Embedding` or a `TabularInput`, such as the -1 of unknown categories in
+    pandas, becomes one that is too large by one: for both, ONNX Runtime raises an error, as thalweg
+    does. A code of 1.5, an error in thalweg, is 1 in the graph.
 
     Examples
     --------

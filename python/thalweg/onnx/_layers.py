@@ -108,14 +108,22 @@ def _standardize(graph: Graph, layer: nn.Standardize, x: str) -> str:
 
 
 def _embedding(graph: Graph, layer: nn.Embedding, x: str) -> str:
-    return graph.op("Gather", graph.parameter("weight"), x, axis=0)
+    return _look_up(graph, "weight", x)
+
+
+def _look_up(graph: Graph, name: str, codes: str) -> str:
+    """Add the rows of a table that codes choose; to Gather, -1 would be the last one."""
+    table = graph.parameter(name)
+    none = graph.array(np.array(len(graph.own(name))))  # too large by one: an error of the runtime
+    negative = graph.op("Less", codes, graph.array(np.array(0)))
+    return graph.op("Gather", table, graph.op("Where", negative, none, codes), axis=0)
 
 
 def _tabular(graph: Graph, layer: nn.TabularInput, x: str) -> str:
     parts = [_numbers(graph, layer, x)]
     for column, _, _ in layer.categories:
         codes = graph.cast(graph.op("Gather", x, graph.array(column), axis=1), np.int64)
-        parts.append(graph.op("Gather", graph.parameter(f"{column}.weight"), codes, axis=0))
+        parts.append(_look_up(graph, f"{column}.weight", codes))
     present = [part for part in parts if part]
     return graph.op("Concat", *present, axis=1) if len(present) > 1 else present[0]
 

@@ -47,6 +47,21 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             ),
             "ExponentialMovingAverage": "it is optim.EMA; pass it to tw.Trainer(..., average=...)",
             "ASGD": "it is SGD; tw.Trainer(..., average=optim.SWA()) averages its parameters",
+            **dict.fromkeys(
+                ("Newton", "GaussNewton", "GN", "TrustRegion"),
+                "LevenbergMarquardt takes damped Gauss-Newton steps for nn.MSELoss, LBFGS takes "
+                "quasi-Newton steps; for others, a function for trainer.gradient_hook can solve "
+                "with tw.curvature.Operator(model, x, y, loss=...).dense()",
+            ),
+            **dict.fromkeys(
+                ("KFAC", "KFACOptimizer", "NaturalGradient", "NGD"),
+                "Shampoo is similar; tw.curvature.kfac_factors(model, x, loss=...) returns the "
+                "factors by which a function for trainer.gradient_hook can divide the gradient",
+            ),
+            **dict.fromkeys(
+                ("Momentum", "MomentumOptimizer", "HeavyBall"), "it is SGD(lr=..., momentum=0.9)"
+            ),
+            **dict.fromkeys(("Nesterov", "NAG"), "it is SGD(lr=..., momentum=0.9, nesterov=True)"),
             "swa_utils": "pass optim.EMA or optim.SWA to tw.Trainer(..., average=...)",
         },
     )

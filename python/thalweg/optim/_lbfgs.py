@@ -23,8 +23,8 @@ from thalweg.optim._line_search import Point, strong_wolfe
 
 #: How to continue after a step that ended at a tolerance or began at a gradient of 0.
 _GOES_ON = (
-    "LBFGS(tolerance_change=0, tolerance_grad=0) in a new Trainer of the same model continues as "
-    "far as rounding allows"
+    "LBFGS(tolerance_change=0, tolerance_grad=0) in a new Trainer of the same model, or in another "
+    "call of optim.minimize, continues as far as rounding allows"
 )
 _FLAT = "the gradient is 0"
 

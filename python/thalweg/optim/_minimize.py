@@ -51,12 +51,12 @@ class Descent:
     def plot(
         self, function: Callable[[_Vector], Any] | None = None, ax: "Axes | None" = None
     ) -> "Axes":
-        """Draw the path of two parameters; the same as `thalweg.plot.path`.
+        """Draw the path of one or two parameters; the same as `thalweg.plot.path`.
 
         Parameters
         ----------
         function : callable, optional
-            What was minimized, to draw its contours.
+            What was minimized, to draw its contours, or its graph for one parameter.
         ax : matplotlib Axes, optional
             Where to draw; by default a new figure.
 
@@ -69,7 +69,7 @@ class Descent:
         ImportError
             If matplotlib is not installed.
         ShapeError
-            If there are not two parameters.
+            If there are more than two parameters, or one and no function.
         """
         from thalweg import plot
 

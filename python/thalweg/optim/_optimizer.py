@@ -21,7 +21,8 @@ Conventions: TypeAlias = Mapping[str, Mapping[str, float]]
 OWN = (
     "updates are computed in the core; write your own rule as a hand-written loop: loss = "
     "trainer.backward(x, y), or model.forward and model.backward, and then set "
-    "model.flat_parameters from model.flat_gradients"
+    "model.flat_parameters from model.flat_gradients; or as a function of the gradient, whose "
+    "result optim.SGD takes as a step: with trainer.gradient_hook(rule): trainer.fit(x, y)"
 )
 
 #: Other libraries' names for options of a group.

@@ -16,6 +16,8 @@ else:  # what typing.get_type_hints finds
 
 #: Maximum number of blocks that `gradcheck` draws.
 _CURVES = 8
+#: Maximum number of blocks without a gradient that the legend names.
+_NAMED = 3
 
 
 def gradcheck(report: "GradcheckReport", ax: "Axes | None" = None) -> "Axes":
@@ -24,8 +26,9 @@ def gradcheck(report: "GradcheckReport", ax: "Axes | None" = None) -> "Axes":
     A correct gradient gives a V: round-off falls with slope -1, and truncation rises with the order
     of the difference. A wrong one ends on a plateau, at the size of its error. If there are more
     than eight blocks, those that did not pass come first, then those with the largest norm-relative
-    errors, and the legend gives the total. The slopes shown are those of the first curve.
-    `GradcheckReport.plot` is the same.
+    errors, and the legend gives the total. Blocks that passed because their gradient is zero, such
+    as a bias before `nn.BatchNorm1d`, have no relative error: the legend names them. The slopes
+    shown are those of the first curve. `GradcheckReport.plot` is the same.
 
     Parameters
     ----------
@@ -47,15 +50,23 @@ def gradcheck(report: "GradcheckReport", ax: "Axes | None" = None) -> "Axes":
         `thalweg.GradcheckReport.curve`.
     """
     from thalweg import GradcheckReport
+    from thalweg._gradcheck._verdict import LIMIT
 
     expect("report", report, GradcheckReport, "a check such as thalweg.check_gradient")
-    count, blocks = len(report.blocks), report.blocks
-    if count > _CURVES:
-        blocks = tuple(sorted(blocks, key=_urgency)[:_CURVES])
+    count = len(report.blocks)
+    zero = [b.name for b in report.blocks if b.passed and b.resolution > LIMIT]
+    if len(zero) == count:  # at a minimum
+        zero = []
+    blocks = [block for block in report.blocks if block.name not in zero]
+    if len(blocks) > _CURVES:
+        blocks = sorted(blocks, key=_urgency)[:_CURVES]
     curves = [report.curve(block.name) for block in blocks]
     ax = axes(ax)
     for curve in curves:
         ax.plot(curve.h, np.maximum(curve.error, 1e-17), ".-", lw=0.8, ms=3, label=curve.block)
+    if zero:
+        more = ", ..." if len(zero) > _NAMED else ""
+        ax.plot([], [], " ", label=f"{', '.join(zero[:_NAMED])}{more}: gradient 0")
     curve = curves[0]
     for height, power, name in (
         (curve.round_off, -1, "round-off"),
@@ -69,7 +80,7 @@ def gradcheck(report: "GradcheckReport", ax: "Axes | None" = None) -> "Axes":
     used = [h for block in report.blocks for h in block.h]
     ax.axvspan(min(used), max(used), color="0.9", zorder=0, label="steps of the check")
     ax.set(xlabel="step h", ylabel="relative error", xscale="log", yscale="log")
-    title = f"{len(blocks)} of {count} blocks" if len(blocks) < count else None
+    title = f"{len(blocks)} of {count} blocks" if len(blocks) + len(zero) < count else None
     ax.legend(fontsize="small", title=title, title_fontsize="small")
     return ax
 

@@ -28,6 +28,8 @@ def path(
 ) -> "Axes":
     r"""Draw paths of two parameters, and the contours of the function that they descend.
 
+    For a single parameter, its values are drawn on the graph of the function.
+
     Contours are at values that are evenly spaced on a logarithmic scale above the smallest one that
     is shown, so that narrow valleys and steep slopes can both be seen. The range is that of the
     paths with a margin of a quarter, at least a tenth of the longer side. Dots mark steps, a ring
@@ -35,13 +37,14 @@ def path(
 
     Parameters
     ----------
-    descent : Descent, array_like of shape (steps + 1, 2), or several
+    descent : Descent, array_like of shape (steps + 1, 2) or (steps + 1, 1), or several
         From `thalweg.optim.minimize`, or points in their order. Several are a sequence of results,
         or a mapping of labels to results or arrays, as in ``{"Adam": first, "SGD": second}``.
     function : callable, optional
         What is descended: ``function(theta)`` returns its value, or a tuple ``(value, gradient)``
         as for `thalweg.optim.minimize`. It is called at 120 x 120 points; those where it is not
-        finite are left blank. By default, there are no contours.
+        finite are left blank. By default, there are no contours. For a single parameter, it is
+        needed.
     ax : matplotlib Axes, optional
         Where to draw; by default a new figure.
 
@@ -56,7 +59,8 @@ def path(
     ArgumentError
         If there are no paths, or `function` cannot be called.
     ShapeError
-        If a path is not of two parameters, or a value of the function is not one number.
+        If a path is not of two parameters, or of one and there is a function; if paths differ in
+        this; if a value of the function is not one number.
     DataError, DtypeError
         If a path is not finite, the function is not finite anywhere, or something is not numbers.
 
@@ -71,7 +75,7 @@ def path(
     """
     if function is not None:
         _checks.function("function", function)
-    paths = _paths(descent)
+    paths = _paths(descent, function)
     points = np.concatenate(list(paths.values()))
     low, high = points.min(axis=0), points.max(axis=0)
     with np.errstate(over="ignore"):
@@ -82,18 +86,29 @@ def path(
         low, high = low - margin, high + margin
     if not np.isfinite([low, high, high - low]).all():
         raise DataError("the path is too long for float64: draw its beginning, e.g. path[:10]")
-    contours = None if function is None else _contours(function, low, high)
+    graph = contours = None
+    if len(low) == 1:
+        graph = _on_graph(function, np.linspace(low, high, 10 * _GRID))
+        paths = {called: _on_graph(function, one) for called, one in paths.items()}
+    elif function is not None:
+        contours = _contours(function, low, high)
     ax = axes(ax)
     if contours is not None:
         x, y, z, levels = contours
         ax.contour(x, y, z, levels=levels, cmap="viridis", linewidths=0.7, alpha=0.7, zorder=0)
+    if graph is not None:
+        ax.plot(*graph.T, color="0.6", lw=1.2, zorder=0)
     for index, (called, one) in enumerate(paths.items()):
         color = f"C{(index + 1) % COLORS}"  # low contours are blue
         label = None if called is None else str(called)
         ax.plot(*one.T, ".-", color=color, lw=1.2, ms=4, label=label)
         ax.plot(*one[0], "o", color=color, mfc="none", ms=8)
         ax.plot(*one[-1], "*", color=color, ms=11)
-    ax.set(xlabel="theta[0]", ylabel="theta[1]", xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    ax.set(xlabel="theta[0]", xlim=(low[0], high[0]))
+    if graph is None:
+        ax.set(ylabel="theta[1]", ylim=(low[1], high[1]))
+    else:
+        ax.set(ylabel="value")
     if None not in paths:
         ax.legend()
     return ax
@@ -153,7 +168,7 @@ def schedule(
     return ax
 
 
-def _paths(descent: Any) -> dict[Any, npt.NDArray[np.float64]]:
+def _paths(descent: Any, function: Any) -> dict[Any, npt.NDArray[np.float64]]:
     """Return the points of one or several paths by label, None for a single one."""
     given: dict[Any, Any] = {None: descent}
     if isinstance(descent, Mapping):
@@ -168,13 +183,39 @@ def _paths(descent: Any) -> dict[Any, npt.NDArray[np.float64]]:
     for called, one in given.items():
         name = "path" if called is None else f"path {called!r}"
         array = _arrays.as_numeric(one.path if isinstance(one, Descent) else one, name)
-        if array.ndim != 2 or array.shape[1] != 2 or len(array) == 0:
+        width = array.shape[1] if array.ndim == 2 else 0
+        if width not in (1, 2) or len(array) == 0 or (width == 1 and function is None):
             more = ""
-            if array.ndim == 2 and array.shape[1] > 2:
+            if width > 2:
                 more = ": choose two parameters, e.g. path[:, :2], without a function"
+            elif width == 1 and len(array):
+                more = ": pass the function, on whose graph a single parameter is drawn"
             raise ShapeError(f"{name} must have shape (steps + 1, 2); got {array.shape}{more}")
         paths[called] = _arrays.finite(array.astype(np.float64), name)
+    widths = {one.shape[1] for one in paths.values()}
+    if len(widths) > 1:
+        raise ShapeError("some paths are of one parameter and some of two: draw them separately")
     return paths
+
+
+def _value(function: Any, theta: npt.NDArray[np.float64]) -> Any:
+    """Return the value of a function that returns it alone, or with the gradient."""
+    result = function(theta)
+    value = result[0] if isinstance(result, (tuple, list)) else result
+    number = _arrays.as_numeric(value, "the value of the function")
+    if number.size != 1:
+        raise ShapeError(f"the value of the function must be one number; got {number.shape}")
+    return number.item()
+
+
+def _on_graph(function: Any, theta: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return points (n, 1) with the values of a function, those not finite as NaN."""
+    with np.errstate(all="ignore"):  # checked below
+        values = np.array([_value(function, one.copy()) for one in theta], np.float64)
+    values[~np.isfinite(values)] = np.nan
+    if np.isnan(values).all():
+        raise DataError("the function is not finite anywhere near the path")
+    return np.column_stack([theta, values])
 
 
 def _contours(function: Any, low: Any, high: Any) -> tuple[Any, Any, Any, Any] | None:
@@ -183,14 +224,7 @@ def _contours(function: Any, low: Any, high: Any) -> tuple[Any, Any, Any, Any] |
     z = np.empty((_GRID, _GRID))
     with np.errstate(all="ignore"):  # checked below
         for row, column in np.ndindex(z.shape):
-            result = function(np.array([x[column], y[row]]))
-            value = result[0] if isinstance(result, (tuple, list)) else result
-            number = _arrays.as_numeric(value, "the value of the function")
-            if number.size != 1:
-                raise ShapeError(
-                    f"the value of the function must be one number; got {number.shape}"
-                )
-            z[row, column] = number.item()
+            z[row, column] = _value(function, np.array([x[column], y[row]]))
     there = np.isfinite(z)
     if not there.any():
         raise DataError("the function is not finite anywhere near the path")

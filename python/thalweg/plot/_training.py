@@ -34,7 +34,8 @@ def history(
 
     The scale of losses is logarithmic if every finite one is above 0. Otherwise it is linear:
     likelihoods may be negative, and a logarithmic scale would leave those losses out. The scale of
-    other figures is linear. `History.plot` is the same for one run.
+    other figures is linear. Epochs without a finite figure are left out; the others are then marked
+    by dots, as a single one is. `History.plot` is the same for one run.
 
     Parameters
     ----------
@@ -80,8 +81,10 @@ def history(
         validation = key.startswith("val_")
         label = key if len(names) > 1 else "validation" if validation else "training"
         label += "" if called is None else f", {called}"
-        epochs = range(1, len(figures) + 1)
-        ax.plot(epochs, figures, "--" if validation else "-", color=color, label=label)
+        there = np.flatnonzero(np.isfinite(figures))  # some are only of every few epochs
+        marker = "." if len(there) < max(2, len(figures)) else ""
+        style = marker + ("--" if validation else "-")
+        ax.plot(there + 1, figures[there], style, color=color, label=label)
     positive = all((figures[np.isfinite(figures)] > 0).all() for *_, figures in curves)
     losses = set(names) <= {"loss", "val_loss"}
     ax.set(xlabel="epoch", yscale="log" if losses and positive else "linear")

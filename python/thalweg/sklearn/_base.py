@@ -27,6 +27,9 @@ from thalweg.sklearn._stopping import Stopping
 #: Accepted formats of sparse samples, which convert to dense rows directly.
 _SPARSE = ("csr", "csc")
 
+#: Rows of sparse samples that are dense at a time in a prediction.
+_BLOCK = 16384
+
 
 class Objective(NamedTuple):
     """A loss, and how it relates to scikit-learn's."""
@@ -202,7 +205,8 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         X_val, y_val : array_like, keyword only, optional
             A validation set for ``early_stopping=True``; then nothing is held out of `X` and `y`.
             As in scikit-learn's ``HistGradientBoostingClassifier``; in a pipeline, `X_val` passes
-            through the same steps as `X` with ``Pipeline(..., transform_input=["X_val"])``.
+            through the same steps as `X` with ``Pipeline(..., transform_input=["X_val"])``. A
+            ``TransformedTargetRegressor`` transforms `y` alone: pass `y_val` already transformed.
         sample_weight_val : array_like or number, keyword only, optional
             How much each sample of the validation set counts.
 
@@ -345,18 +349,22 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         Its checks handle much more than arrays, and take far longer than a step on one row.
         Anything but a matching float array is left to them, so that they name what is wrong.
         """
-        if not (
+        if not self._fits(X):
+            return None
+        with np.errstate(over="ignore"):  # infinity is checked next
+            X = np.ascontiguousarray(X, dtype)
+        return X if np.isfinite(X).all() else None
+
+    def _fits(self, X: Any) -> bool:
+        """Whether these are floats of the right shape, which may be infinite or NaN."""
+        return (
             type(X) is np.ndarray
             and X.dtype.kind == "f"
             and X.ndim == 2
             and X.shape[1] == self.n_features_in_
             and len(X) > 0
             and not hasattr(self, "feature_names_in_")
-        ):
-            return None
-        with np.errstate(over="ignore"):  # infinity is checked next
-            X = np.ascontiguousarray(X, dtype)
-        return X if np.isfinite(X).all() else None
+        )
 
     def _goes_on(self) -> bool:
         """Whether this fit keeps the same kind of figures as an earlier one."""
@@ -480,16 +488,31 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         return train[0], train[1], train[2], (test[0], test[1], test[2])
 
     def _outputs(self, X: Any) -> Array:
-        """Compute the network's outputs for any data."""
+        """Compute the network's outputs for any data, without a converted copy of all of it."""
         check_is_fitted(self, "trainer_")
-        dtype = self.model_.dtype
-        ready = self._ready(X, dtype)
-        if ready is None:
-            X = validate_data(
-                self, X, accept_sparse=_SPARSE, dtype=dtype, order="C", reset=False
-            )  # fmt: skip
-            ready = _dense(X)
-        return self.model_(ready)
+        model = self.model_
+        if self._fits(X):
+            try:
+                return model(X)  # converted in the core, batch by batch
+            except DataError:
+                pass  # scikit-learn's checks tell, in their words, if it is not finite
+        dtypes = [model.dtype, np.float64, np.float32, np.float16]
+        X = validate_data(
+            self, X, accept_sparse=_SPARSE, dtype=model.dtype if issparse(X) else dtypes,
+            reset=False,
+        )  # fmt: skip
+        return self._outputs_of_sparse(X.tocsr()) if issparse(X) else model(X)
+
+    def _outputs_of_sparse(self, X: Any) -> Array:
+        """Compute the network's outputs for sparse rows, which are made dense block by block."""
+        outputs = []
+        for start in range(0, X.shape[0], _BLOCK):
+            try:
+                outputs.append(self.model_(_dense(X[start : start + _BLOCK])))
+            except DataError as error:
+                error.args = (f"in the rows from {start} on, counted from 0: {error}",)
+                raise
+        return np.concatenate(outputs)
 
     def _at_once(self) -> bool:
         """Whether every step uses all data."""

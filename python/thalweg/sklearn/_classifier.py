@@ -122,8 +122,10 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         The labels, sorted; for several labels at once, their column numbers. A single class is
         learned as the first of two, and always predicted, as in scikit-learn.
     loss_ : float
-        The loss of the last epoch, including the penalty: the mean over its batches, before
-        updates.
+        The loss of the last epoch, including the penalty: the mean over its rows, by their weights,
+        each before the update that used it. (In scikit-learn, batches of equal size count equally,
+        whatever their weights; so `loss_curve_` may differ with sample weights, and with it the
+        epoch in which training ends.)
     best_loss_ : float or None
         The smallest of them; None with early stopping. Not with "lbfgs".
     loss_curve_ : list of float
@@ -321,7 +323,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         Parameters
         ----------
         X : array_like or sparse, shape (n, n_features)
-            Samples, as for `fit`.
+            Samples, as for `fit`; but sparse ones are made dense 16,384 at a time.
 
         Returns
         -------
@@ -342,7 +344,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         Parameters
         ----------
         X : array_like or sparse, shape (n, n_features)
-            Samples, as for `fit`.
+            Samples, as for `fit`; but sparse ones are made dense 16,384 at a time.
 
         Returns
         -------
@@ -361,7 +363,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         Parameters
         ----------
         X : array_like or sparse, shape (n, n_features)
-            Samples, as for `fit`.
+            Samples, as for `fit`; but sparse ones are made dense 16,384 at a time.
 
         Returns
         -------

@@ -1,5 +1,6 @@
 """The regressor."""
 
+import math
 from typing import Any, Self
 
 import numpy as np
@@ -173,7 +174,7 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
         Parameters
         ----------
         X : array_like or sparse, shape (n, n_features)
-            Samples, as for `fit`.
+            Samples, as for `fit`; but sparse ones are made dense 16,384 at a time.
 
         Returns
         -------
@@ -219,5 +220,8 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
     def _score(self, x: Samples, target: Any, sample_weight: Array | None) -> float:
         if not isinstance(self.loss, str):  # for a quantile, R² is not the goal
             return self._minus_loss(x, target, sample_weight)
-        predicted = self._numbers(self.model_(x))
+        with np.errstate(over="ignore"):  # infinity is checked next
+            predicted = self._numbers(self.model_(x))
+        if not np.isfinite(predicted).all():  # as in scikit-learn
+            return math.nan
         return float(r2_score(target, predicted, sample_weight=sample_weight))

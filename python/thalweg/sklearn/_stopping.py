@@ -62,8 +62,9 @@ class Stopping:
         estimator.validation_scores_.append(score)
         if estimator.verbose:
             print(f"Validation score: {score:f}")
-        improves = score >= estimator.best_validation_score_ + estimator.tol
-        estimator._no_improvement_count = 0 if improves else estimator._no_improvement_count + 1
+        # As in scikit-learn, NaN, for infinite predictions, does not count as a lack of progress.
+        lacks = score < estimator.best_validation_score_ + estimator.tol
+        estimator._no_improvement_count = estimator._no_improvement_count + 1 if lacks else 0
         if score > estimator.best_validation_score_:
             estimator.best_validation_score_ = score
             self.best = trainer.model.state_dict()

@@ -24,6 +24,8 @@ _ELSEWHERE = {
 
 #: Number of columns listed in the repr.
 _SHOWN = 8
+#: Number of rows that `Standardize.of` reads at a time.
+_ROWS = 16_384
 
 
 @description
@@ -142,18 +144,15 @@ class Standardize(Layer):
         >>> nn.Standardize.of(rows[:, [0, 2]], width=table.out_features).out_features
         6
         """
-        values = _arrays.finite(_arrays.as_numeric(x, "x"), "x").astype(np.float64, copy=False)
-        values = values[:, np.newaxis] if values.ndim == 1 else values
-        if values.ndim != 2 or 0 in values.shape:
+        values = _arrays.as_numeric(x, "x")
+        if values.ndim not in (1, 2) or 0 in values.shape:
             raise ShapeError(
                 f"Standardize.of: x must have shape (rows, columns), both ≥ 1; got {np.shape(x)}"
             )
-        columns = values.shape[1]
+        columns = values.shape[1] if values.ndim == 2 else 1
         width = columns if width is None else _checks.integer("width", width, columns)
         mean, std = np.zeros(width), np.ones(width)
-        mean[:columns] = values.mean(axis=0)
-        varies = (values != values[0]).any(axis=0)
-        std[:columns] = np.where(varies, values.std(axis=0), 1.0)
+        mean[:columns], std[:columns] = _moments(values)
         return cls(mean, std, inverse=inverse)
 
     @property
@@ -174,6 +173,33 @@ class Standardize(Layer):
 
     def _spec(self) -> tuple[Any, ...]:
         return ("standardize", list(self.mean), list(self.std), self.inverse)
+
+
+def _moments(x: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return the means of columns, and their deviations, 1 for those that do not vary.
+
+    Some rows at a time, which are merged as in Chan, Golub & LeVeque 1983, "Algorithms for
+    computing the sample variance", The American Statistician 37: a memory map may be larger than
+    memory, and in half precision.
+    """
+    seen, mean, squares, varies = 0, np.zeros(1), np.zeros(1), np.zeros(1, bool)
+    for start in range(0, len(x), _ROWS):
+        block = x[start : start + _ROWS]
+        if _arrays.not_finite(block, "x"):
+            _arrays.finite(x, "x")  # raises, with the row's place in all
+        rows = block.reshape(len(block), -1).astype(np.float64)
+        varies = varies | (rows != x[0].astype(np.float64)).any(axis=0)
+        if start == 0:
+            offset = rows.mean(axis=0)
+        rows -= offset  # or means of blocks would differ by the rounding of a large one
+        own = rows.mean(axis=0)
+        rows -= own
+        share = len(rows) / (seen + len(rows))
+        squares = squares + (rows**2).sum(axis=0)
+        squares += seen * share * (own - mean) ** 2
+        mean = mean + share * (own - mean)
+        seen += len(rows)
+    return offset + mean, np.where(varies, np.sqrt(squares / seen), 1.0)
 
 
 def with_numbers(

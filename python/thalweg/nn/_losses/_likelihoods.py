@@ -98,6 +98,11 @@ class PoissonNLLLoss(CoreLoss):
     not defined for a rate below :math:`-\varepsilon`. A logarithm above 88 (709 in float64) is an
     error, since the rate is too large to be represented.
 
+    For counts `n` seen during an exposure `e`, such as claims in parts of a year, pass the rates
+    ``n / e`` as targets and `e` as `sample_weight`: up to a constant and a factor, that is the
+    likelihood of a Poisson regression with the offset :math:`\log e`, whose rate of counts is
+    :math:`e\, e^y`. The output is the logarithm of the rate for an exposure of 1.
+
     Parameters
     ----------
     log_input : bool, default True

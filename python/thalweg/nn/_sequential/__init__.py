@@ -40,6 +40,8 @@ class Sequential(Summarized, Calling, Kept, Copied):
     -----
     All parameters live in one array, in the order of `state_dict`. The layers are only
     descriptions, so one description may be used several times; every use has its own parameters.
+    ``model[0]`` is the first of them; ``model[:2]`` is a model of the first two, with a copy of
+    their numbers, dtype and averages, whose output is an intermediate result of the whole model.
 
     Examples
     --------
@@ -50,6 +52,8 @@ class Sequential(Summarized, Calling, Kept, Copied):
     (5, 1)
     >>> model.num_parameters
     33
+    >>> model[:2](np.zeros((5, 2))).shape
+    (5, 8)
     """
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
@@ -21,6 +21,11 @@ Dtype: TypeAlias = Literal["float32", "float64"] | type[np.floating[Any]] | np.d
 
 _TRAINER = "tw.Trainer(model, loss=..., optimizer=...)"
 _BY_NAME = "all are in flat_parameters, and by name in state_dict(), in the order of the layers"
+_OF_LAYER = (
+    'that of layer 0 is model.state_dict()["0.{0}"], a copy; model.load_state_dict('
+    'model.state_dict() | {{"0.{0}": values}}) sets it'
+)
+_PART = "model[:2](x) returns the output of the first two layers"
 _FIXED = "the layers of a model are fixed: make another, nn.Sequential(*model.layers, ...)"
 _FROZEN = 'optimizer.add_group("0.*", frozen=True) leaves parameters as they are'
 _OWN = (
@@ -33,7 +38,7 @@ _MODES = "model(x) evaluates; model.forward(x, training=True) is the forward pas
 _ELSEWHERE = {
     **dict.fromkeys(("eval", "train", "training"), _MODES),
     **dict.fromkeys(("append", "add", "insert", "extend", "pop", "add_module"), _FIXED),
-    **dict.fromkeys(("weight", "bias"), 'that of layer 0 is model.state_dict()["0.weight"]'),
+    **{name: _OF_LAYER.format(name) for name in ("weight", "bias")},
     **dict.fromkeys(("weights", "get_weights", "coefs_", "intercepts_"), _BY_NAME),
     **dict.fromkeys(("fit", "partial_fit", "compile"), f"{_TRAINER} trains it"),
     **dict.fromkeys(("evaluate", "score"), f"{_TRAINER}.evaluate(x, y) does that"),
@@ -75,6 +80,14 @@ _ELSEWHERE = {
         ("soft_update", "update_target", "polyak", "polyak_update", "lerp", "lerp_", "copy_"),
         "target.follow(model, tau) moves its parameters part of the way to those of model, and "
         "target.follow(model) copies them",
+    ),
+    **dict.fromkeys(
+        ("activations", "get_layer", "register_forward_hook", "register_forward_pre_hook"),
+        _PART,
+    ),
+    **dict.fromkeys(
+        ("register_full_backward_hook", "register_backward_hook"),
+        "trainer.gradient_hook(function) changes the gradients of a step",
     ),
     "clone": "copy.deepcopy(model) copies it",
     "copy": "copy.deepcopy(model) copies it",
@@ -152,13 +165,6 @@ class SequentialBase(Guided):
 
     def __len__(self) -> int:
         return len(self._layers)
-
-    @overload
-    def __getitem__(self, index: int) -> Layer: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Layer, ...]: ...
-    def __getitem__(self, index: int | slice) -> Layer | tuple[Layer, ...]:
-        return self.layers[index]
 
     def __iter__(self) -> Iterator[Layer]:
         return iter(self.layers)

@@ -1,12 +1,13 @@
-"""Models made from a model: with normalizations folded in, or in another precision."""
+"""Models made from a model: of some of its layers, without normalizations, in another dtype."""
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from thalweg import _arrays
 from thalweg._arrays import Array
+from thalweg.errors import ArgumentError
 from thalweg.nn import _layers
 from thalweg.nn._layers import Layer
 from thalweg.nn._sequential._base import Dtype, dtype_name, plain
@@ -20,6 +21,39 @@ else:  # what typing.get_type_hints finds
 
 class Copied(Parameters):
     """The part of a model that makes other models."""
+
+    @overload
+    def __getitem__(self, index: int) -> Layer: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Sequential": ...
+    def __getitem__(self, index: int | slice) -> "Layer | Sequential":
+        """Return the description of a layer, or for a slice a model of these layers.
+
+        That model is a copy with the same numbers, including running averages and the like, the
+        same dtype, and gradients of zero: ``model[:2](x)`` is the output of the first two layers.
+
+        Raises
+        ------
+        ArgumentError, ShapeError
+            If these layers do not make a model: there are none, none of them is a `Linear`, or,
+            with a step, they do not fit each other.
+        """
+        if not isinstance(index, slice):
+            return self.layers[index]
+        places = range(len(self))[index]
+        if not places:
+            raise ArgumentError(f"there are no layers in this slice; the model has {len(self)}")
+        part = plain([self.layers[place] for place in places], self._dtype, self._seed)
+        state = self.state_dict()
+        part.load_state_dict(
+            {
+                f"{new}.{name}": state[f"{old}.{name}"]
+                for new, old in enumerate(places)
+                for name in _names(state, f"{old}.")
+            }
+        )
+        part._core.set_passes(self._core.passes())
+        return part
 
     def fold(self) -> "Sequential":
         r"""Copy this model for inference, with normalizations folded into adjacent weights.
