@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from thalweg import _warn
 from thalweg.errors import ArgumentError, DataError
 
 _Vector = npt.NDArray[np.float64]
@@ -16,6 +17,10 @@ METHODS = ("gcv", "l_curve")
 _BEYOND = 1e6
 #: Points of the first search over the logarithm of the penalty, and of each finer one.
 _POINTS, _FINER, _ROUNDS = 401, 33, 6
+#: Coefficients are doubted if another penalty fits about as well with this many times smaller ones.
+#: So the blur of docs/science.md warns in the draws whose error is above a hundred times the best,
+#: and in none where it is below ten times.
+_SMALLER = 15.0
 
 
 def chosen(method: str, y: _Vector, left: _Vector, s: _Vector, rank: int, degrees: int) -> float:
@@ -56,6 +61,8 @@ def chosen(method: str, y: _Vector, left: _Vector, s: _Vector, rank: int, degree
                 'the residual rises. Use alpha="gcv", or pass a number'
             )
     share = float(np.exp(log))
+    if method == "gcv":
+        _doubt_flatness(share, squares, powers, outside, max(rest, 0), y.shape[1])
     with np.errstate(over="ignore"):  # checked below
         penalty = float(share * s[0] * s[0])
     if not (np.isfinite(penalty) and penalty > 0):
@@ -74,6 +81,34 @@ def _least(function: Callable[[_Vector], _Vector], low: float, high: float) -> f
         best = int(function(grid).argmin())
         low, high, points = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)], _FINER
     return float(grid[best])
+
+
+def _doubt_flatness(
+    share: float, squares: _Vector, powers: _Vector, outside: float, rest: int, targets: int
+) -> None:
+    """Warn if a larger penalty has a score as good but for chance, and much smaller coefficients.
+
+    These are compared relative to the fitted values: where a larger penalty shrinks both alike, the
+    coefficients are not huge ones that cancel.
+    """
+    larger = np.geomspace(share, max(squares[0] * _BEYOND, share), _POINTS)
+    score = _gcv(larger, squares, powers, outside, rest)
+    column = larger[:, np.newaxis]
+    # By chance: by two standard deviations, √(2/ν) of a sum of squares with ν degrees of freedom.
+    freedom = targets * (rest + float((share / (squares + share)).sum()))
+    last = int(np.flatnonzero(score <= (1 + 2 * np.sqrt(2 / freedom)) * score[0])[-1])
+    with np.errstate(invalid="ignore", divide="ignore"):  # of targets that are all 0
+        coefs = (squares / (squares + column) ** 2) @ powers
+        fitted = (squares / (squares + column)) ** 2 @ powers
+        sizes = np.sqrt(coefs / fitted)
+    if sizes[0] > _SMALLER * sizes[last]:
+        _warn.warn(
+            f'alpha="gcv" is uncertain here: its score at {larger[last] / share:.2g} times the'
+            " chosen alpha exceeds the least by no more than chance, and the coefficients there are"
+            f" {sizes[0] / sizes[last]:.2g} times smaller, so that those of the fit may be noise."
+            ' Use alpha="l_curve", or, if you know the variance of the noise, the largest alpha'
+            " with sum_of_squares up to n times it (the discrepancy principle)"
+        )
 
 
 def _gcv(penalty: _Vector, squares: _Vector, powers: _Vector, outside: float, rest: int) -> _Vector:

@@ -24,7 +24,7 @@ _EPS = float(np.finfo(np.float64).eps)
 
 @dataclass(frozen=True, eq=False)
 class LinearFit:
-    """A linear model, :math:`y ≈ x w + b`.
+    r"""A linear model, :math:`y ≈ x w + b`.
 
     Attributes
     ----------
@@ -46,6 +46,14 @@ class LinearFit:
         ``"QR"`` or ``"SVD"``.
     alpha : float
         The penalty, as passed to `ridge` or chosen by it; 0 without one.
+    dof : float
+        Effective degrees of freedom, the trace of the matrix that maps targets to fitted values,
+        :math:`\sum_i \sigma_i^2 / (\sigma_i^2 + \lambda)` plus 1 for an intercept: the number of
+        coefficients without a penalty, and less with one. Hastie, Tibshirani & Friedman 2009, "The
+        elements of statistical learning", section 3.4.1. The variance of the noise is about
+        ``sum_of_squares / (n - dof)``, and the score of generalized cross-validation is
+        ``n * sum_of_squares / (n - dof) ** 2``, of `n` rows and one column of targets. NaN where
+        fitted values are not linear in the targets, as through a bottleneck of `network`.
     """
 
     coef: _Matrix
@@ -55,6 +63,7 @@ class LinearFit:
     condition: float
     method: str
     alpha: float = 0.0
+    dof: float = float("nan")
 
     def predict(self, x: npt.ArrayLike) -> _Matrix:
         """Compute the output for rows of features.
@@ -98,15 +107,17 @@ class Problem:
     centred: bool
     one: bool  # targets were 1-D
 
-    def fit(self, coef: _Matrix, rank: int, condition: float, method: str) -> LinearFit:
-        """Return the result with these coefficients, (p, k)."""
+    def fit(self, coef: _Matrix, rank: int, condition: float, method: str, dof: float) -> LinearFit:
+        """Return the result with these coefficients, (p, k), and degrees of freedom without `b`."""
         if not np.isfinite(coef).all():
             raise DataError("the coefficients are too large for float64; scale x and y")
         intercept = self.y_mean - self.x_mean @ coef
         squares = float(((self.y - self.x @ coef) ** 2).sum())
         if self.one:
             coef, intercept = coef[:, 0], intercept[0]
-        return LinearFit(coef, np.asarray(intercept), squares, rank, condition, method)
+        dof += float(self.centred)
+        b = np.asarray(intercept)
+        return LinearFit(coef, b, squares, rank, condition, method, dof=dof)
 
 
 def problem(x: Any, y: Any, intercept: bool, sample_weight: Any) -> Problem:
@@ -253,7 +264,7 @@ def fit(data: Problem, rank_deficient: str = "raise", rcond: float | None = None
     if rank < columns:
         raise ArgumentError(_why(rank, vt, empty, data.centred))
     coef = np.linalg.solve(r, q.T @ data.y) / scale[:, np.newaxis]
-    return data.fit(coef, rank, _ratio(s, rank), "QR")
+    return data.fit(coef, rank, _ratio(s, rank), "QR", rank)
 
 
 def truncated(data: Problem, rank: int, rcond: float | None) -> LinearFit:
@@ -268,7 +279,7 @@ def truncated(data: Problem, rank: int, rcond: float | None) -> LinearFit:
 def _of_rank(data: Problem, svd: _Decomposed, rank: int) -> LinearFit:
     u, s, vt, _ = svd
     coef = vt[:rank].T @ ((u[:, :rank].T @ data.y) / s[:rank, np.newaxis])
-    return data.fit(coef, rank, _ratio(s, rank), "SVD")
+    return data.fit(coef, rank, _ratio(s, rank), "SVD", rank)
 
 
 @overload
@@ -323,7 +334,8 @@ def ridge(
         ``"gcv"`` chooses it by generalized cross-validation: the least :math:`n \lVert y - \hat y
         \rVert^2 / (n - \mathrm{tr}\,A)^2`, where :math:`\hat y = A y` are the fitted values. It
         estimates the error on new samples, and needs noise that is independent and of equal size in
-        all rows; it may be flat, and for some draws of the noise least at far too small a penalty.
+        all rows; it may be flat, and for some draws of the noise least at far too small a penalty:
+        a warning tells if a larger one is nearly as good with much smaller coefficients.
         ``"l_curve"`` takes the point where :math:`\ln \lVert w \rVert` over :math:`\ln
         \lVert y - \hat y \rVert` is most convex: a larger penalty raises the residual, and a
         smaller one the coefficients. It is a rule of thumb for ill-posed problems, where noise
@@ -430,7 +442,7 @@ def penalized(data: Problem, penalty: float, svd: _Decomposed) -> LinearFit:
     # s / (s² + penalty), whose square may overflow
     shrunk[s > 0] = 1 / (s[s > 0] + penalty / s[s > 0])
     coef = vt.T @ (shrunk[:, np.newaxis] * (u.T @ data.y))
-    return data.fit(coef, rank, _ratio(s, rank), "SVD")
+    return data.fit(coef, rank, _ratio(s, rank), "SVD", float((s * shrunk).sum()))
 
 
 def _svd(x: _Matrix, rcond: float) -> _Decomposed:

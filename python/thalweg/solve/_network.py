@@ -10,7 +10,16 @@ import numpy.typing as npt
 from thalweg import _arrays, _checks, _parts
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import Identity, Linear, Sequential
-from thalweg.solve._linear import LinearFit, Problem, decomposed, fit, penalized, problem
+from thalweg.solve._choice import METHODS
+from thalweg.solve._linear import (
+    LinearFit,
+    Problem,
+    chosen,
+    decomposed,
+    fit,
+    penalized,
+    problem,
+)
 
 _Matrix = npt.NDArray[np.float64]
 _F64 = np.dtype(np.float64)
@@ -135,7 +144,7 @@ def last_layer(
     x: npt.ArrayLike,
     y: npt.ArrayLike,
     *,
-    alpha: float = 0.0,
+    alpha: float | str = 0.0,
     reduction: str = "sum",
     sample_weight: npt.ArrayLike | None = None,
     rank_deficient: str = "raise",
@@ -154,8 +163,8 @@ def last_layer(
         The samples.
     y : array_like, shape (n, out_features), or (n,) for one output
         The targets: numbers. For classes, one column of 0 and 1 per class is one choice.
-    alpha : float, keyword only, default 0
-        The penalty on the weight, never on the bias, as in `ridge`.
+    alpha : float, "gcv" or "l_curve", keyword only, default 0
+        The penalty on the weight, never on the bias, or how to choose it, as in `ridge`.
     reduction, sample_weight
         As in `ridge`.
     rank_deficient : {"raise", "min_norm"}, keyword only
@@ -178,8 +187,8 @@ def last_layer(
     UnsupportedError
         If the last layer, apart from `nn.Identity`, is not a `Linear`.
     ArgumentError
-        If the earlier layers do not provide enough independent features and there is no penalty.
-        After any error, the model is unchanged.
+        If the earlier layers do not provide enough independent features and there is no penalty, or
+        nothing to choose one by. After any error, the model is unchanged.
     ShapeError, DataError, DtypeError
         If the arrays do not fit the model.
 
@@ -193,6 +202,9 @@ def last_layer(
     >>> bool(np.abs(model(x) - np.sin(3 * x)).max() < 0.01)
     True
     """
+    method = None
+    if isinstance(alpha, str):
+        method, alpha = _checks.one_of("alpha, if not a number,", alpha, METHODS), 0.0
     alpha = _checks.real("alpha", alpha, 0)
     _checks.one_of("reduction", reduction, ("sum", "mean"))
     _checks.one_of("rank_deficient", rank_deficient, ("raise", "min_norm"))
@@ -213,12 +225,15 @@ def last_layer(
     y = _arrays.targets(y, _F64, last.out_features, "y")
     _fits(model, y)
     data = problem(_parts.part(model, 0, end - 1)(model._rows(x, "x")), y, last.bias, sample_weight)
-    penalty = alpha * data.total if reduction == "mean" else alpha
+    scale = data.total if reduction == "mean" else 1.0
     rcond = _resolved(model, data) if rcond is None else rcond
     try:
+        svd = decomposed(data, rcond) if method or alpha else None
+        if svd and method:
+            alpha = chosen(method, data, svd) / scale
         found = (
-            replace(penalized(data, penalty, decomposed(data, rcond)), alpha=alpha)
-            if alpha
+            replace(penalized(data, alpha * scale, svd), alpha=alpha)
+            if svd
             else fit(data, rank_deficient, rcond)
         )
     except ArgumentError as error:
@@ -260,7 +275,7 @@ def _reduced(data: Problem, full: LinearFit, rank: int) -> LinearFit:
     """Return the best fit of at most this rank, by Eckart and Young for the predictions."""
     *_, vt = np.linalg.svd(data.x @ full.coef, full_matrices=False)
     keep = vt[:rank]
-    return data.fit(full.coef @ keep.T @ keep, rank, full.condition, full.method)
+    return data.fit(full.coef @ keep.T @ keep, rank, full.condition, full.method, float("nan"))
 
 
 def _balanced(product: _Matrix, widths: list[int]) -> list[_Matrix]:
