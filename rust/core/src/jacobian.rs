@@ -35,8 +35,8 @@ impl<T: Element> Model<T> {
         x.check_finite("x", self.isa())?;
         let drops = |act: &Activation| matches!(act, Activation::Dropout(_));
         if self.network().couples_rows() || self.network().stages().iter().any(|s| drops(&s.act)) {
-            let text = "a network with BatchNorm1d or Dropout has no derivatives for single rows in training: leave \
-                        these layers out, or use an optimizer that does not need them";
+            let text = "a network with BatchNorm1d or Dropout has no derivatives for single rows in training, \
+                        which this optimizer or method needs: leave these layers out, or use another";
             return Err(Error::Unsupported(text.into()));
         }
         let (outputs, size) = (self.network().outputs(), self.network().num_parameters());

@@ -205,6 +205,11 @@ impl Fit {
         py.detach(|| either!(&*lock(&self.inner), fit => fit.done()))
     }
 
+    #[getter]
+    fn undone(&self, py: Python<'_>) -> bool {
+        py.detach(|| either!(&*lock(&self.inner), fit => fit.undone()))
+    }
+
     /// Loss of the last batch, before its update.
     #[getter]
     fn last_loss(&self, py: Python<'_>) -> f64 {

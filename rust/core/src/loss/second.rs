@@ -21,7 +21,8 @@ impl<T: Element> Objective<T> {
     /// # Errors
     /// If there is none.
     pub fn check_fisher(&self) -> Result<(), Error> {
-        let even = self.constants.is_empty();
+        // Classes that do not take part have a weight below 0, and the others then have 1.
+        let even = self.constants.iter().all(|c| *c == T::ONE || *c < T::ZERO);
         match self.loss {
             Loss::CrossEntropy { smoothing: 0.0, .. } | Loss::BceWithLogits if even => Ok(()),
             Loss::Mse | Loss::GaussianNll { .. } | Loss::PoissonNll { .. } => Ok(()),

@@ -429,6 +429,26 @@ fn the_loss_of_a_label_out_of_range_is_nan() {
 }
 
 #[test]
+fn a_softmax_of_some_classes_has_fisher_information_unless_they_have_weights() {
+    let some = Objective::<f64> { constants: vec![1.0, -1.0, 1.0], ..Loss::CROSS_ENTROPY.into() };
+    some.check_fisher().unwrap();
+    let output = [0.3, 9.0, -0.4];
+    let rows = Rows {
+        output: MatRef::new(&output, 1, 3),
+        goals: Targets::Labels(&[0]).into(),
+        chosen: data::Rows::From(0),
+        scale: 1.0,
+    };
+    let p = 1.0 / (1.0 + (-0.7f64).exp());
+    let [bends, _] = some.bends(Second::Fisher, &rows);
+    let wanted = [p, 0.0, 1.0 - p];
+    assert!(bends.iter().zip(wanted).all(|(b, p)| (b - p).abs() < 1e-15), "{bends:?}");
+    for constants in [vec![1.0, -1.0, 2.0], vec![1.0, 2.0, 3.0]] {
+        assert!(Objective::<f64> { constants, ..Loss::CROSS_ENTROPY.into() }.check_fisher().is_err());
+    }
+}
+
+#[test]
 fn what_rows_count_is_known_from_targets_and_weights() {
     let labels = [2, 0, -100, 1];
     let weights = [1.0, 0.0, 4.0, 0.5];

@@ -126,6 +126,7 @@ pub struct Fit<T: Element> {
     evaluation: Evaluation<T>,
     /// The state before the first step.
     before: Option<Snapshot<T>>,
+    undone: bool,
 }
 
 impl<T: Element> Fit<T> {
@@ -189,6 +190,7 @@ impl<T: Element> Fit<T> {
             ended: Vec::new(),
             evaluation: Evaluation::tolerant(),
             before: None,
+            undone: false,
         })
     }
 
@@ -225,6 +227,11 @@ impl<T: Element> Fit<T> {
     /// Whether all epochs are over.
     pub fn done(&self) -> bool {
         self.epoch == self.options.epochs
+    }
+
+    /// Whether an error has undone everything.
+    pub fn undone(&self) -> bool {
+        self.undone
     }
 
     /// Whether all batches of an epoch are over, but not its validation.
@@ -303,6 +310,7 @@ impl<T: Element> Fit<T> {
     /// Ends the fit, with model, optimizer and trainer as they were before it.
     pub fn undo(&mut self, trainer: &mut Trainer<T>, model: &mut Model<T>, optimizer: &mut Optimizer<T>) {
         self.epoch = self.options.epochs; // nothing is left to run
+        self.undone = true;
         let Some(before) = self.before.take() else { return };
         trainer.forget();
         let Parts { params, averages, .. } = model.parts();
