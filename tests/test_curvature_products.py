@@ -451,15 +451,20 @@ def test_a_product_by_differences_would_not_pass(rng):
     assert TOLERANCE * 10 < distance < 1e-7
 
 
-def test_the_fisher_information_is_the_gauss_newton_matrix_where_links_are_canonical(rng):
+@pytest.mark.parametrize("active", [None, (0, 2, 3)])
+def test_the_fisher_information_is_the_gauss_newton_matrix_where_links_are_canonical(rng, active):
     """For softmax it is sum over all labels c of p_c g_c g_c', formed here from gradients."""
     model, (x, y) = net(nn.Tanh()), batch(rng)
-    fisher = Operator(model, x, y, loss=nn.CrossEntropyLoss(), kind="fisher").dense()
-    gauss_newton = Operator(model, x, y, loss=nn.CrossEntropyLoss(), kind="gauss_newton").dense()
+    loss, among = nn.CrossEntropyLoss(active=active), np.ones(OUTPUTS)
+    if active is not None:
+        among = np.isin(np.arange(OUTPUTS), active) * 1.0
+        y = np.array(active)[y % len(active)]
+    fisher = Operator(model, x, y, loss=loss, kind="fisher").dense()
+    gauss_newton = Operator(model, x, y, loss=loss, kind="gauss_newton").dense()
     expected, empirical = np.zeros_like(fisher), np.zeros_like(fisher)
     for i in range(N):
         logits = model(x[i : i + 1])
-        p = (np.exp(logits) / np.exp(logits).sum())[0]
+        p = (among * np.exp(logits) / (among * np.exp(logits)).sum())[0]
         for c in range(OUTPUTS):
             model.zero_grad()
             model.forward(x[i : i + 1], training=True)
