@@ -293,6 +293,28 @@ def test_lm_never_raises_the_loss_and_logs_its_damping(waves, dtype):
     assert max(history["damping"]) > 1e-12
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_lm_does_not_freeze_far_from_any_minimum(seed):
+    """Most of it noise: damping that one unit needed held all others, at up to 0.80."""
+    optimize = pytest.importorskip("scipy.optimize")
+    x = np.linspace(-2, 2, 80)[:, None]
+    y = np.sin(2 * x) + np.random.default_rng(0).standard_normal((80, 1))
+    model = nn.Sequential(nn.Linear(1, 4), nn.Tanh(), nn.Linear(4, 1), dtype="float64", seed=seed)
+    start = model.flat_parameters
+
+    def residual(theta):
+        model.flat_parameters = theta
+        return (model(x) - y).ravel() / np.sqrt(80)
+
+    theirs = optimize.least_squares(residual, start, method="lm", max_nfev=2800)  # 200 steps
+    model.flat_parameters = start
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.LevenbergMarquardt())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # some arrive early
+        history = trainer.fit(x, y, epochs=200, batch_size=None)
+    assert history["loss"][-1] < 2 * theirs.cost * 1.03
+
+
 def test_lm_needs_squares_and_rows_of_their_own(waves):
     x, y = waves
     with pytest.raises(tw.ArgumentError, match="MSELoss"):

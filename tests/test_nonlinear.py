@@ -193,6 +193,52 @@ def test_a_jacobian_of_the_wrong_sign_does_not_converge(start, signs, geodesic):
 
 
 @pytest.mark.parametrize("geodesic", [True, False])
+@pytest.mark.parametrize("factors", [[1, 1, 1, 1], [1.5, 0.4, 1.2, 0.7], [0.3, 2, 1, 1.8]])
+def test_columns_that_almost_vanish_do_not_hold_the_others(factors, geodesic):
+    """Problem 16 of Moré, Garbow & Hillstrom 1981, Brown and Dennis's: it gave up after 10,000.
+
+    The curvature along two parameters is that of the residuals, not of their tiny columns.
+    """
+    t = np.arange(1, 21) / 5
+    left, right = np.stack([t**0, t], axis=1), np.stack([t**0, sin(t)], axis=1)
+
+    def parts(b):
+        return left @ b[:2] - exp(t), right @ b[2:] - cos(t)
+
+    def jacobian(b):
+        first, second = parts(b)
+        return 2 * np.hstack([first[:, None] * left, second[:, None] * right])
+
+    start = np.multiply([25, 5, -5, -1], factors)
+    fit = solve.nonlinear_least_squares(
+        lambda b: parts(b)[0] ** 2 + parts(b)[1] ** 2, jacobian, start, geodesic=geodesic
+    )
+    assert fit.converged, fit
+    assert fit.sum_of_squares == pytest.approx(85822.2016264, rel=1e-11)
+    assert fit.evaluations < 3000  # 350 to 1300
+
+
+@pytest.mark.parametrize("geodesic", [True, False])
+@pytest.mark.parametrize(
+    ("residual", "slope", "minimum"),
+    [
+        (lambda b: b**2 + 1, lambda b: 2 * b, [0]),
+        (lambda b: (1e6 * b) ** 2 + 1, lambda b: 2e12 * b, [0]),  # in other units
+        (np.cosh, np.sinh, [0]),
+        (lambda b: np.cosh(b - [1, 2]), lambda b: np.sinh(b - [1, 2]), [1, 2]),
+    ],
+)
+def test_a_correct_jacobian_is_not_blamed_at_a_minimum(residual, slope, minimum, geodesic):
+    """As many residuals as parameters: no angle but 0, and the cost does not vanish."""
+    for start in (0.3, 1.7, 5.0):
+        fit = solve.nonlinear_least_squares(
+            residual, lambda b: np.diag(slope(b)), np.full(len(minimum), start), geodesic=geodesic
+        )
+        assert fit.converged, fit
+        np.testing.assert_allclose(fit.theta, minimum, atol=1e-7)
+
+
+@pytest.mark.parametrize("geodesic", [True, False])
 @pytest.mark.parametrize("most", range(1, 7))
 def test_the_residual_is_called_no_more_often_than_allowed(most, geodesic):
     calls = []

@@ -1,6 +1,6 @@
 """Levenberg-Marquardt."""
 
-import dataclasses
+import copy
 
 import numpy as np
 
@@ -128,7 +128,7 @@ class LevenbergMarquardt(FullBatchOptimizer):
     def _search(self, problem: Problem) -> Progress:
         from thalweg.solve import _levenberg
 
-        state = dataclasses.replace(self._damping)
+        state = copy.deepcopy(self._damping)
         theta = problem.model.flat_parameters.astype(np.float64)
         residual = problem.residual(theta)
         if residual is None:
@@ -147,8 +147,9 @@ class LevenbergMarquardt(FullBatchOptimizer):
             geodesic=bool(self._options["geodesic"]),
             max_evaluations=1000,  # the damping reaches its maximum long before
         )
-        if state.scale is not None:  # in the precision in which files store it
-            state.scale = state.scale.astype(problem.model.dtype).astype(np.float64)
+        for metric in state.metrics:
+            if metric.scale is not None:  # in the precision in which files store it
+                metric.scale = metric.scale.astype(problem.model.dtype).astype(np.float64)
         self._damping = state
         figures = {"damping": before, "rejected": float(outcome.rejected)}
         stalled = ""
@@ -158,15 +159,25 @@ class LevenbergMarquardt(FullBatchOptimizer):
 
     def _export(self) -> tuple[dict[str, float], dict[str, Array]]:
         state = self._damping
-        if state.scale is None:
-            return {}, {}
-        return {"damping": state.damping, "growth": state.growth}, {"scale": state.scale.copy()}
+        scalars = {"active": float(state.active), "turn": float(state.steps), "left": state.left}
+        arrays: dict[str, Array] = {}
+        for i, metric in enumerate(state.metrics):
+            if metric.scale is None:
+                return {}, {}
+            numbers = {"damping": metric.damping, "growth": metric.growth, "gain": metric.gain}
+            scalars |= {f"{name}.{i}": number for name, number in numbers.items()}
+            arrays[f"scale.{i}"] = metric.scale.copy()
+        return scalars, arrays
 
     def _import(self, scalars: dict[str, float], arrays: dict[str, Array]) -> None:
         from thalweg.solve import _levenberg
 
         state = _levenberg.Damping(float(self._options["damping"]))
         if scalars:
-            scale = arrays["scale"].astype(np.float64)
-            state = _levenberg.Damping(scalars["damping"], scalars["growth"], scale)
+            state.active, state.steps = int(scalars["active"]), int(scalars["turn"])
+            state.left = scalars["left"]
+            for i, metric in enumerate(state.metrics):
+                metric.damping, metric.growth = scalars[f"damping.{i}"], scalars[f"growth.{i}"]
+                metric.gain = scalars[f"gain.{i}"]
+                metric.scale = arrays[f"scale.{i}"].astype(np.float64)
         self._damping = state

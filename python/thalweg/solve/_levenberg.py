@@ -6,12 +6,16 @@ squares problem
     min ‖r + Jδ‖² + μ‖Dδ‖²
 
 by QR of the stacked matrix [J; √μ D], never through JᵀJ, whose condition number is the square of
-J's. `D` has the norms of J's columns, so that the scale of a parameter does not matter, or larger
-earlier norms, which decay: Moré's (1978) running maximum keeps steps short forever after a bad
-start (NIST's MGH10), and the current norms alone let parameters run away (MGH17). The damping `μ`
-follows the gain, the true decrease over the predicted one, by Nielsen's rule (1999). Half of the
-geodesic acceleration (Transtrum & Sethna 2012, arXiv:1201.5885), the second derivative along the
-step, is added while it is small; if it is not, the step is rejected.
+J's. The damping `μ` follows the gain, the true decrease over the predicted one, by Nielsen's rule
+(1999). Half of the geodesic acceleration (Transtrum & Sethna 2012, arXiv:1201.5885), the second
+derivative along the step, is added while it is small; if it is not, the step is rejected.
+
+`D` has norms of J's columns, so that the scale of a parameter does not matter: the largest so far
+(Moré 1978), or such that decay. Each fails where the other does not. The largest norms keep steps
+short forever after a bad start (NIST's MGH10). If norms follow a column that vanishes although the
+residuals are curved along it (Brown & Dennis's problem; a unit of a network that nothing listens
+to), only a large μ holds its parameter, and holds all others, too. So both have a μ of their own
+and take turns of some steps: the other one goes on if the cost fell less than in its last turn.
 """
 
 from collections.abc import Callable
@@ -33,17 +37,61 @@ _GAIN = 1e-4
 _BENDING, _PROBE = 0.75, 0.1
 #: Cosines above this are far from orthogonal, and relative residuals below this close to rounding.
 _SLANTED, _ROUNDED = 1e-3, 1e-6
-#: How much of the largest norms so far is left after a step.
+#: How much of the largest norms so far is left after a step, for those that decay.
 _MEMORY = 0.7
+#: How many steps a turn has, and the share of the cost that the other D may first hope to remove.
+_TURN, _HOPE = 10, 0.5
+#: A change of the cost by more than this share is not rounding.
+_CERTAIN = 100 * float(np.finfo(np.float64).eps)
 
 
 @dataclass
-class Damping:
-    """The state that carries over from one step to the next."""
+class Metric:
+    """A choice of `D` and the damping that goes with it."""
 
+    memory: float  # the share of the largest norms so far that is left after a step
     damping: float  # μ
     growth: float = 2.0  # a rejection multiplies the damping by this, and doubles it
     scale: Vector | None = None  # the diagonal of D
+    gain: float = _HOPE  # the share of the cost that the last turn removed
+
+    def follow(self, norms: Vector) -> Vector:
+        """Update and return the diagonal of `D`."""
+        if self.scale is not None:
+            norms = np.maximum(self.memory * self.scale, norms).astype(np.float64)
+        self.scale = norms
+        return norms
+
+
+class Damping:
+    """The state that carries over from one step to the next."""
+
+    def __init__(self, damping: float) -> None:
+        self.metrics = [Metric(1.0, damping), Metric(_MEMORY, damping)]
+        self.active = 0
+        self.steps = 0  # in this turn
+        self.left = 1.0  # the share of the cost before this turn
+
+    @property
+    def damping(self) -> float:
+        """The damping of the next step."""
+        return self.metrics[self.active].damping
+
+    def count(self, ratio: float) -> None:
+        """Count a step to this share of the cost; after a turn, the better metric goes on."""
+        self.steps, self.left = self.steps + 1, self.left * ratio
+        if self.steps < _TURN:
+            return
+        gain, other = 1 - self.left, self.metrics[1 - self.active]
+        if gain < other.gain:
+            self.switch(gain)
+        else:
+            self.steps, self.left = 0, 1.0
+
+    def switch(self, gain: float) -> None:
+        """Begin a turn of the other metric, after this gain of the active one."""
+        self.metrics[self.active].gain = gain
+        self.active, self.steps, self.left = 1 - self.active, 0, 1.0
 
 
 @dataclass(frozen=True)
@@ -78,7 +126,7 @@ def step(
 
     `tolerances` are ftol, xtol and gtol, for the relative predicted decrease, the relative step,
     and the cosines of the angles between residuals and J's columns. The method stops at or below
-    any of them.
+    the last, or if with either metric, no step is better or a tolerance is met.
     """
     ftol, xtol, gtol = tolerances
     size = len(theta)
@@ -87,41 +135,43 @@ def step(
     upper, rotated = full[:size, :size], full[:size, size]
     norms: Any = np.linalg.norm(upper, axis=0)
     norms[norms == 0] = 1.0
-    scale: Vector = norms
-    if state.scale is not None:
-        scale = np.maximum(_MEMORY * state.scale, norms).astype(np.float64)
-    state.scale = scale
+    scales = [metric.follow(norms) for metric in state.metrics]
     cost, evaluations, rejected = norm2(r), 0, 0
-
-    def end(why: str) -> Outcome:
-        # A Jacobian that is right leads downhill until residuals are orthogonal to it or, relative
-        # to the parameters, nothing but rounding.
-        slanted = cosines.max() > _SLANTED * np.sqrt(cost)
-        rounded = np.sqrt(cost) <= _ROUNDED * np.linalg.norm(scale * theta)
-        if rejected and why != "evaluations" and slanted and not rounded:
-            why = "uphill"
-        return Outcome(theta, r, rejected, evaluations, why)
-
     cosines = np.abs(upper.T @ rotated) / norms
     if cosines.max() <= gtol * np.sqrt(cost):  # at r = 0, too
-        return end("gtol")
-    while state.damping <= _MOST:
-        root: Vector = float(np.sqrt(state.damping)) * scale
+        return Outcome(theta, r, 0, 0, "gtol")
+    ended = False  # with one metric: the other may still find a better point
+    shortest, contradicted = np.inf, False
+    while True:
+        metric, scale = state.metrics[state.active], scales[state.active]
+        root: Vector = float(np.sqrt(metric.damping)) * scale
         triangle, right = _stacked(upper, rotated, root)
         solution: Any = np.linalg.solve(triangle, right)
         delta: Vector = -solution
         length = float(np.linalg.norm(scale * delta))
-        if length <= xtol * float(np.linalg.norm(scale * theta)):
-            return end("xtol")
-        predicted = norm2(upper @ delta) + 2 * norm2(root * delta)
-        if predicted <= ftol * cost:
-            return end("ftol")
-        if evaluations + 1 + geodesic > max_evaluations:
-            return end("evaluations")
+        flat, bent = norm2(upper @ delta), norm2(root * delta)
+        predicted = flat + 2 * bent
+        why = ""
+        if metric.damping > _MOST:
+            metric.damping, metric.growth, why = _MOST, 2.0, "damping"
+        elif length <= xtol * float(np.linalg.norm(scale * theta)):
+            why = "xtol"
+        elif predicted <= ftol * cost:
+            why = "ftol"
+        if why and not ended:
+            ended = True
+            state.switch(0.0)
+            continue
+        if not why and evaluations + 1 + geodesic > max_evaluations:
+            why = "evaluations"
+        if why:
+            break
         move: Vector | None = delta
+        share, tried = 1.0, None  # of the step, and the residuals there
         if geodesic:
             evaluations += 1
-            bend = _bend(theta, r, jacobian, residual, delta, triangle)
+            share, tried = _PROBE, residual(theta + _PROBE * delta)
+            bend = None if tried is None else _bend(r, tried, jacobian, delta, triangle)
             move = None
             if bend is not None and 2 * np.linalg.norm(scale * bend) <= _BENDING * length:
                 move = delta + bend / 2
@@ -130,14 +180,27 @@ def step(
             new = residual(theta + move)
             gain = -1.0 if new is None else (cost - norm2(new)) / predicted
             if new is not None and gain > _GAIN:
-                shrunk = state.damping * max(1 / 3, 1 - (2 * min(gain, 1.0) - 1) ** 3)
-                state.damping, state.growth = max(shrunk, _LEAST), 2.0
+                shrunk = metric.damping * max(1 / 3, 1 - (2 * min(gain, 1.0) - 1) ** 3)
+                metric.damping, metric.growth = max(shrunk, _LEAST), 2.0
+                state.count(norm2(new) / cost)
                 return Outcome(theta + move, new, rejected, evaluations, "")
+            tried = tried if geodesic else new
         rejected += 1
-        state.damping *= state.growth
-        state.growth *= 2
-    state.damping, state.growth = _MOST, 2.0
-    return end("damping")
+        metric.damping *= metric.growth
+        metric.growth *= 2
+        slope = 2 * share * (flat + bent)  # the decrease along the tangent
+        if tried is not None and 16 * _CERTAIN * cost < slope < shortest:
+            # The parabola through both costs with this slope falls by slope² / 4(rise + slope). At
+            # a minimum that is rounding; if it is more on the shortest step, the slope is wrong.
+            shortest, rise = slope, norm2(tried) - cost
+            contradicted = rise >= 0 and slope**2 > 4 * _CERTAIN * cost * (rise + slope)
+    # A Jacobian that is right leads downhill until residuals are orthogonal to it or, relative to
+    # the parameters, nothing but rounding.
+    slanted = cosines.max() > _SLANTED * np.sqrt(cost)
+    rounded = np.sqrt(cost) <= _ROUNDED * np.linalg.norm(norms * theta)
+    if why != "evaluations" and contradicted and slanted and not rounded:
+        why = "uphill"
+    return Outcome(theta, r, rejected, evaluations, why)
 
 
 def _stacked(upper: Vector, rotated: Vector, root: Vector) -> tuple[Vector, Vector]:
@@ -152,17 +215,9 @@ def _stacked(upper: Vector, rotated: Vector, root: Vector) -> tuple[Vector, Vect
 
 
 def _bend(
-    theta: Vector,
-    r: Vector,
-    jacobian: Vector,
-    residual: Residual,
-    delta: Vector,
-    triangle: Vector,
+    r: Vector, ahead: Vector, jacobian: Vector, delta: Vector, triangle: Vector
 ) -> Vector | None:
-    """Compute the geodesic acceleration; return None where it is not defined."""
-    ahead = residual(theta + _PROBE * delta)
-    if ahead is None:
-        return None
+    """Compute the geodesic acceleration from residuals ahead; return None if it is not finite."""
     second = 2 / _PROBE * ((ahead - r) / _PROBE - jacobian @ delta)
     # Only a correction, so the triangle alone is accurate enough (seminormal equations).
     solved = np.linalg.solve(triangle.T, jacobian.T @ second)

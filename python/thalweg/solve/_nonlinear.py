@@ -79,9 +79,10 @@ def nonlinear_least_squares(
     .. math:: \min_\theta \lVert r(\theta) \rVert^2
 
     Each step solves :math:`\min_\delta \lVert r + J\delta \rVert^2 + \mu \lVert D\delta \rVert^2`
-    by QR of the stacked matrix :math:`[J; \sqrt\mu D]`, where `D` has the norms of the columns of
-    `J`, or larger earlier norms, which decay. A step that does not decrease the sum of squares is
-    rejected and the damping :math:`\mu` grows; after a good step it shrinks.
+    by QR of the stacked matrix :math:`[J; \sqrt\mu D]`, where `D` has the largest norms so far of
+    the columns of `J`, or norms that decay to the current ones; every ten steps, the choice that
+    decreased the sum of squares more goes on. A step that does not decrease it is rejected and the
+    damping :math:`\mu` grows; after a good step it shrinks. Each choice has a damping of its own.
 
     Parameters
     ----------
