@@ -556,6 +556,27 @@ def test_what_is_no_model_is_refused(solver):
         solver("model", np.ones((3, 2)), np.ones(3))
 
 
+def test_a_last_layer_before_a_scale_of_raw_targets_is_fitted_to_standardized_ones(rng):
+    x, y = rng.standard_normal((60, 3)), 1000 + 20 * rng.standard_normal((60, 2))
+    inner = [nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)]
+    plain = nn.Sequential(*inner, dtype="float64", seed=1)
+    raw = nn.Standardize.of(y, inverse=True)
+    scaled = nn.Sequential(*inner, raw, nn.Identity(), dtype="float64", seed=1)
+    # By hand: the same least squares problem for (y - mean) / std, column by column.
+    features = np.tanh(x @ plain.state_dict()["0.weight"].T + plain.state_dict()["0.bias"])
+    centered = features - features.mean(axis=0)
+    standard = (y - y.mean(axis=0)) / y.std(axis=0)
+    normal = centered.T @ centered + 0.1 * np.eye(8)
+    fit = tw.solve.last_layer(scaled, x, y, alpha=0.1)
+    np.testing.assert_allclose(fit.coef, np.linalg.solve(normal, centered.T @ standard), atol=1e-12)
+    expected = y.mean(axis=0) + y.std(axis=0) * (centered @ fit.coef)
+    np.testing.assert_allclose(scaled(x), expected, rtol=1e-12)
+    # Without a penalty, the predictions are those of a fit to y itself.
+    tw.solve.last_layer(scaled, x, y)
+    tw.solve.last_layer(plain, x, y)
+    np.testing.assert_allclose(scaled(x), plain(x), rtol=1e-10)
+
+
 def test_a_last_layer_that_is_not_linear_is_refused(rng):
     with pytest.raises(tw.UnsupportedError, match="Sigmoid"):
         solve.last_layer(nn.Sequential(nn.Linear(2, 1), nn.Sigmoid()), np.ones((3, 2)), np.ones(3))

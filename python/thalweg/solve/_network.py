@@ -2,18 +2,20 @@
 
 import itertools
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks, _parts
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
-from thalweg.nn import Identity, Linear, Sequential
-from thalweg.solve._choice import METHODS
+from thalweg.nn import Identity, Linear, Sequential, Standardize
+from thalweg.solve._choice import Method
 from thalweg.solve._linear import (
     LinearFit,
     Problem,
+    RankDeficient,
+    Reduction,
     chosen,
     decomposed,
     fit,
@@ -32,7 +34,7 @@ def network(
     y: npt.ArrayLike,
     *,
     sample_weight: npt.ArrayLike | None = None,
-    rank_deficient: str = "raise",
+    rank_deficient: RankDeficient = "raise",
     rcond: float | None = None,
 ) -> LinearFit:
     r"""Set the weights of a linear network to the optimum, in one call.
@@ -95,7 +97,7 @@ def network(
     >>> bool(np.allclose(model(x), [[3], [5], [4], [6]]))
     True
     """
-    _checks.one_of("rank_deficient", rank_deficient, ("raise", "min_norm"))
+    _checks.one_of("rank_deficient", rank_deficient, get_args(RankDeficient))
     rcond = None if rcond is None else _checks.real("rcond", rcond, 0, 1, "[)")
     for index, layer in enumerate(_parts.checked(model).layers):
         if not isinstance(layer, (Linear, Identity)):
@@ -144,10 +146,10 @@ def last_layer(
     x: npt.ArrayLike,
     y: npt.ArrayLike,
     *,
-    alpha: float | str = 0.0,
-    reduction: str = "sum",
+    alpha: float | Method = 0.0,
+    reduction: Reduction = "sum",
     sample_weight: npt.ArrayLike | None = None,
-    rank_deficient: str = "raise",
+    rank_deficient: RankDeficient = "raise",
     rcond: float | None = None,
 ) -> LinearFit:
     r"""Refit the last `nn.Linear` of a model to the squared error, with earlier layers fixed.
@@ -158,7 +160,9 @@ def last_layer(
     Parameters
     ----------
     model : Sequential
-        The weight and bias of its last layer are replaced.
+        The weight and bias of its last `Linear` are replaced. Behind it there may be an
+        `nn.Standardize`, as ``inverse=True`` for raw targets: the fit, its penalty and its sum of
+        squares are then those of the standardized targets.
     x : array_like, shape (n, in_features)
         The samples.
     y : array_like, shape (n, out_features), or (n,) for one output
@@ -185,7 +189,7 @@ def last_layer(
     Raises
     ------
     UnsupportedError
-        If the last layer, apart from `nn.Identity`, is not a `Linear`.
+        If the last layer, apart from `nn.Identity` and `nn.Standardize`, is not a `Linear`.
     ArgumentError
         If the earlier layers do not provide enough independent features and there is no penalty, or
         nothing to choose one by. After any error, the model is unchanged.
@@ -204,13 +208,15 @@ def last_layer(
     """
     method = None
     if isinstance(alpha, str):
-        method, alpha = _checks.one_of("alpha, if not a number,", alpha, METHODS), 0.0
+        method, alpha = _checks.one_of("alpha, if not a number,", alpha, get_args(Method)), 0.0
     alpha = _checks.real("alpha", alpha, 0)
-    _checks.one_of("reduction", reduction, ("sum", "mean"))
-    _checks.one_of("rank_deficient", rank_deficient, ("raise", "min_norm"))
+    _checks.one_of("reduction", reduction, get_args(Reduction))
+    _checks.one_of("rank_deficient", rank_deficient, get_args(RankDeficient))
     rcond = None if rcond is None else _checks.real("rcond", rcond, 0, 1, "[)")
     end = len(_parts.checked(model).layers)
-    while end and isinstance(model.layers[end - 1], Identity):
+    scales: list[Standardize] = []
+    while end and isinstance(layer := model.layers[end - 1], (Identity, Standardize)):
+        scales += [layer] if isinstance(layer, Standardize) else []
         end -= 1
     last = model.layers[end - 1] if end else None
     if not isinstance(last, Linear):
@@ -224,6 +230,8 @@ def last_layer(
         )
     y = _arrays.targets(y, _F64, last.out_features, "y")
     _fits(model, y)
+    for layer in scales:  # back through them, to what the Linear should return
+        y = y * layer.std + layer.mean if not layer.inverse else (y - layer.mean) / layer.std
     data = problem(_parts.part(model, 0, end - 1)(model._rows(x, "x")), y, last.bias, sample_weight)
     scale = data.total if reduction == "mean" else 1.0
     rcond = _resolved(model, data) if rcond is None else rcond
