@@ -87,8 +87,6 @@ fn bound<T: Element>(function: Function, isa: Isa, x: f64) -> f64 {
         Softplus | SoftplusSlope => (softplus::MAX_ULP_F32, softplus::MAX_ULP_F64),
         Silu | SiluSlope => (silu::MAX_ULP_F32, silu::MAX_ULP_F64),
         Expm1 => (expm1::MAX_ULP_F32, expm1::MAX_ULP_F64),
-        // Products that are rounded by themselves, see sin.rs.
-        Sin | Cos if isa == Isa::Scalar => (sin::MAX_ULP_F32 + 0.03, sin::MAX_ULP_F64 + 0.03),
         Sin | Cos => (sin::MAX_ULP_F32, sin::MAX_ULP_F64),
     };
     let ulps = match T::DTYPE {
