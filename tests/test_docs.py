@@ -151,3 +151,9 @@ def test_the_readme_shows_rows_of_the_manuals_table():
     for work, row in shown.items():
         for name, theirs in names.items():
             assert row[name] == measured[work][theirs], (work, name)
+
+
+def test_the_readme_shows_how_to_install_before_anything_else_and_names_the_commands():
+    titles = re.findall(r"^## (.+)$", read("../README.md"), re.M)
+    assert titles[:4] == ["Install", "Two commands", "Features", "Speed"]
+    assert re.findall(r"^make (\w+) +#", read("../README.md"), re.M) == ["demo", "test"]
