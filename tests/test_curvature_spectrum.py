@@ -228,6 +228,9 @@ BAD = [
     (lambda a: top_eigenvalues(a[:4]), "ArgumentError", "square"),
     (lambda a: top_eigenvalues(a.__matmul__), "ArgumentError", "size must be"),
     (lambda a: top_eigenvalues("A"), "ArgumentError", "with size=; got 'A'"),
+    (lambda a: top_eigenvalues(None, a, a, loss=nn.MSELoss()), "ArgumentError", "size=; got None"),
+    (lambda a: top_eigenvalues([[1.0], [1, 2]]), "ShapeError", "the matrix cannot be made an arr"),
+    (lambda a: top_eigenvalues([[1, 2], [3, 4]]), "ArgumentError", "must be symmetric"),
     (lambda a: top_eigenvalues(a, loss=nn.MSELoss()), "ArgumentError", "go with a model"),
     (lambda a: top_eigenvalues(nn.Sequential(nn.Linear(1, 1))), "ArgumentError", "loss="),
     (lambda a: top_eigenvalues(a, max_products=2), "DivergedError", "max_products"),
@@ -281,6 +284,16 @@ def test_spectra_of_what_is_not_symmetric_are_refused(rng):
     for form in (near, single.astype(np.float32)):
         assert curvature.spectral_density(form).range == pytest.approx(want, rel=1e-3, abs=1e-3)
         assert curvature.logdet(form.__matmul__, size=30, shift=1.0).value > 0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [top_eigenvalues, curvature.spectral_density, curvature.trace, curvature.logdet],
+)
+def test_a_matrix_may_be_a_nested_list(call):
+    matrix = [[2, 1], [1, 5]]
+    found, expected = (str(call(it, seed=3)) for it in (matrix, np.array(matrix, float)))
+    assert found == expected
 
 
 @pytest.mark.parametrize(

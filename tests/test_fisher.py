@@ -563,6 +563,16 @@ def test_a_part_of_the_samples_will_do(rng):
          tw.DataError, "no rows"),
         ({"y": [-100, -100, -100]}, tw.DataError, "no row counts: each of 3 has the ignored label"),
         ({"kind": "weighted"}, tw.ArgumentError, "y is None"),
+        ({"loss": "mse"}, tw.ArgumentError, r"got 'mse'; did you mean nn\.MSELoss\(\.\.\.\)\?"),
+        *(
+            ({"kind": kind, "loss": loss, "y": y}, tw.ShapeError, "x has 3 rows but y has 2; they")
+            for kind in ("exact", "sampled", "empirical")
+            for loss, y in (
+                (nn.CrossEntropyLoss(), [0, 1]),
+                (nn.MSELoss(), np.zeros((2, 4))),
+                (nn.BCEWithLogitsLoss(), np.zeros((2, 4))),
+            )
+        ),
         ({"kind": "predicted", "loss": nn.MSELoss()}, tw.UnsupportedError, "needs classes"),
         ({"kind": "weighted", "y": np.eye(4)[:3]}, tw.ThalwegError, "to be class labels"),
         ({"kind": "weighted", "y": np.eye(4)[:3], "loss": nn.BCEWithLogitsLoss()},

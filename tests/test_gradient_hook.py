@@ -1,5 +1,6 @@
 """Functions that change gradients between the backward pass and the update."""
 
+import contextlib
 import copy
 
 import numpy as np
@@ -15,7 +16,7 @@ from thalweg.errors import (
     UnsupportedError,
 )
 
-from .helpers import squares
+from .helpers import cut, squares
 
 RNG = np.random.default_rng(5)
 X = RNG.standard_normal((60, 4))
@@ -64,6 +65,64 @@ def test_a_hook_that_changes_nothing_leaves_training_as_it_is(options):
     for key in ("loss", "accuracy", "val_loss", "val_accuracy"):
         np.testing.assert_allclose(found[key], history[key], rtol=1e-12)
     assert type(hooked._core) is type(plain._core)  # the core's own again
+
+
+LOSSES = {
+    "sum": nn.CrossEntropyLoss(reduction="sum"),
+    "class weights": nn.CrossEntropyLoss(weight=[1.0, 0.2, 3.0]),
+    "a class that weighs nothing": nn.CrossEntropyLoss(weight=[1.0, 0.0, 3.0]),
+    "ignored labels": nn.CrossEntropyLoss(ignore_index=1),
+    "sum of squares": nn.MSELoss(reduction="sum"),
+}
+#: Those for which the second batch below has no rows.
+LEAVE_OUT = [LOSSES["a class that weighs nothing"], LOSSES["ignored labels"]]
+
+
+class Losses:
+    """Collects what `on_step_end` sees."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_step_end(self, trainer, record):
+        self.seen.append(record["loss"])
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+@pytest.mark.parametrize("source", ["arrays", "stream"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_figures_count_rows_as_the_core_does(loss, source, weighted):
+    """A hook that changes nothing also leaves losses and accuracies as they are.
+
+    The second batch has only rows of class 1, which some losses leave out.
+    """
+    y = T if isinstance(loss, nn.MSELoss) else np.where((np.arange(60) // 7) == 1, 1, Y)
+    w = RNG.uniform(0, 2, 60)
+    seen = []
+    for hook in (None, same):
+        one, steps = trainer(loss, optim.SGD(lr=0.01)), Losses()
+        with one.gradient_hook(hook) if hook else contextlib.nullcontext():
+            more = {"epochs": 2, "callbacks": [steps], "validation_data": (X[:21], y[:21])}
+            if source == "stream":
+                history = one.fit(cut(X, y, *([w] if weighted else []), size=7), **more)
+            else:
+                weight = w if weighted else None
+                history = one.fit(X, y, batch_size=7, shuffle=False, sample_weight=weight, **more)
+        del history["seconds"]
+        seen.append((history, steps.seen, one.model.flat_parameters.tolist()))
+    assert seen[1] == seen[0]
+    assert len(seen[0][1]) == (16 if loss in LEAVE_OUT else 18)
+
+
+@pytest.mark.parametrize("loss", LEAVE_OUT, ids=["weight 0", "ignored"])
+def test_a_step_in_which_no_row_counts_is_refused(loss):
+    """As without a hook: only fits skip it."""
+    hooked = trainer(loss)
+    before = hooked.model.flat_parameters
+    with hooked.gradient_hook(same), pytest.raises(DataError, match="no row counts"):
+        hooked.step(X[:4], np.ones(4, int))
+    np.testing.assert_array_equal(hooked.model.flat_parameters, before)
+    assert hooked.optimizer.steps == 0
 
 
 def test_steps_and_streams_call_it_too():

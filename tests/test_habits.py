@@ -823,3 +823,52 @@ class Tensor:
 def test_tensors_that_become_no_array(tensor, written):
     with pytest.raises(tw.DtypeError, match=rf": pass {written}$"):
         nn.Sequential(nn.Linear(2, 1))(tensor)
+
+
+#: Where users find functions.
+PLACES = (
+    tw.curvature, tw.solve, tw.diagnostics, continual, continual.metrics, tw.plot, tw.datasets
+)  # fmt: skip
+#: What they may call, except methods, and classes that are only results.
+CALLED = [
+    *(tw.gradcheck, tw.gradgradcheck, tw.check_gradient, tw.check_hvp),
+    *(curvature.Operator, curvature.StabilityMonitor, tw.diagnostics.BalanceMonitor),
+    *(continual.Task, continual.Scenario, continual.ReservoirBuffer, continual.BalancedBuffer),
+    *(
+        thing
+        for place in PLACES
+        for name in dir(place)
+        if inspect.isfunction(thing := getattr(place, name)) and not name.startswith("_")
+    ),
+]
+
+
+@pytest.mark.parametrize("function", CALLED, ids=lambda it: f"{it.__module__}.{it.__name__}")
+def test_unknown_arguments_are_answered_with_those_there_are(function):
+    """Before anything else is looked at."""
+    known = ", ".join(inspect.signature(function).parameters) or "no arguments"
+    message = rf"{function.__name__} has no argument 'nonsense'\. .* takes {known}$"
+    with pytest.raises(TypeError, match=message):
+        function(nonsense=1)
+
+
+def test_one_missing_argument_is_a_type_error_everywhere():
+    trainer = tw.Trainer(nn.Sequential(nn.Linear(1, 1)), loss=nn.MSELoss(), optimizer=optim.SGD())
+    for call in (
+        lambda: nn.Linear(1),
+        lambda: tw.solve.ridge([[1.0]], [1.0]),
+        lambda: continual.ReservoirBuffer(),
+        lambda: continual.EWC(trainer),
+        lambda: continual.Task([[1.0]], [1.0]),
+        lambda: continual.run(trainer),
+    ):
+        with pytest.raises(TypeError, match=r"needs|missing"):
+            call()
+
+
+@pytest.mark.parametrize("module", [continual.metrics, tw.datasets])
+def test_a_module_shows_what_it_is_for(module):
+    """And not what it imports."""
+    assert dir(module) == sorted(module.__all__)
+    for name in dir(module):
+        assert getattr(module, name).__module__.startswith("thalweg.")

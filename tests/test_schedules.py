@@ -135,6 +135,22 @@ def test_plateaus_are_pytorchs():
             assert lr == optimizer.param_groups[0]["lr"], given
 
 
+@pytest.mark.parametrize(
+    ("monitor", "figures"),
+    [("val_loss", [3.0, 2.0, 1.0, 1.0, 1.0]), ("val_accuracy", [0.7, 0.8, 0.9, 0.9, 0.9])],
+)
+def test_which_figures_are_better_follows_from_their_names(monitor, figures):
+    """The rate falls after the second epoch that is not better, none before."""
+    plateau, lr, seen = schedules.ReduceLROnPlateau(patience=1, monitor=monitor), 1.0, []
+    state = plateau.start()
+    for figure in figures:
+        seen.append(lr := plateau.update(state, figure, lr))
+    assert seen == [1.0, 1.0, 1.0, 1.0, 0.1]
+    with pytest.raises(tw.ArgumentError, match="ReduceLROnPlateau: the name 'flow' does not tell"):
+        schedules.ReduceLROnPlateau(monitor="flow")
+    assert schedules.ReduceLROnPlateau(mode="max", monitor="flow").mode == "max"
+
+
 def test_known_rates():
     """Figures that others have published for these shapes."""
     cycle = rates(schedules.OneCycleLR(1.0, total_steps=100), 100)

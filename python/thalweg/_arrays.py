@@ -69,9 +69,9 @@ def as_numeric(value: Any, name: str, *, labels: bool = False) -> npt.NDArray[An
     if array.dtype.kind == "O":
         array = _of_objects(array, name)
     if array.dtype.kind not in "biuf":
-        from thalweg import _advice
+        from thalweg import _bad_arrays
 
-        raise DtypeError(_advice.not_numbers(value, array, name, labels))
+        raise DtypeError(_bad_arrays.not_numbers(value, array, name, labels))
     return array
 
 
@@ -99,9 +99,9 @@ def as_array(value: Any, name: str) -> npt.NDArray[Any]:
     except ValueError as error:
         raise ShapeError(f"{name} cannot be made an array: {error}") from None
     except (TypeError, RuntimeError) as error:
-        from thalweg import _advice
+        from thalweg import _bad_arrays
 
-        more = _advice.of_tensor(value, name)
+        more = _bad_arrays.of_tensor(value, name)
         raise DtypeError(f"{name} cannot be made an array: {error}{more}") from None
     return array
 
@@ -173,9 +173,9 @@ def matrix(value: Any, dtype: np.dtype[Any], name: str) -> Array:
         return value  # type: ignore[no-any-return]
     array = as_numeric(value, name)
     if array.ndim != 2:
-        from thalweg import _advice
+        from thalweg import _bad_arrays
 
-        advice = _advice.not_rows(value, array, name)
+        advice = _bad_arrays.not_rows(value, array, name)
         raise ShapeError(f"{name} must be 2-D, (rows, features); got shape {array.shape}{advice}")
     return as_dtype(array, dtype, name)
 
@@ -202,9 +202,9 @@ def samples(value: Any, dtype: np.dtype[Any], name: str) -> Samples:
         return value  # type: ignore[no-any-return]
     array = matrix(value, dtype, name)
     if hasattr(value, "columns") and not np.isfinite(array).all():  # the core has no names
-        from thalweg import _advice
+        from thalweg import _bad_arrays
 
-        raise DataError(_advice.not_finite(value, array, name))
+        raise DataError(_bad_arrays.not_finite(value, array, name))
     return array
 
 
@@ -226,12 +226,12 @@ def labels(value: Any, name: str) -> Labels:
         return value  # type: ignore[no-any-return]
     array = as_numeric(value, name, labels=True)
     if array.ndim != 1:
-        from thalweg import _advice
+        from thalweg import _bad_arrays
 
         text = f"{name} must be 1-D class labels, (rows,); got "
         if array.ndim == 0:
             raise ShapeError(f"{text}shape (); the label of a single row is [{name}]")
-        written = _advice.code(value, name)
+        written = _bad_arrays.code(value, name)
         if array.ndim == 2 and array.shape[1] == 1:
             raise ShapeError(f"{text}the column {array.shape}: pass {written}.ravel()")
         raise ShapeError(

@@ -58,6 +58,63 @@ def of_validation(figures: Figures) -> dict[str, float]:
     return {f"val_{name}": figure for name, figure in figures.items()}
 
 
+class Sums:
+    """What batches come to as if they were one: their loss, accuracy and means of figures."""
+
+    def __init__(self, loss: Any, has_accuracy: bool) -> None:
+        self._is_sum, self._has_accuracy = is_sum(loss), has_accuracy
+        self._figures = Means()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._loss = self._right = self.rows = self._counted = 0.0
+
+    def add(
+        self,
+        loss: float,
+        right: float,
+        rows: float,
+        counted: float,
+        figures: Figures | None = None,
+    ) -> float:
+        """Add a batch, and return its own loss.
+
+        Parameters
+        ----------
+        loss, right : float
+            The sum of its losses, and of the rows that are right.
+        rows, counted : float
+            What its rows count in the means of these two.
+        figures : dict of str to float, optional
+            Other figures, whose means are over the rows, too.
+        """
+        self._loss, self._right = self._loss + loss, self._right + right
+        self.rows, self._counted = self.rows + rows, self._counted + counted
+        self._figures.add(figures or {}, rows)
+        return self._value(loss, rows)
+
+    def _value(self, loss: float, rows: float) -> float:
+        if self._is_sum:
+            return loss
+        return loss / rows if rows else math.nan
+
+    def means(self) -> tuple[float, float | None]:
+        """Return loss and accuracy so far."""
+        accuracy = self._right / self._counted if self._counted else math.nan
+        return self._value(self._loss, self.rows), accuracy if self._has_accuracy else None
+
+    def take(self) -> Evaluation:
+        """Return everything so far, and start again."""
+        evaluation = *self.means(), self._figures.take()
+        self._begin()
+        return evaluation
+
+
+def is_sum(loss: Any) -> bool:
+    """Return whether the loss of a batch is the sum of those of its rows."""
+    return getattr(loss, "reduction", "mean") == "sum"
+
+
 class Means:
     """Weighted means of figures over batches; NaN and missing ones do not count."""
 

@@ -59,6 +59,9 @@ class History(dict[str, list[float]]):
     [nan, nan, 0.2]
     """
 
+    #: What the rows of the only entry count in the means of loss and accuracy, where it is known.
+    _counts: tuple[float, float] | None = None
+
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:

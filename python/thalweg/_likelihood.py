@@ -10,6 +10,7 @@ from thalweg import _arrays, _checks
 from thalweg._arrays import Array, Labels, Samples
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss, Sequential
+from thalweg.nn._losses import loss_of
 from thalweg.nn._losses._base import CoreLoss
 
 _LIKELIHOODS = {
@@ -38,7 +39,6 @@ def prepare(
     y: Any,
     *,
     loss: Loss | None,
-    labelled: bool,
     n_samples: int | None,
     classes: Sequence[int] | None,
     seed: int,
@@ -46,7 +46,7 @@ def prepare(
     any_loss: bool = False,
     batched: bool = False,
 ) -> list[Prepared]:
-    """Check and convert arguments; `labelled` says whether the kind uses `y`.
+    """Check and convert arguments.
 
     Rows with ignored labels are left out. If classes of several heads compete, there is one result
     for each head, with the rows of its labels; but if `batched`, whose batches mix heads, a single
@@ -59,15 +59,13 @@ def prepare(
     likelihood = likelihood_of(loss, any_loss=any_loss)
     competition = (loss or CrossEntropyLoss())._competition
     outputs = model.out_features
-    if likelihood == "categorical":
-        labelled = labelled or y is not None  # says which rows are ignored, and heads
-        if outputs == 1:
-            raise ArgumentError(
-                "a softmax of one output is always 1, and its Fisher information 0: pass"
-                " loss=nn.MSELoss() or nn.BCEWithLogitsLoss()"
-            )
+    if likelihood == "categorical" and outputs == 1:
+        raise ArgumentError(
+            "a softmax of one output is always 1, and its Fisher information 0: pass"
+            " loss=nn.MSELoss() or nn.BCEWithLogitsLoss()"
+        )
     samples = model._samples(x, "x")
-    if y is not None and labelled:
+    if y is not None:
         if likelihood == "categorical":
             y = _arrays.labels_or_shares(y, model.dtype, "y")
         else:
@@ -75,8 +73,6 @@ def prepare(
             y = _arrays.targets(y, model.dtype, loss._target_width(outputs), "y")
         if y.dtype.kind == "f":
             _arrays.finite(y, "y")
-    else:
-        y = None
     seed = _checks.integer("seed", seed, 0)
     rows = len(samples)
     weight = _arrays.weights(sample_weight, model.dtype, "sample_weight")
@@ -179,12 +175,14 @@ def likelihood_of(loss: Loss | None, *, any_loss: bool = False) -> str:
 
     Raises
     ------
+    ArgumentError
+        If `loss` is not a loss.
     UnsupportedError
-        If there is none.
+        If there is no such likelihood.
     """
     if loss is None:
         return "categorical"
-    found = _LIKELIHOODS.get(type(loss))
+    found = _LIKELIHOODS.get(type(loss_of(loss)))
     if found is None and any_loss and isinstance(loss, CoreLoss):
         return "any"
     if found is None:

@@ -6,7 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _checks
+from thalweg._habits import takes
 from thalweg.errors import ArgumentError
+
+__all__ = ["Digits", "digits"]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 class Digits(NamedTuple):
@@ -21,6 +28,7 @@ class Digits(NamedTuple):
         return f"Digits({len(self.x_train)} + {len(self.x_test)} images of 8x8)"
 
 
+@takes("datasets.digits", {})
 def digits(test_fraction: float = 1 / 3, seed: int = 0) -> Digits:
     """Load real handwritten digits: 1797 images of 8 x 8 pixels, 10 classes, from scikit-learn.
 

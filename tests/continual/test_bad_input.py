@@ -313,7 +313,6 @@ TASK = continual.Task(X, Y, X, Y)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda s: s.fit(X, Y), r"be a Task, such as .*Task\(x, y, x_test, y_test\); got ndarray"),
         (lambda s: s.fit(), r"strategy\.fit needs task, .*: write strategy\.fit\(task\)$"),
         (
             lambda s: continual.Task(X, Y),
@@ -345,8 +344,13 @@ TASK = continual.Task(X, Y, X, Y)
     ],
 )
 def test_what_is_missing_is_written_out(call, message):
-    with pytest.raises(ArgumentError, match=message):
+    with pytest.raises(TypeError, match=message):
         call(continual.Naive(learner()))
+
+
+def test_arrays_are_not_a_task():
+    with pytest.raises(ArgumentError, match=r"be a Task, .*Task\(x, y, x_test, y_test\); got nda"):
+        continual.Naive(learner()).fit(X, Y)
 
 
 @pytest.mark.parametrize(
@@ -483,6 +487,23 @@ ENDS = {
 }
 
 
+@pytest.mark.parametrize(
+    "kind", [list, np.array, lambda it: pytest.importorskip("torch").tensor(it)]
+)
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ((X, Y[:5], X, Y), "^x has 20 rows but y has 5; they must have the same number$"),
+        ((X, Y, X[:7], Y), "^x_test has 7 rows but y_test has 20; they"),
+        ((X, Y, X, Y, 0, "", None, Y[:3]), "^x has 20 rows but sample_weight has 3; they"),
+    ],
+)
+def test_lengths_of_a_task_are_compared_when_it_is_made(kind, arrays, message):
+    arrays = [kind(it) if isinstance(it, np.ndarray) else it for it in arrays]
+    with pytest.raises(ShapeError, match=message):
+        continual.Task(*arrays)
+
+
 @pytest.mark.parametrize("name", ENDS)
 @pytest.mark.filterwarnings("ignore:the penalty of", "ignore:XdG is told")
 def test_a_task_whose_end_is_refused_has_not_ended(name):
@@ -498,7 +519,6 @@ def test_a_task_whose_end_is_refused_has_not_ended(name):
         continual.Task(X[:, :1], Y, X, Y, 1),
         continual.Task(X, Y + 1, X, Y, 1),
         continual.Task(np.full_like(X, np.nan), Y, X, Y, 1),
-        continual.Task(X, Y[:5], X, Y, 1),
     ):
         with pytest.raises(tw.ThalwegError):
             one.end(wrong)

@@ -107,6 +107,41 @@ def test_the_loss_and_its_gradient(heads, tasks, rng):
     np.testing.assert_allclose(gradient, numeric, atol=1e-6 * np.abs(numeric).max())
 
 
+def test_each_head_of_a_task_has_a_penalty_of_its_own(clouds):
+    """Beside one softmax for each row, over the head of its label."""
+    x, y, *held_out = clouds.all
+    strategy = fromp(7, 0.7, heads=(2, 4), jitter=0.01)
+    model = strategy.trainer.model
+    strategy.fit(continual.Task(x, y, *held_out), epochs=2)
+    precision = strategy.state_dict()["precision"]
+    expected = 1e-5 + len(y) * continual.fisher_diagonal(
+        model, x, y, loss=nn.CrossEntropyLoss(heads=(2, 4))
+    )
+    np.testing.assert_allclose(precision, expected, rtol=1e-12)
+    heads = {0: [0, 1], 1: [2, 3, 4, 5]}
+    p = [softmax(model(x[i : i + 1])[0, heads[int(y[i] > 1)]]) for i in range(len(y))]
+    unsure = np.array([(one * (1 - one)).sum() for one in p])
+    kept = np.sort(np.argsort(-unsure, kind="stable")[:7])
+    past = strategy.state_dict()["past"]
+    assert [list(one["columns"]) for one in past] == [heads[h] for h in np.unique(y[kept] > 1)]
+    for one in past:
+        head = int(one["columns"][0] > 1)
+        mine = kept[(y[kept] > 1) == head]
+        np.testing.assert_array_equal(one["x"], x[mine])
+        np.testing.assert_allclose(one["p"], [p[i] for i in mine], rtol=1e-12)
+    # A row's outputs in the other head may be anything.
+    strategy.begin(continual.Task(x, y, *held_out, index=1))
+    loss = strategy._loss(None)
+    output = np.concatenate([model(x[:3]), *(model(one["x"]) for one in past)])
+    target = np.r_[y[:3], np.full(7, -1)][:, None].astype(float)
+    free, at = output.copy(), 3
+    for one in past:
+        rows = slice(at, at + len(one["x"]))
+        free[rows, np.setdiff1d(range(6), one["columns"])] += 5
+        at = rows.stop
+    assert loss(free, target)[0] == pytest.approx(loss(output, target)[0], rel=1e-12)
+
+
 def test_stopped_and_resumed(scenario, tmp_path, resumed_is_the_same):
     def plain(dropout):  # FROMP is not for dropout
         model = nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Linear(16, 6), seed=1)

@@ -142,6 +142,49 @@ def test_steps_are_the_same_in_parts_and_in_whole_passes(
         assert history["loss"][0] == pytest.approx(mean, rel=1e-6)
 
 
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        nn.CrossEntropyLoss(reduction="sum"),
+        nn.CrossEntropyLoss(weight=[1.0, 0.2, 3.0, 1.0, 1.0, 0.0]),  # 0: batches are skipped
+        nn.CrossEntropyLoss(ignore_index=1),
+    ],
+    ids=["sum", "class weights", "ignored labels"],
+)
+def test_figures_of_many_steps_are_those_of_one_fit(loss, drop_last, clouds, trainer, monkeypatch):
+    """They are gathered from fits of 80 rows, of which one may have only rows that do not count."""
+    monkeypatch.setattr("thalweg.continual._batches._ROWS", 0)  # no more steps than needed
+    x, y = clouds.x, np.sort(clouds.y % 2 * 5)  # classes 0 and 5
+    y[170:330] = 1
+    rows = 475 if drop_last else 480
+    plain, learner = (trainer(loss=loss) for _ in "ab")
+    expected = plain.fit(x[:rows], y[:rows], batch_size=5, shuffle=False)
+    task = continual.Task(x[: rows + 3], y[: rows + 3], x, y)
+    strategy = continual.Naive(learner)
+    strategy.begin(task)
+    options = {"batch_size": 5, "shuffle": False, "drop_last": drop_last}
+    found = strategy.learn(task, steps=rows // 5, **options)
+    for key in ("loss", "accuracy"):
+        assert found[key] == pytest.approx(expected[key], rel=1e-12)
+
+
+def test_figures_of_an_epoch_in_parts_are_those_of_the_whole(scenario, trainer, tmp_path):
+    """Also if some rows count more than others, and the run continues from a file."""
+    made = {"loss": nn.CrossEntropyLoss(weight=[1.0, 0.2, 3.0, 1.0, 4.0, 0.5]), "lr": 0.001}
+    options = {"epochs": 2, "batch_size": 25}
+    whole = continual.run(trainer(**made), scenario, **options)
+    options |= {"save_every": 2, "checkpoint": tmp_path / "parts"}
+    fragile = Fragile(trainer(**made))
+    fragile.limit = 4
+    with pytest.raises(Stopped):
+        continual.run(fragile, scenario, **options)
+    parts = continual.run(Fragile(trainer(**made)), scenario, resume=True, **options)
+    for one, other in zip(whole.histories, parts.histories, strict=True):
+        for key in ("loss", "accuracy"):
+            assert other[key] == pytest.approx(one[key], rel=1e-6)
+
+
 def test_samples_that_are_made_on_the_way_are_made_once_a_task(clouds, trainer):
     """Not once for each chunk of steps: a permutation of a large data set takes long."""
     made = []

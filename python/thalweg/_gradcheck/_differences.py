@@ -7,7 +7,7 @@ For a difference of order `p` with step `h`, the error is about
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +48,8 @@ class Method:
         return float((4 * near - far) / 3)
 
 
-METHODS = {
+Name: TypeAlias = Literal["forward", "central", "fourth"]
+METHODS: dict[str, Method] = {
     "forward": Method("forward", (1,), 1, 2.0),
     "central": Method("central", (1, -1), 2, 1.0),
     "fourth": Method("fourth", (1, -1, 2, -2), 4, 1.5),

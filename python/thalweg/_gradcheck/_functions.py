@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,21 +18,24 @@ from thalweg._gradcheck._differences import (
     METHODS,
     RICHARDSON_STEP,
     UNDEFINED,
+    Name,
     richardson,
 )
 from thalweg._gradcheck._report import RTOL, Columns, GradcheckReport, report
+from thalweg._habits import takes
 from thalweg.errors import ArgumentError, DataError, DtypeError, ShapeError
 
 #: Steps of methods that use the same for every precision.
 _STEPS = {"complex": COMPLEX_STEP, "richardson": RICHARDSON_STEP}
 
 
+@takes("check_gradient", {})
 def check_gradient(
     f: Callable[[Any], Any],
     grad: Any,
     theta: Any,
     *,
-    method: str = "central",
+    method: Name | Literal["complex", "richardson"] = "central",
     h: float | None = None,
     rtol: float = RTOL,
     atol: float | None = None,
@@ -115,7 +118,7 @@ def check_gradient(
     ('theta',)
     """
     _checks.function("f", f)
-    method = _checks.one_of("method", method, (*METHODS, *_STEPS))
+    _checks.one_of("method", method, (*METHODS, *_STEPS))
     # Smaller steps do not move theta, except with the complex method.
     least = {"complex": np.finfo(float).tiny, "richardson": EPS * 2**HALVINGS}.get(method, EPS)
     h = None if h is None else _checks.real("h", h, least)

@@ -2,29 +2,31 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from thalweg import _checks
 from thalweg._gradcheck import _blocks
 from thalweg._gradcheck._blocks import Blocks, Vector
-from thalweg._gradcheck._differences import EPS, METHODS, Method
+from thalweg._gradcheck._differences import EPS, METHODS, Method, Name
 from thalweg._gradcheck._report import BlockReport, GradcheckReport
 from thalweg._gradcheck._verdict import judge, share
+from thalweg._habits import takes
 from thalweg.errors import ArgumentError
 
 #: How much two products that should be equal may differ, relative to the largest product.
 _SYMMETRIC = 1e-10
 
 
+@takes("check_hvp", {})
 def check_hvp(
     grad: Callable[[Any], Any],
     hvp: Callable[[Any, Any], Any],
     theta: Any,
     *,
     directions: int = 3,
-    method: str = "central",
+    method: Name = "central",
     h: float | None = None,
     rtol: float = 1e-6,
     seed: int = 0,
@@ -92,7 +94,7 @@ def check_hvp(
     """
     _checks.function("grad", grad)
     _checks.function("hvp", hvp, "theta and v")
-    rule = METHODS[_checks.one_of("method", method, METHODS)]
+    rule = METHODS[_checks.one_of("method", method, get_args(Name))]
     h = rule.step() if h is None else _checks.real("h", h, EPS)
     directions = _checks.integer("directions", directions, 1)
     rtol = _checks.real("rtol", rtol, 0, closed="()")

@@ -15,6 +15,7 @@ from thalweg._gradcheck._differences import EPS, METHODS
 from thalweg._gradcheck._hvp import compare
 from thalweg._gradcheck._report import RTOL, Columns, GradcheckReport, report
 from thalweg._gradcheck._task import Task
+from thalweg._habits import takes
 from thalweg.nn import Loss, Sequential
 
 #: Above this number of parameters, directions are compared by default instead of parameters.
@@ -22,6 +23,7 @@ _MANY = 10_000
 _DIRECTIONS = 3
 
 
+@takes("gradcheck", {})
 def gradcheck(
     model: Sequential,
     x: npt.ArrayLike,
@@ -150,6 +152,7 @@ def gradcheck(
     return _float32.compare(made, model, single, task, gradient, rng)
 
 
+@takes("gradgradcheck", {})
 def gradgradcheck(
     model: Sequential,
     x: Any,

@@ -128,16 +128,17 @@ class GradcheckReport:
     rtol : float
         The tolerance `r`.
     value : float
-        The function, or loss, at the point checked.
+        The function, or loss, at the point checked; of `check_hvp` and `gradgradcheck`, which check
+        derivatives of a gradient, the norm of that.
     """
 
     blocks: tuple[BlockReport, ...]
     method: str
     rtol: float
     value: float
-    _lines: Lines | None = field(default=None, compare=False)
+    _lines: Lines | None = field(default=None, init=False, compare=False)
     #: The machine epsilon of the function's values.
-    _eps: float = EPS
+    _eps: float = field(default=EPS, init=False)
 
     def curve(self, block: str | None = None) -> "ErrorCurve":
         """Measure the error along one random direction of a block, for many steps.
@@ -490,7 +491,9 @@ def report(
                 replace(block, kink_at=_first(there[part].reshape(block.shape)))
                 for block, part in zip(judged(explained), parts, strict=True)
             ]
-    return GradcheckReport(tuple(reports), method, rtol, value, lines, eps)
+    made = GradcheckReport(tuple(reports), method, rtol, value)
+    vars(made).update(_lines=lines, _eps=eps)
+    return made
 
 
 def _first(marks: npt.NDArray[np.bool_]) -> tuple[int, ...] | None:

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from thalweg import _arrays, _core
 from thalweg._calls import call
-from thalweg._custom import CustomTrainer
 from thalweg._gradcheck import _blocks
 from thalweg._gradcheck._blocks import Blocks, Vector
+from thalweg._trainer._custom import CustomTrainer
 from thalweg.nn import DerivativeLoss, Sequential
 from thalweg.nn._losses import FunctionLoss
 

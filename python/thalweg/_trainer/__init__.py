@@ -3,24 +3,27 @@
 This module holds `Trainer` and its readable properties. `_base` constructs a trainer and prepares
 data, `_batch` handles a single batch, `_fit` handles epochs, `_penalty` pulls parameters towards
 given values, and `_file` saves and resumes.
+
+Steps run in the core, or in a `_stepper`: one of `_custom`, `_hooked` and `_full_batch`. The
+epochs of those, and all that come from iterables, are `_slices`: `_python_fit` and `_stream`.
 """
 
 from typing import Any
 
-from thalweg import _checks, _core, _habits
-from thalweg._custom import CustomTrainer
+from thalweg import _checks, _habits
 from thalweg._history import History
-from thalweg._hooked import HookedTrainer
-from thalweg._plan import Plan
 from thalweg._trainer._base import TrainerBase
 from thalweg._trainer._batch import Batching
 from thalweg._trainer._file import Resumable
 from thalweg._trainer._fit import Fitting
 from thalweg._trainer._penalty import Penalized
+from thalweg._trainer._plan import Plan
+from thalweg._trainer._stepper import Stepper
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Loss, Sequential
 from thalweg.nn._losses import FunctionLoss, NoLoss, loss_of
 from thalweg.optim import Optimizer
+from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim.schedules import ReduceLROnPlateau, Schedule
 
 
@@ -133,19 +136,14 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
         loss = loss_of(loss)
         if self._fitting:
             raise ArgumentError("the loss cannot change during a fit: set it between fits")
-        core = self._core.inner if isinstance(self._core, HookedTrainer) else self._core
-        if isinstance(loss, FunctionLoss) and isinstance(core, CustomTrainer):
-            core.set_loss(loss)
-            self._loss = loss
-            return
-        if isinstance(loss, FunctionLoss) or not isinstance(core, _core.Trainer):
+        functions = isinstance(loss, FunctionLoss), isinstance(self._loss, FunctionLoss)
+        if isinstance(self._optimizer, FullBatchOptimizer) or functions[0] != functions[1]:
             raise UnsupportedError(
                 "loss can be set only if the optimizer takes batches, and if the old and the new "
                 "loss are both losses of thalweg.nn or both functions; make another Trainer "
                 "instead"
             )
-        core.set_loss(loss._spec(self._model.out_features))
-        self._loss = loss
+        self._set_loss(loss)
 
     @property
     def optimizer(self) -> Optimizer:
@@ -195,8 +193,7 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
         `optim.LevenbergMarquardt`, also the figures of the optimizer's latest step, which the
         history has too. Empty if there are none; a trainer that was copied or loaded begins anew.
         """
-        core = self._core.inner if isinstance(self._core, HookedTrainer) else self._core
-        return {} if isinstance(core, _core.Trainer) else dict(core.figures)
+        return dict(self._core.figures) if isinstance(self._core, Stepper) else {}
 
     def average_model(self) -> Sequential:
         """Return the model with averaged parameters.

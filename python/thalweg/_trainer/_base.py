@@ -3,17 +3,17 @@
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
-from thalweg import _checks, _core, _habits
+from thalweg import _arrays, _checks, _core, _habits
 from thalweg._arrays import Array, Samples
-from thalweg._custom import CustomTrainer
-from thalweg._full_batch import FullBatchTrainer
 from thalweg._habits import Guided
 from thalweg._history import History
-from thalweg._hooked import HookedTrainer
-from thalweg._penalties import Penalties
-from thalweg._rates import Rates
-from thalweg._ready import ready
+from thalweg._targets import targets
 from thalweg._trainer import _logits
+from thalweg._trainer._custom import CustomTrainer
+from thalweg._trainer._full_batch import FullBatchTrainer
+from thalweg._trainer._penalties import Penalties
+from thalweg._trainer._rates import Rates
+from thalweg._trainer._stepper import Stepper, innermost
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Loss, MSELoss, Sequential
 from thalweg.nn._losses import CoreLoss, FunctionLoss, NoLoss, loss_of
@@ -173,7 +173,7 @@ class TrainerBase(Guided):
         if average is not None and self._averaging is not None:
             raise ArgumentError("ScheduleFreeAdamW averages by itself: leave average out")
         self._average = average
-        self._core: _core.Trainer | CustomTrainer | FullBatchTrainer | HookedTrainer
+        self._core: _core.Trainer | Stepper
         sam = None
         # With a user-defined loss, the core sees only gradients.
         if isinstance(optimizer, SAM) and not isinstance(loss, FunctionLoss):
@@ -189,7 +189,7 @@ class TrainerBase(Guided):
         self._core = core
         self._penalties = Penalties()
         if isinstance(loss, FunctionLoss):
-            self._core = CustomTrainer(core, model, loss, optimizer)
+            self._core = CustomTrainer(core, model, optimizer, loss)
         if isinstance(optimizer, FullBatchOptimizer):
             self._core = self._full_batch(self._core, optimizer)
         self._history = History()
@@ -203,15 +203,19 @@ class TrainerBase(Guided):
         optimizer._belong(model)  # nothing can fail after this
         optimizer._lr_by_hand = None  # the current rate is the base rate
 
+    def _set_loss(self, loss: CoreLoss | FunctionLoss) -> None:
+        """Set a loss of the same kind."""
+        core: Any = self._core
+        outputs = self._model.out_features
+        core.set_loss(loss if isinstance(loss, FunctionLoss) else loss._spec(outputs))
+        self._loss = loss
+
     def _updating(self) -> _core.Trainer | None:
         """Return the core's trainer if each update uses one gradient, whatever its source."""
-        core: Any = self._core
-        if isinstance(core, (CustomTrainer, HookedTrainer)):
-            core = core.core
-        return core if isinstance(core, _core.Trainer) else None
+        return None if isinstance(self._optimizer, FullBatchOptimizer) else innermost(self._core)
 
     def _full_batch(
-        self, core: _core.Trainer | CustomTrainer, optimizer: FullBatchOptimizer
+        self, core: _core.Trainer | Stepper, optimizer: FullBatchOptimizer
     ) -> FullBatchTrainer:
         """Combine an optimizer that compares losses with what computes them."""
         kind = type(optimizer).__name__
@@ -233,8 +237,19 @@ class TrainerBase(Guided):
     def _ready(
         self, x: Any, y: Any, sample_weight: Any, prefix: str = ""
     ) -> tuple[Samples, Any, Array | None]:
-        """Prepare samples, targets and weights for the core."""
-        return ready(self._model, self._loss, x, y, sample_weight, prefix)
+        """Prepare samples, targets and weights for the core, or a custom loss."""
+        model, loss = self._model, self._loss
+        samples = model._samples(x, f"{prefix}x")
+        name = f"{prefix}y"
+        if isinstance(loss, FunctionLoss):
+            if isinstance(loss, NoLoss):
+                loss.function()  # says so
+            y = targets(y, name, len(samples))
+        elif loss._labels:
+            y = _arrays.labels_or_shares(y, model.dtype, name)
+        else:
+            y = _arrays.targets(y, model.dtype, loss._target_width(model.out_features), name)
+        return samples, y, _arrays.weights(sample_weight, model.dtype, f"{prefix}sample_weight")
 
     def _ready_to_validate(self, data: Any) -> tuple[Samples | None, Any, Array | None]:
         """Prepare the validation data for the core; three times None if there is none."""

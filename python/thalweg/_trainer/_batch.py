@@ -7,12 +7,12 @@ from typing import Any, Never
 
 import numpy.typing as npt
 
-from thalweg import _habits, _steps
+from thalweg import _core, _habits
 from thalweg._arrays import Batches, Targets
 from thalweg._figures import complete
-from thalweg._full_batch import FullBatchTrainer
-from thalweg._hooked import HookedTrainer
+from thalweg._trainer import _steps
 from thalweg._trainer._base import TrainerBase
+from thalweg._trainer._hooked import HookedTrainer
 from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim._sam import SAM
@@ -98,10 +98,12 @@ class Batching(TrainerBase):
         if self._schedule is not None:
             before = self._optimizer._core.lr
             self._set_rate()
+        core, loss = self._core, None
         try:
-            loss = self._core.step(x, y, sample_weight)
+            if isinstance(core, _core.Trainer):
+                loss = core.step(x, y, sample_weight)  # None if it takes no such arrays
             if loss is None:
-                loss = self._core.step(*self._ready(x, y, sample_weight))
+                loss = core.step(*self._ready(x, y, sample_weight))
                 assert loss is not None  # prepared above
         except Exception as error:
             if before is not None:
@@ -302,13 +304,13 @@ class Batching(TrainerBase):
         if self._fitting:
             raise ArgumentError("a gradient hook cannot be set during a fit: set it before")
         core: Any = self._core
-        if isinstance(core, FullBatchTrainer) or isinstance(self._optimizer, SAM):
+        if isinstance(self._optimizer, (SAM, FullBatchOptimizer)):
             raise UnsupportedError(
                 f"gradient_hook is not supported with {type(self._optimizer).__name__}, which "
                 "evaluates the loss more than once per update: use another optimizer"
             )
         if not isinstance(core, HookedTrainer):
-            core = HookedTrainer(core, self._model, self._optimizer, self._ready, ())
+            core = HookedTrainer(core, self._model, self._optimizer)
         mine = functools.partial(hook)  # tells this block's from another's of the same function
         core.hooks += (mine,)
         self._core = core
@@ -348,7 +350,7 @@ class Batching(TrainerBase):
             If `x` without `y` is not an iterable of batches.
         """
         if y is None:
-            from thalweg import _stream, _validation
+            from thalweg._trainer import _evaluation, _stream
 
             source = _stream.batches_of(x, 1, method="evaluate")
             if sample_weight is not None:
@@ -356,7 +358,7 @@ class Batching(TrainerBase):
                     "sample_weight is for arrays; an iterable yields its own batches, (x, y) or "
                     "(x, y, sample_weight)"
                 )
-            loss, accuracy, figures = _validation.evaluate(self, source)
+            loss, accuracy, figures = _evaluation.evaluate(self, source)
         else:
             ready = self._ready(x, y, sample_weight)
             loss, accuracy, figures = complete(self._core.evaluate(*ready))

@@ -9,11 +9,10 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 from thalweg import _arrays, _checks, _habits, _safetensors, _spec, optim
 from thalweg._arrays import Array
-from thalweg._custom import CustomTrainer
 from thalweg._history import History
-from thalweg._penalties import OWN, Penalties, Penalty
-from thalweg._rates import Rates
 from thalweg._trainer._base import ATTRIBUTES, PRECISIONS, Precision, TrainerBase
+from thalweg._trainer._penalties import OWN, Penalties, Penalty
+from thalweg._trainer._rates import Rates
 from thalweg.errors import ArgumentError, DataError
 from thalweg.nn import CustomLoss, DerivativeLoss, Loss, Sequential, _losses
 from thalweg.nn._losses import FunctionLoss, NoLoss, loss_of
@@ -231,11 +230,7 @@ class Resumable(TrainerBase):
         twin = memo[id(self)] = self._twin(memo)
         loss = self._loss
         if isinstance(loss, FunctionLoss) and not isinstance(loss.function, _SHARED):
-            core: Any = twin._core
-            while not isinstance(core, CustomTrainer):
-                core = core.core
-            core.set_loss(copy.deepcopy(loss, memo))
-            twin._loss = core.loss
+            twin._set_loss(copy.deepcopy(loss, memo))
         vars(twin).update(copy.deepcopy(self._added(), memo))
         return twin
 

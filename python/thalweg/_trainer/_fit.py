@@ -8,27 +8,27 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy.typing as npt
 
-from thalweg import _checks, _core, _habits, _steps
+from thalweg import _checks, _core, _habits
 from thalweg._arrays import Array, Batches, Samples, Targets
 from thalweg._figures import Evaluation
-from thalweg._full_batch import FullBatchTrainer
 from thalweg._history import KEYS, History, added
-from thalweg._rates import Rates
-from thalweg._slices import undone
+from thalweg._trainer import _steps
 from thalweg._trainer._auto import safe_lr
 from thalweg._trainer._base import TrainerBase
+from thalweg._trainer._rates import Rates
 from thalweg.callbacks import _monitored, _watch
 from thalweg.callbacks._base import AnyCallback
 from thalweg.errors import ArgumentError, DataError, DivergedError, UnsupportedError
 from thalweg.nn._losses import FunctionLoss
+from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim.schedules import ReduceLROnPlateau
 
 if TYPE_CHECKING:
-    from thalweg._progress import ProgressBar
-    from thalweg._python_fit import PythonFit
-    from thalweg._stream import StreamFit
     from thalweg._trainer import Trainer
-    from thalweg._validation import ValidatedFit
+    from thalweg._trainer._evaluation import ValidatedFit
+    from thalweg._trainer._progress import ProgressBar
+    from thalweg._trainer._python_fit import PythonFit
+    from thalweg._trainer._stream import StreamFit
 
 #: How often a fit returns to Python for its progress bar, or to be cancelled, in seconds.
 _REFRESH = 0.1
@@ -201,7 +201,7 @@ class Fitting(TrainerBase):
             _check_columns(x, arrays[0])
         run: _core.Fit | PythonFit | StreamFit
         if y is None:
-            from thalweg._stream import batches_of
+            from thalweg._trainer._stream import batches_of
 
             source = batches_of(x, epochs)
             if sample_weight is not None or batch_size not in (None, 32):
@@ -221,7 +221,7 @@ class Fitting(TrainerBase):
         x, y, weight = self._ready(x, y, sample_weight)
         if batch_size is None:
             batch_size = max(len(x), 1)
-        elif isinstance(self._core, FullBatchTrainer) and batch_size < len(x):
+        elif isinstance(self._optimizer, FullBatchOptimizer) and batch_size < len(x):
             raise ArgumentError(
                 f"{type(self._optimizer).__name__} takes all samples at once, since gradients of "
                 f"different batches do not show the curvature: pass batch_size=None; got "
@@ -262,12 +262,12 @@ class Fitting(TrainerBase):
 
     def _batches_to_validate(self, data: Any, epochs: int) -> Callable[[], Evaluation] | None:
         """Return a function that evaluates validation data, if they come in batches."""
-        from thalweg import _stream, _validation
+        from thalweg._trainer import _evaluation, _stream
 
-        if not _validation.is_source(data):
+        if not _evaluation.is_source(data):
             return None
         source = _stream.batches_of(data, epochs, "validation_data")
-        return lambda: _validation.evaluate(self, source, "validation_data")
+        return lambda: _evaluation.evaluate(self, source, "validation_data")
 
     def _validated(
         self,
@@ -277,8 +277,8 @@ class Fitting(TrainerBase):
         """Add validation at the end of each epoch, if its data come in batches."""
         if evaluate is None:
             return run
-        from thalweg._snapshot import Snapshot
-        from thalweg._validation import ValidatedFit
+        from thalweg._trainer._evaluation import ValidatedFit
+        from thalweg._trainer._snapshot import Snapshot
 
         return ValidatedFit(run, evaluate, Snapshot(self._core, self._model, self._optimizer))
 
@@ -306,9 +306,9 @@ class Fitting(TrainerBase):
         )  # fmt: skip
         if isinstance(self._core, _core.Trainer):
             return _core.Fit(self._core, x, y, *options)
-        from thalweg._python_fit import PythonFit  # most fits run in the core
+        from thalweg._trainer._python_fit import PythonFit  # most fits run in the core
 
-        return PythonFit(self._core, x, y, *options)
+        return PythonFit(self._core, self._loss, x, y, *options)
 
     def _pass(self, x: Any, y: Any, sample_weight: Any, batch_size: int, number: int) -> History:
         """Train for one epoch, in the row order with this number."""
@@ -328,9 +328,9 @@ class Fitting(TrainerBase):
         validation: tuple[Samples, Any, Array | None] | None,
     ) -> "StreamFit":
         """Begin a fit to batches from an iterable, x."""
-        from thalweg._stream import StreamFit
+        from thalweg._trainer._stream import StreamFit
 
-        if isinstance(self._core, FullBatchTrainer):
+        if isinstance(self._optimizer, FullBatchOptimizer):
             raise UnsupportedError(
                 f"{type(self._optimizer).__name__} takes all samples at once, since gradients of "
                 "different batches do not show the curvature: pass arrays x and y, and "
@@ -403,7 +403,7 @@ class Fitting(TrainerBase):
                         ended.extend(chain.from_iterable(map(run.run, *slices)))
                     except Exception as error:
                         # A signal handler's error leaves a fit in the core as Ctrl-C does.
-                        restored = self._untouched = undone(run)
+                        restored = self._untouched = run.undone
                         catch_up()
                         if restored:
                             restore()
@@ -484,7 +484,7 @@ class Fitting(TrainerBase):
 
 def _bar(run: Any, epochs: int) -> "ProgressBar":
     """Make the progress bar of a fit."""
-    from thalweg._progress import ProgressBar
+    from thalweg._trainer._progress import ProgressBar
 
     return ProgressBar(run, epochs)
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array
-from thalweg._penalties import OWN, Penalties, Penalty
 from thalweg._trainer._base import TrainerBase
+from thalweg._trainer._penalties import OWN, Penalties, Penalty
 from thalweg.errors import ArgumentError, UnsupportedError
 
 

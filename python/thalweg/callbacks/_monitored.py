@@ -6,9 +6,10 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any
 
-from thalweg import _checks, _habits
+from thalweg import _better, _checks, _habits
+from thalweg._better import Mode
 from thalweg._history import KEYS
 from thalweg.callbacks._base import AnyCallback, Callback, method_of
 from thalweg.errors import ArgumentError
@@ -18,9 +19,6 @@ if TYPE_CHECKING:  # at run time, callbacks need not know the trainer
     from thalweg._trainer import Trainer
 else:  # what typing.get_type_hints finds
     Trainer = Any
-
-#: Which values of a figure are better; "auto" goes by its name.
-Mode: TypeAlias = Literal["auto", "min", "max"]
 
 
 def check_figures(
@@ -80,45 +78,13 @@ _OF_CALLBACKS = {
 }
 
 
-#: Words in the names of figures for which smaller is better, and larger.
-_LESS = {
-    "loss", "logloss", "error", "err", "mse", "rmse", "msle", "mae", "mape", "nll", "perplexity",
-    "ppl", "brier", "penalty", "damping", "rejected", "sharpness", "seconds", "time",
-}  # fmt: skip
-_MORE = {
-    "accuracy", "acc", "auc", "auroc", "roc", "ap", "map", "f1", "r2", "precision", "recall",
-    "score", "sensitivity", "specificity", "iou", "dice", "mcc", "kappa", "ndcg",
-}  # fmt: skip
-
-
-def _auto(monitor: str) -> str | None:
-    """Say whether smaller or larger is better for a figure, if its name tells."""
-    words = set(re.split(r"[^a-z0-9]+", monitor.lower()))
-    less, more = bool(words & _LESS), bool(words & _MORE)
-    # For negated errors, as scikit-learn has them, larger is better.
-    if less == more or words & {"neg", "negative", "minus"}:
-        return None
-    return "min" if less else "max"
-
-
 class Monitor(Callback):
     """Base of callbacks that monitor a figure: which values are better, and the best so far."""
 
     def __init__(self, monitor: str, mode: Mode, min_delta: float) -> None:
         kind = type(self).__name__
-        if not isinstance(monitor, str):
-            raise ArgumentError(f"{kind}: monitor must be a key of History; got {monitor!r}")
+        self._sign = 1.0 if _better.which(kind, monitor, mode) == "min" else -1.0
         self.monitor = monitor
-        better = _checks.one_of(f"{kind}: mode", mode, get_args(Mode))
-        if better == "auto":
-            known = _auto(monitor)
-            if known is None:
-                raise ArgumentError(
-                    f"{kind}: the name {monitor!r} does not tell whether smaller or larger is "
-                    f'better: pass mode="min" or mode="max"{_habits.did_you_mean(monitor, KEYS)}'
-                )
-            better = known
-        self._sign = 1.0 if better == "min" else -1.0
         self._min_delta = _checks.real(f"{kind}: min_delta", min_delta, 0)
         #: The best figure so far; None before the first epoch.
         self.best: float | None = None
@@ -129,7 +95,7 @@ class Monitor(Callback):
     def _shown(self) -> dict[str, Any]:
         """Return what `repr` shows: the arguments by name, if they differ from the defaults."""
         mode = "min" if self._sign > 0 else "max"
-        usual = {"mode": _auto(self.monitor), "min_delta": 0.0}
+        usual = {"mode": _better.by_name(self.monitor), "min_delta": 0.0}
         given = {"mode": mode, "min_delta": self._min_delta}
         return {"monitor": self.monitor} | {n: v for n, v in given.items() if v != usual[n]}
 

@@ -8,8 +8,8 @@ are checked where they are called. A strategy adds checks of its own to `_check`
 import dataclasses
 from typing import Any
 
-from thalweg._penalties import OWN
 from thalweg._trainer import Trainer
+from thalweg._trainer._penalties import OWN
 from thalweg._warn import warn
 from thalweg.continual import _protocol
 from thalweg.continual._task import Task, check_rows, not_begun

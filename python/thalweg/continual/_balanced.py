@@ -1,14 +1,17 @@
 """Memories with equally many samples of each class."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from thalweg import _checks
+from thalweg._habits import takes
 from thalweg.continual._buffers import Buffer, Group, as_columns, as_wide, copied
 from thalweg.continual._task import are_labels
 from thalweg.errors import ArgumentError
+
+Select: TypeAlias = Literal["random", "herding"]
 
 
 class BalancedBuffer(Buffer):
@@ -54,12 +57,13 @@ class BalancedBuffer(Buffer):
 
     _holds = ("capacity", "generator", "groups", "seen")
 
+    @takes("BalancedBuffer", {})
     def __init__(
-        self, capacity: int, *, per_class: bool = False, select: str = "random", seed: int = 0
+        self, capacity: int, *, per_class: bool = False, select: Select = "random", seed: int = 0
     ) -> None:
         super().__init__(capacity, seed=seed)
         self._per_class = _checks.flag("per_class", per_class)
-        self._select = _checks.one_of("select", select, ("random", "herding"))
+        self._select = _checks.one_of("select", select, get_args(Select))
         self._groups: dict[str, dict[str, Any]] = {}
         self._seen: dict[str, int] = {}
 

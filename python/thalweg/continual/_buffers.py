@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from thalweg import _arrays, _checks
+from thalweg._habits import takes
 from thalweg.continual import _state
 from thalweg.continual._task import are_labels
 from thalweg.errors import ArgumentError, DtypeError, ShapeError
@@ -265,6 +266,7 @@ class ReservoirBuffer(Buffer):
 
     _holds = ("capacity", "generator", "seen", "columns")
 
+    @takes("ReservoirBuffer", {})
     def __init__(self, capacity: int, *, seed: int = 0) -> None:
         super().__init__(capacity, seed=seed)
         self._columns: dict[str, Any] = {}

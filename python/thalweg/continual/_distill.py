@@ -108,8 +108,10 @@ class LwF(Innermost):
         twin = _losses.with_loss(self.trainer, self._loss(task), "LwF")
         parts = []
         for x, y, _ in _batches.chunks(both, seed=self.trainer.model.seed, **options):
-            parts.append((len(x), twin.fit(x, y, batch_size=batch_size, shuffle=False)))
-        return mean_history(parts)
+            history = twin.fit(x, y, batch_size=batch_size, shuffle=False)
+            history._counts = len(x), len(x)
+            parts.append(history)
+        return mean_history(twin.loss, parts)
 
     def _loss(self, task: Task) -> Any:
         """Make the loss of a task."""

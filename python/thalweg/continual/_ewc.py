@@ -1,17 +1,24 @@
 """Elastic weight consolidation: importances are the Fisher information."""
 
+from typing import Literal, TypeAlias, get_args
+
 import numpy as np
 
 from thalweg import _checks
 from thalweg._trainer import Trainer
-from thalweg.continual._fisher import check_kind, importance, some_samples
+from thalweg.continual._fisher import Kind, check_kind, importance, some_samples
 from thalweg.continual._outputs import outputs_of
 from thalweg.continual._quadratic import Consolidating, Flat
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, counted
 
+Convention: TypeAlias = Literal["paper", "avalanche", "mammoth"]
 #: Which Fisher information belongs to a convention.
-_FISHER = {"paper": "exact", "avalanche": "batched", "mammoth": "weighted"}
+_FISHER: dict[Convention, Kind] = {
+    "paper": "exact",
+    "avalanche": "batched",
+    "mammoth": "weighted",
+}
 
 
 class EWC(Consolidating):
@@ -90,14 +97,14 @@ class EWC(Consolidating):
         inner: "Trainer | Strategy",
         strength: float,
         *,
-        fisher: str | None = None,
+        fisher: Kind | None = None,
         n_samples: int | None = None,
         batch_size: int = 128,
-        convention: str = "paper",
+        convention: Convention = "paper",
         seed: int = 0,
     ) -> None:
         super().__init__(inner, strength)
-        self.convention = _checks.one_of("convention", convention, tuple(_FISHER))
+        self.convention = _checks.one_of("convention", convention, get_args(Convention))
         if fisher is None:
             fisher = _FISHER[convention]
         # Refuse here what would otherwise be refused only after the first task's training.
@@ -156,10 +163,10 @@ class OnlineEWC(EWC):
         strength: float,
         *,
         decay: float = 1.0,
-        fisher: str | None = None,
+        fisher: Kind | None = None,
         n_samples: int | None = None,
         batch_size: int = 128,
-        convention: str = "paper",
+        convention: Convention = "paper",
         seed: int = 0,
     ) -> None:
         super().__init__(

@@ -5,6 +5,7 @@ from typing import Any
 import numpy.typing as npt
 
 from thalweg import _arrays, nn
+from thalweg._habits import takes
 from thalweg.errors import ArgumentError
 from thalweg.nn import Sequential
 from thalweg.nn._layers._base import Activation
@@ -44,6 +45,7 @@ def body(model: Sequential) -> Sequential:
     return part(model, 0, places[-1])
 
 
+@takes("metrics.activations", {})
 def activations(model: Sequential, x: npt.ArrayLike) -> list[Any]:
     """Return the output of every hidden activation, except `nn.Identity`.
 

@@ -2,28 +2,30 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from thalweg import _checks, _core, _warn
 from thalweg._arrays import Array
+from thalweg._habits import takes
 from thalweg._likelihood import Prepared, known, likelihood_of, prepare
 from thalweg.errors import UnsupportedError
 from thalweg.nn import CrossEntropyLoss, Loss, MSELoss, Sequential
 from thalweg.nn._losses._base import CoreLoss
 
-KINDS = ("exact", "sampled", "predicted", "empirical", "batched", "weighted")
+Kind: TypeAlias = Literal["exact", "sampled", "predicted", "empirical", "batched", "weighted"]
 #: The kinds that need the gradients of a loss, but no distribution of y.
 _OF_GRADIENTS = ("empirical", "batched")
 
 
+@takes("continual.fisher_diagonal", {})
 def fisher_diagonal(
     model: Sequential,
     x: Any,
     y: Any = None,
     *,
-    kind: str = "exact",
+    kind: Kind = "exact",
     loss: Loss | None = None,
     n_samples: int | None = None,
     classes: Sequence[int] | None = None,
@@ -150,7 +152,7 @@ def check_kind(name: str, kind: str, loss: Loss | None) -> str:
     UnsupportedError
         If the kind needs classes, and the likelihood has none; if the loss is no likelihood.
     """
-    kind = _checks.one_of(name, kind, KINDS)
+    kind = _checks.one_of(name, kind, get_args(Kind))
     likelihood = likelihood_of(loss, any_loss=True)
     if likelihood == "any" and kind not in _OF_GRADIENTS:
         raise UnsupportedError(
@@ -199,9 +201,8 @@ def importance(
     parts = prepare(
         model,
         x,
-        y,
-        loss=MSELoss() if norm else loss,  # a norm is of the outputs as they are
-        labelled=labelled,
+        None if norm else y,  # a norm is of the outputs as they are
+        loss=MSELoss() if norm else loss,
         n_samples=n_samples,
         classes=classes,
         seed=seed,

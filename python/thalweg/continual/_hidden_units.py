@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _hooked, nn
-from thalweg._trainer import Trainer
+from thalweg import nn
+from thalweg._trainer import Trainer, _hooked
 from thalweg.continual._features import part
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Sequential

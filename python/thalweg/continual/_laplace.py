@@ -1,14 +1,14 @@
 """Penalties that couple parameters: Laplace's approximation, task after task."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from thalweg import _checks
 from thalweg._likelihood import Prepared, likelihood_of, prepare
-from thalweg._penalties import Penalty
 from thalweg._trainer import Trainer
+from thalweg._trainer._penalties import Penalty
 from thalweg.continual._fisher import importance, some_samples
 from thalweg.continual._outputs import check_derivatives, outputs_of
 from thalweg.continual._quadratic import Consolidating, Flat
@@ -18,6 +18,8 @@ from thalweg.curvature import kfac_factors
 from thalweg.errors import UnsupportedError
 from thalweg.nn._losses._competition import softmax
 
+Structure: TypeAlias = Literal["kron", "full"]
+Factors: TypeAlias = Literal["tasks", "summed"]
 #: The most parameters for a full matrix: 128 MB of float64.
 LARGEST = 4096
 
@@ -112,16 +114,16 @@ class OnlineLaplace(Consolidating):
         inner: "Trainer | Strategy",
         strength: float,
         *,
-        structure: str = "kron",
-        factors: str = "tasks",
+        structure: Structure = "kron",
+        factors: Factors = "tasks",
         decay: float = 1.0,
         n_samples: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(inner, strength)
         likelihood_of(self.trainer.loss)  # refuse unsupported losses before training
-        self.structure = _checks.one_of("structure", structure, ("kron", "full"))
-        self.factors = _checks.one_of("factors", factors, ("tasks", "summed"))
+        self.structure = _checks.one_of("structure", structure, get_args(Structure))
+        self.factors = _checks.one_of("factors", factors, get_args(Factors))
         self.decay = _checks.real("decay", decay, 0, 1, "[]")
         self.n_samples = some_samples(n_samples)
         self.seed = _checks.integer("seed", seed, 0)
@@ -182,7 +184,7 @@ class OnlineLaplace(Consolidating):
     def _whole(self, x: Any, y: Any, options: dict[str, Any]) -> Any:
         """Compute the full Fisher information matrix, in double precision."""
         model, loss = self.trainer.model, self.trainer.loss
-        parts = prepare(model, x, y, loss=loss, labelled=False, **options)
+        parts = prepare(model, x, y, loss=loss, **options)
         return sum(part.share * self._whole_of(part) for part in parts)
 
     def _whole_of(self, ready: Prepared) -> Any:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from thalweg._custom import CustomTrainer
-from thalweg._hooked import HookedTrainer
 from thalweg._trainer import Trainer
+from thalweg._trainer._custom import CustomTrainer
+from thalweg._trainer._hooked import HookedTrainer
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss, CustomLoss
 from thalweg.nn._losses import FunctionLoss
@@ -105,11 +105,10 @@ def update_like(twin: Trainer, trainer: Trainer) -> None:
     loss, common = twin._loss, trainer._updating()
     assert isinstance(loss, FunctionLoss)
     assert common is not None
-    core = CustomTrainer(common, twin.model, loss, twin.optimizer)
+    core = CustomTrainer(common, twin.model, twin.optimizer, loss)
     twin._core, twin._penalties = core, trainer._penalties
     if isinstance(trainer._core, HookedTrainer):
-        hooks = trainer._core.hooks
-        twin._core = HookedTrainer(core, twin.model, twin.optimizer, twin._ready, hooks)
+        twin._core = HookedTrainer(core, twin.model, twin.optimizer, trainer._core.hooks)
 
 
 def check_active(strategy: Any, held: Iterable[int]) -> None:

@@ -1,6 +1,6 @@
 """A strategy that preserves outputs for earlier samples to first order."""
 
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from thalweg.continual._project import Projecting, sample
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, are_labels, counted
 from thalweg.nn import CrossEntropyLoss
+
+Outputs: TypeAlias = Literal["label", "all"]
 
 
 class OGD(Projecting):
@@ -74,12 +76,12 @@ class OGD(Projecting):
         inner: Trainer | Strategy,
         n_samples: int = 200,
         *,
-        outputs: str = "label",
+        outputs: Outputs = "label",
         seed: int = 0,
     ) -> None:
         super().__init__(inner)
         self.n_samples = _checks.integer("n_samples", n_samples, 1)
-        self.outputs = _checks.one_of("outputs", outputs, ("label", "all"))
+        self.outputs = _checks.one_of("outputs", outputs, get_args(Outputs))
         self.seed = _checks.integer("seed", seed, 0)
         check_derivatives(self.trainer.model, "OGD")
         self._directions: Any = None

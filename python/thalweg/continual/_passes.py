@@ -3,17 +3,20 @@
 `_batches` determines which rows a step takes.
 """
 
+import functools
 import time
 from typing import Any
 
 import numpy as np
 
 from thalweg import _core
+from thalweg._figures import is_sum
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
-from thalweg.continual._task import Task
+from thalweg.continual._task import Task, are_labels
 from thalweg.errors import ArgumentError
+from thalweg.nn import CrossEntropyLoss
 
 
 def by_step(strategy: Any, task: Task, **options: Any) -> History:
@@ -26,14 +29,14 @@ def by_step(strategy: Any, task: Task, **options: Any) -> History:
         loss = strategy.step(x, y)
         seconds = time.perf_counter() - began
         try:
-            figures = History(loss=[float(loss)], seconds=[seconds])
+            figures = counted(loss, seconds, *_counts(trainer, y))
         except (TypeError, ValueError):
             raise ArgumentError(
                 f"{type(strategy).__name__}.step must return the loss of the batch, such as what"
                 f" super().step(x, y) returns; got {loss!r}"
             ) from None
-        parts.append((len(x), figures))
-    return mean_history(parts)
+        parts.append(figures)
+    return mean_history(trainer.loss, parts)
 
 
 def train(
@@ -55,41 +58,84 @@ def train(
     # not complete, or leave rows out, are gathered here.
     uneven = drop_last and rows > batch_size and rows % batch_size > 0
     in_core = shuffle and not uneven and isinstance(trainer._core, _core.Trainer)
-    parts = []
-    at, end = start, start + steps
+    at, end, parts, left_out = start, start + steps, [], None
     while at < end:
         number, place = divmod(at, batches)
         take = min(batches - place, end - at)
         if in_core and take == batches:
             order = _batches.order_number(task, number)
             history = trainer._pass(task.x, task.y, task.sample_weight, batch_size, order)
-            parts.append((rows, history))
+            history._counts = _counts(trainer, task.y, task.sample_weight)
+            parts.append(history)
         else:
             for x, y, weight in _batches.chunks(
                 task, seed=trainer.model.seed, steps=take, start=at, batch_size=batch_size,
                 shuffle=shuffle, drop_last=drop_last,
                 most=_batches.steps_of_chunk(trainer, batch_size),
             ):  # fmt: skip
-                history = trainer.fit(
-                    x, y, batch_size=batch_size, shuffle=False, sample_weight=weight
+                fit = functools.partial(
+                    trainer.fit, x, y, batch_size=batch_size, shuffle=False, sample_weight=weight
                 )
-                parts.append((len(x), history))
+                counts = _counts(trainer, y, weight, batch_size)
+                if counts[0] == 0:  # batches in which no row counts are skipped
+                    left_out = fit
+                    continue
+                history = fit()
+                history._counts = counts
+                parts.append(history)
         at += take
-    return mean_history(parts)
+    if not parts and left_out is not None:
+        left_out()  # raises: no row of any batch counts
+    return mean_history(trainer.loss, parts)
 
 
-def mean_history(parts: list[tuple[int, History]]) -> History:
-    """Merge several fits into one entry.
+def _counts(
+    trainer: Trainer, y: Any, weight: Any = None, batch_size: int | None = None
+) -> tuple[float, float]:
+    """Return what rows count in the means of loss and accuracy, as in the core.
 
-    That has means weighted by rows, the sum of seconds, and the penalty at the end, as in an entry
-    of `Trainer.fit`.
+    It skips batches in which no row counts for the loss.
     """
-    rows = np.array([count for count, _ in parts], dtype=np.float64)
+    loss, dtype, y = trainer.loss, trainer.model.dtype, np.asarray(y)
+    each = np.ones(len(y)) if weight is None else np.asarray(weight, dtype).astype(np.float64)
+    of_loss = each
+    if isinstance(loss, CrossEntropyLoss) and are_labels(y):
+        of_loss = each = np.where(y == loss.ignore_index, 0.0, each)
+        if loss.weight is not None:
+            # Labels that are no classes are an error later; any weight will do here.
+            of_loss = each * np.take(np.asarray(loss.weight, dtype), y, mode="clip")
+    if batch_size is not None:
+        firsts = np.arange(0, len(y), batch_size)
+        skipped = np.repeat(np.add.reduceat(of_loss, firsts) == 0, batch_size)[: len(y)]
+        each = np.where(skipped, 0.0, each)
+    return float(of_loss.sum()), float(each.sum())
+
+
+def counted(loss: Any, seconds: float, rows: float, right: float | None = None) -> History:
+    """Return an entry with the loss of a step, and what its rows count there and in accuracies."""
+    history = History(loss=[float(loss)], seconds=[seconds])
+    history._counts = rows, rows if right is None else right
+    return history
+
+
+def mean_history(loss: Any, parts: list[History]) -> History:
+    """Merge several fits with a loss into one entry, as if they were one.
+
+    That has means weighted by what rows count, the sum of seconds, and the penalty at the end, as
+    in an entry of `Trainer.fit`; also the sum of losses that are sums.
+    """
     history = History()
-    for key in parts[0][1] if parts else ():
-        values = np.array([one[key][-1] for _, one in parts])
+    of_loss, of_accuracy = np.array([part._counts or (1.0, 1.0) for part in parts]).T
+    for key in parts[0] if parts else ():
+        values = np.array([part[key][-1] for part in parts])
         if key == "penalty":
-            history[key] = [float(values[-1])]
-            continue
-        history[key] = [float(values.sum() if key == "seconds" else values @ rows / rows.sum())]
+            merged = values[-1]
+        elif key == "seconds" or (key == "loss" and is_sum(loss)):
+            merged = values.sum()
+        else:
+            weights = of_accuracy if key == "accuracy" else of_loss
+            there = weights > 0
+            merged = values[there] @ weights[there] / weights.sum() if there.any() else np.nan
+        history[key] = [float(merged)]
+    history._counts = float(of_loss.sum()), float(of_accuracy.sum())
     return history

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from thalweg import _arrays, _checks
+from thalweg._habits import takes
 from thalweg._trainer import Trainer
 from thalweg.continual._scores import Metric, accuracy, score
 from thalweg.continual._strategy import Strategy
@@ -37,6 +38,7 @@ class PrequentialScore(NamedTuple):
     weight: float
 
 
+@takes("continual.prequential", {})
 def prequential(
     strategy: Strategy | Trainer,
     batches: Iterable[Any],

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from thalweg.errors import UnsupportedError
 from thalweg.nn._losses import FunctionLoss
 from thalweg.optim import SAM
 
+Convention: TypeAlias = Literal["paper", "avalanche"]
 #: Steps whose reference rows are chosen at once.
 _CHUNK = 64
 
@@ -208,9 +209,9 @@ class AGEM(Projecting, KeepingTasks):
             part = super()._projected(
                 core, task, steps=count, start=at, batch_size=batch_size, **options
             )
-            parts.append((count, part))
+            parts.append(part)
             at += count
-        return mean_history(parts)
+        return mean_history(self.trainer.loss, parts)
 
     def step(self, x: Any, y: Any) -> float:
         """Take a step on new samples, not against kept ones; those of a stream are kept then.
@@ -300,13 +301,13 @@ class GEM(Projecting):
         per_task: int,
         *,
         margin: float = 0.5,
-        convention: str = "paper",
+        convention: Convention = "paper",
         seed: int = 0,
     ) -> None:
         super().__init__(inner)
         self.per_task = _checks.integer("per_task", per_task, 1)
         self.margin = _checks.real("margin", margin, 0)
-        self.convention = _checks.one_of("convention", convention, ("paper", "avalanche"))
+        self.convention = _checks.one_of("convention", convention, get_args(Convention))
         self.seed = _checks.integer("seed", seed, 0)
         self._memories: list[dict[str, Any]] = []
 

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from thalweg import _checks
 from thalweg._history import History
-from thalweg._penalties import Penalty
 from thalweg._trainer import Trainer
+from thalweg._trainer._penalties import Penalty
 from thalweg._warn import warn
 from thalweg.continual import _protocol
 from thalweg.continual._strategy import Strategy

@@ -122,9 +122,9 @@ class ContinualBackprop(Strategy):
         ):
             hidden = self._given(x[rows])
             history = super()._learn(task, steps=1, start=start + at, **options)
-            parts.append((len(rows), history))
+            parts.append(history)
             self._renew(hidden)
-        return mean_history(parts)
+        return mean_history(self.trainer.loss, parts)
 
     def step(self, x: Any, y: Any) -> float:
         """Take a step on a batch of a stream, and renew units."""

@@ -1,6 +1,6 @@
 """Replay: some of what was learned is learned again, together with what is new."""
 
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, are_labels
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss, CustomLoss, Sequential
+
+Weighting: TypeAlias = Literal["tasks", "rows"]
 
 
 class Replay(KeepingTasks):
@@ -91,9 +93,9 @@ class Replay(KeepingTasks):
         buffer: Buffer | int,
         *,
         batch_size: int | None = None,
-        weighting: str = "tasks",
+        weighting: Weighting = "tasks",
     ) -> None:
-        self._weighting = _checks.one_of("weighting", weighting, ("tasks", "rows"))
+        self._weighting = _checks.one_of("weighting", weighting, get_args(Weighting))
         weights = ("weights",) if weighting == "tasks" else ()
         self._does = ("rows", "pieces", "plain rows", *weights)
         super().__init__(inner)
@@ -138,8 +140,8 @@ class Replay(KeepingTasks):
             history = super()._learn(
                 mixed, steps=count, start=0, batch_size=size, shuffle=False, drop_last=False
             )
-            parts.append((len(rows), history))
-        return mean_history(parts)
+            parts.append(history)
+        return mean_history(self.trainer.loss, parts)
 
     def _weights(self, y: Any, rows: int, steps: int, size: int, more: int) -> Any:
         """Compute the weights of the rows of some steps, each with `size` new and `more` kept.

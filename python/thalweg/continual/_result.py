@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -111,10 +111,11 @@ class Result:
         found = {"average_accuracy": metrics.average_accuracy(r)}
         found["incremental_accuracy"] = metrics.incremental_accuracy(r)
         if len(r) > 1:
-            found |= {f"bwt_{name}": metrics.bwt(r, name) for name in ("gem", "gem_code", "diaz")}
-            names = ("max", "first", "max_all")
-            found |= {f"forgetting_{name}": metrics.forgetting(r, name) for name in names}
-            for name in ("gem", "gem_code"):
+            for name in get_args(metrics.Bwt):
+                found[f"bwt_{name}"] = metrics.bwt(r, name)
+            for name in get_args(metrics.Forgetting):
+                found[f"forgetting_{name}"] = metrics.forgetting(r, name)
+            for name in get_args(metrics.Fwt):
                 found[f"fwt_{name}"] = metrics.fwt(r, self.baseline, name)
         return found
 

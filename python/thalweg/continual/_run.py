@@ -10,19 +10,20 @@ from typing import Any
 
 from thalweg import _checks
 from thalweg._history import History
-from thalweg._penalties import OWN
 from thalweg._trainer import Trainer
+from thalweg._trainer._penalties import OWN
 from thalweg._warn import warn
 from thalweg.continual import _batches, _protocol, _resume
 from thalweg.continual._baselines import Naive
-from thalweg.continual._elsewhere import OF_RUNS, called
+from thalweg.continual._calls import called
+from thalweg.continual._elsewhere import OF_RUNS
 from thalweg.continual._passes import mean_history
 from thalweg.continual._quadratic import Quadratic
 from thalweg.continual._result import Result
 from thalweg.continual._scores import Metric, metric_of, score
 from thalweg.continual._strategy import Strategy
+from thalweg.continual._suitable import chain, suit
 from thalweg.continual._task import Scenario, Task
-from thalweg.continual._validation import chain, suit
 from thalweg.errors import ArgumentError, ThalwegError
 
 #: Trainers that have learned in a run.
@@ -199,13 +200,6 @@ class _Plan:
         """Return the number of steps on a task."""
         return self.epochs * self.per_pass(task) if self.steps is None else self.steps
 
-    def rows_to(self, rows: int, step: int) -> int:
-        """Return the number of rows in the first `step` steps, in passes over `rows` rows."""
-        per_pass = _batches.per_pass(rows, self.batch_size, self.drop_last)
-        passes, more = divmod(step, per_pass)
-        rows = min(rows, per_pass * self.batch_size)
-        return passes * rows + min(more * self.batch_size, rows)
-
     def epoch_of(self, task: Task, taken: int) -> tuple[int, int]:
         """Return the steps at which the current epoch begins and ends, or all steps if none do."""
         if self.steps is not None:
@@ -241,6 +235,8 @@ class _Run:
         name = getattr(metric, "__name__", type(metric).__name__)
         self.result = Result(tuple(task.name for task in scenario), scenario.kind, name)
         self.task = self.taken = self.total = 0
+        #: What the rows of the latest entry count, see `History`.
+        self.counts: tuple[float, float] | None = None
         self.bar: Any = None
         # Recorded before the first task, as training changes some of it.
         self.chosen: dict[str, Any] = {}
@@ -342,13 +338,14 @@ class _Run:
         begins = max(0, judged, plan.epoch_of(task, at)[0])
         latest = History({key: values[-1:] for key, values in found.items()})
         if begins < at and latest.keys() == part.keys():
-            rows = self.strategy._rows_of_pass(task)
-            first = plan.rows_to(rows, at) - plan.rows_to(rows, begins)
-            more = plan.rows_to(rows, at + steps) - plan.rows_to(rows, at)
-            part = mean_history([(first, latest), (more, part)])
+            latest._counts = self.counts
+            if latest._counts is None or part._counts is None:  # of a strategy of the user's own
+                latest._counts, part._counts = (at - begins,) * 2, (steps,) * 2
+            part = mean_history(self.strategy.trainer.loss, [latest, part])
             for values in found.values():
                 values.pop()
         found.append({key: values[-1] for key, values in part.items()})
+        self.counts = part._counts
 
     def is_time(self, every: int | None, before: int) -> bool:
         """Whether something that is done every `every` steps is due after a part."""
@@ -389,6 +386,7 @@ class _Run:
                 "task": self.task,
                 "taken": self.taken,
                 "total": self.total,
+                "counts": self.counts,
                 "result": self.result._plain(),
             }
             _resume.save(self.checkpoint, self.strategy, self.setting(), place)
@@ -398,6 +396,8 @@ class _Run:
         assert self.checkpoint is not None
         place = _resume.load(self.checkpoint, self.strategy, self.setting())
         self.task, self.taken, self.total = place["task"], place["taken"], place["total"]
+        if (counts := place.get("counts")) is not None:  # older files have none
+            self.counts = counts[0], counts[1]
         self.strategy.result = self.result = Result._of_plain(place["result"])
         if self.bar is not None:
             self.bar.update(self.total)

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from thalweg import _arrays, _checks
-from thalweg.continual._elsewhere import OF_ARRAYS, OF_SCENARIOS, called, kind_of
+from thalweg.continual._calls import called
+from thalweg.continual._elsewhere import OF_ARRAYS, OF_SCENARIOS, Kind, kind_of
 from thalweg.continual._task import (
-    KINDS,
     Changed,
     Scenario,
     Task,
@@ -27,7 +27,7 @@ def split(
     x_test: Any,
     y_test: Any,
     tasks: int = 5,
-    kind: str = "task",
+    kind: Kind = "task",
     *,
     seed: int | None = None,
     order: Sequence[Any] | None = None,
@@ -78,7 +78,7 @@ def split(
     >>> [task.y.tolist() for task in continual.split(x, y, x, y, tasks=3, kind="domain")]
     [[0, 1], [0, 1], [0, 1]]
     """
-    kind = kind_of(kind, KINDS)
+    kind = kind_of(kind)
     x, y, x_test, y_test = _both(x, y, x_test, y_test)
     try:
         classes = np.unique(y)
@@ -125,7 +125,7 @@ def permuted(
     x_test: Any,
     y_test: Any,
     tasks: int = 10,
-    kind: str = "domain",
+    kind: Kind = "domain",
     *,
     seed: int = 0,
 ) -> Scenario:
@@ -169,7 +169,7 @@ def rotated(
     x_test: Any,
     y_test: Any,
     angles: Sequence[float] | None = None,
-    kind: str = "domain",
+    kind: Kind = "domain",
     *,
     tasks: int | None = None,
     seed: int = 0,
@@ -223,7 +223,7 @@ def rotated(
 
 @called("continual.from_arrays", OF_ARRAYS)
 def from_arrays(
-    tasks: Iterable[Any], kind: str = "domain", *, names: Sequence[str] | None = None
+    tasks: Iterable[Any], kind: Kind = "domain", *, names: Sequence[str] | None = None
 ) -> Scenario:
     """Make a scenario from your own arrays: labels or numbers, images or tables.
 
@@ -257,7 +257,7 @@ def from_arrays(
     >>> [(task.name, task.classes) for task in waves]
     [('sin', None), ('cos', None)]
     """
-    kind = kind_of(kind, KINDS)
+    kind = kind_of(kind)
     made: list[Task] = []
     given = [
         _checks.sequence(f"tasks[{place}]", task)
@@ -360,9 +360,9 @@ def _base(x: Any, y: Any, x_test: Any, y_test: Any) -> Task:
     return Task(x, y, x_test, y_test, classes=classes)
 
 
-def _transformed(base: Task, changes: list[Any], names: list[str], kind: str) -> Scenario:
+def _transformed(base: Task, changes: list[Any], names: list[str], kind: Kind) -> Scenario:
     """Make one task for each change."""
-    kind = kind_of(kind, KINDS)
+    kind = kind_of(kind)
     made: list[Task] = []
     for index, (change, name) in enumerate(zip(changes, names, strict=True)):
         shift = 0 if kind == "domain" else index * len(base.classes or ())

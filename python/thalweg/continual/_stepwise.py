@@ -13,7 +13,7 @@ from thalweg.continual import _batches, _losses
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._innermost import Innermost
 from thalweg.continual._memory import Drawing, Keeping, buffer_of, herds
-from thalweg.continual._passes import mean_history
+from thalweg.continual._passes import counted, mean_history
 from thalweg.continual._task import Task, are_labels
 from thalweg.errors import UnsupportedError
 
@@ -52,8 +52,8 @@ class _Stepwise(Innermost, Keeping):
             begin = time.perf_counter()
             loss = self._take(x, np.asarray(y, dtype=np.int64), task.classes, self._ended)
             seconds = time.perf_counter() - begin
-            parts.append((len(x), History(loss=[loss], seconds=[seconds])))
-        return mean_history(parts)
+            parts.append(counted(loss, seconds, len(x)))
+        return mean_history(self.trainer.loss, parts)
 
     def step(self, x: Any, y: Any) -> float:
         """Take a step: learn new samples with kept ones, then keep the new ones.

@@ -18,7 +18,8 @@ from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _compatibility, _passes, _protocol, _resume, _undo
 from thalweg.continual._admission import Admission, check_task, check_trainer
 from thalweg.continual._buffers import Buffer, ReservoirBuffer
-from thalweg.continual._elsewhere import ARGUMENTS, ELSEWHERE, OF_FITS, called, no_attribute
+from thalweg.continual._calls import called
+from thalweg.continual._elsewhere import ARGUMENTS, ELSEWHERE, OF_FITS, no_attribute
 from thalweg.continual._outputs import largest
 from thalweg.continual._state import Stateful, note_models
 from thalweg.continual._task import Task, check_rows

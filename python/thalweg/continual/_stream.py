@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from thalweg import _checks
+from thalweg._habits import takes
 from thalweg.continual._task import Scenario
 from thalweg.errors import ArgumentError
 
@@ -13,6 +14,7 @@ from thalweg.errors import ArgumentError
 _BLOCK = 4096
 
 
+@takes("continual.stream", {})
 def stream(
     scenario: Scenario, *, batch_size: int = 1, fuzziness: float = 0, seed: int = 0
 ) -> Iterator[tuple[Any, Any]]:

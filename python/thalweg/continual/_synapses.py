@@ -1,6 +1,6 @@
 """Importances that need no labels, or follow from the path that parameters took."""
 
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from thalweg.continual._outputs import outputs_of
 from thalweg.continual._quadratic import Consolidating, Flat
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, counted
+
+OfMAS: TypeAlias = Literal["paper", "avalanche"]
+OfSI: TypeAlias = Literal["paper", "van_de_ven", "avalanche"]
 
 
 class MAS(Consolidating):
@@ -58,10 +61,10 @@ class MAS(Consolidating):
         n_samples: int | None = None,
         seed: int = 0,
         batch_size: int = 128,
-        convention: str = "paper",
+        convention: OfMAS = "paper",
     ) -> None:
         super().__init__(inner, strength)
-        self.convention = _checks.one_of("convention", convention, ("paper", "avalanche"))
+        self.convention = _checks.one_of("convention", convention, get_args(OfMAS))
         self.n_samples = some_samples(n_samples)
         self.seed = _checks.integer("seed", seed, 0)
         self.batch_size = _checks.integer("batch_size", batch_size, 1)
@@ -137,16 +140,14 @@ class SynapticIntelligence(Consolidating):
         strength: float,
         *,
         xi: float | None = None,
-        convention: str = "paper",
+        convention: OfSI = "paper",
     ) -> None:
         super().__init__(inner, strength)
         check_elementwise(self.trainer, type(self).__name__)
         if xi is None:
             xi = 1e-7 if convention == "avalanche" else 0.1
         self.xi = _checks.real("xi", xi, 0, closed="()")
-        self.convention = _checks.one_of(
-            "convention", convention, ("paper", "van_de_ven", "avalanche")
-        )
+        self.convention = _checks.one_of("convention", convention, get_args(OfSI))
         self._factor = 1.0 if convention == "avalanche" else 2.0
         self._start: Flat | None = None
         self._gained: Flat | None = None  # the sum over the tasks

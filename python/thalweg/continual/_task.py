@@ -3,18 +3,17 @@
 import copy
 import operator
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
 
 from thalweg import _checks
-from thalweg.continual._elsewhere import OF_TASKS, called, kind_of
+from thalweg._habits import takes
+from thalweg.continual._calls import called
+from thalweg.continual._elsewhere import OF_TASKS, Kind, kind_of
 from thalweg.errors import ArgumentError, ShapeError
-
-#: What may be known when a sample is judged.
-KINDS = ("task", "domain", "class")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,7 +44,10 @@ class Task:
     ------
     ArgumentError
         If `index`, `classes` or `active` are not non-negative whole numbers (`active` may be
-        ``"all"``). Arrays are checked when they are put into a `Scenario`, or learned.
+        ``"all"``).
+    ShapeError
+        If samples and their targets or weights differ in number. Everything else about arrays is
+        checked when they are put into a `Scenario`, or learned.
     """
 
     x: Any
@@ -65,6 +67,10 @@ class Task:
         object.__setattr__(self, "classes", _numbers("classes", self.classes))
         if self.active != "all":
             object.__setattr__(self, "active", _numbers("active", self.active))
+        if not isinstance(self, Transformed):  # made from a task that was checked
+            for x, *others in (("x", "y", "sample_weight"), ("x_test", "y_test")):
+                for name in others:
+                    _expect_same_rows(x, getattr(self, x), name, getattr(self, name))
         if self.classes is None and are_labels(self.y):
             # Negative labels are not outputs: `nn.CrossEntropyLoss(ignore_index=-100)`.
             labels = tuple(int(label) for label in np.unique(self.y) if label >= 0)
@@ -249,8 +255,27 @@ def not_begun(task: Task, what: str) -> ArgumentError:
     )
 
 
+def _expect_same_rows(x_name: str, x: Any, name: str, array: Any) -> None:
+    """Raise if two arguments have rows, but not the same number."""
+    rows, others = _rows(x), _rows(array)
+    if rows is not None and others is not None and rows != others:
+        raise ShapeError(
+            f"{x_name} has {rows} rows but {name} has {others}; they must have the same number"
+        )
+
+
+def _rows(array: Any) -> int | None:
+    """Return the number of rows, if there are any."""
+    if isinstance(array, Mapping):  # of arrays, for a custom loss
+        return None
+    try:
+        return len(array)
+    except TypeError:
+        return None
+
+
 def check_rows(task: Task, place: int) -> None:
-    """Refuse a task without rows, or with different numbers of samples and targets.
+    """Refuse a task without rows.
 
     Raises
     ------
@@ -259,21 +284,16 @@ def check_rows(task: Task, place: int) -> None:
     """
     if isinstance(task, Transformed):  # made from a task that was checked
         return
-    for x_name, y_name in (("x", "y"), ("x_test", "y_test")):
-        counts = []
-        for name in (x_name, y_name):
-            value = getattr(task, name)
-            if not hasattr(value, "__len__"):
-                raise ShapeError(
-                    f"tasks[{place}].{name} must be an array with a row for each sample; got "
-                    f"{_checks.given(value)}"
-                )
-            counts.append(len(value))
-        if counts[0] != counts[1] or not counts[0]:
+    for name in ("x", "y", "x_test", "y_test"):
+        value = getattr(task, name)
+        rows = _rows(value)
+        if rows is None:
             raise ShapeError(
-                f"tasks[{place}].{x_name} has {counts[0]} rows but {y_name} has {counts[1]}; they "
-                "must have the same number, at least 1"
+                f"tasks[{place}].{name} must be an array with a row for each sample; got "
+                f"{_checks.given(value)}"
             )
+        if not rows:
+            raise ShapeError(f"tasks[{place}].{name} has no rows; at least 1 is needed")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -294,7 +314,7 @@ class Scenario(Sequence[Task]):
     ArgumentError
         If there are no tasks, an item is not a task, or there is no such kind.
     ShapeError
-        If a task has no rows, or different numbers of samples and targets.
+        If a task has no rows.
 
     Notes
     -----
@@ -309,10 +329,10 @@ class Scenario(Sequence[Task]):
     """
 
     tasks: tuple[Task, ...]
-    kind: str = "domain"
+    kind: Kind = "domain"
 
     def __post_init__(self) -> None:
-        kind_of(self.kind, KINDS)
+        kind_of(self.kind)
         tasks = _checks.sequence("tasks", self.tasks)
         for place, task in enumerate(tasks):
             if not isinstance(task, Task):
@@ -382,3 +402,6 @@ class Scenario(Sequence[Task]):
             return self.tasks[index].classes
         seen = {c for task in self.tasks[: learned + 1] for c in task.classes or ()}
         return tuple(sorted(seen | set(self.tasks[index].classes or ())))
+
+
+Scenario.__init__ = takes("Scenario", {})(Scenario.__init__)  # type: ignore[method-assign]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from thalweg._snapshot import Snapshot
+from thalweg._trainer._snapshot import Snapshot
 from thalweg.errors import DivergedError
 
 #: What an error of the trainer says of the call that it came from: a fit or step of the trainer,

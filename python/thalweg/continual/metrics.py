@@ -9,12 +9,13 @@ In formulas, tasks count from 1, as in the papers, and the last is T.
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks
+from thalweg._habits import takes
 from thalweg.continual._features import activations
 from thalweg.errors import ArgumentError, DtypeError, ShapeError
 from thalweg.nn import Sequential
@@ -24,7 +25,32 @@ if TYPE_CHECKING:
 else:  # what typing.get_type_hints finds
     Result = Any
 
+__all__ = [
+    "Plasticity",
+    "activations",
+    "average_accuracy",
+    "bwt",
+    "effective_rank",
+    "forgetting",
+    "fwt",
+    "incremental_accuracy",
+    "intransigence",
+    "min_accuracy",
+    "plasticity",
+    "summary",
+    "worst_case_accuracy",
+]
 
+Bwt: TypeAlias = Literal["gem", "gem_code", "diaz"]
+Forgetting: TypeAlias = Literal["max", "first", "max_all"]
+Fwt: TypeAlias = Literal["gem", "gem_code"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+@takes("metrics.average_accuracy", {})
 def average_accuracy(r: npt.ArrayLike) -> float:
     r"""Compute the mean score at the end, :math:`\frac1T \sum_j R_{Tj}`; all libraries agree.
 
@@ -52,6 +78,7 @@ def average_accuracy(r: npt.ArrayLike) -> float:
     return float(_finite("r", matrix[-1]).mean())
 
 
+@takes("metrics.incremental_accuracy", {})
 def incremental_accuracy(r: npt.ArrayLike) -> float:
     r"""Compute the average incremental accuracy: the mean over time of that over tasks seen.
 
@@ -80,7 +107,8 @@ def incremental_accuracy(r: npt.ArrayLike) -> float:
     return float(np.mean([_finite("r", row[: i + 1]).mean() for i, row in enumerate(matrix)]))
 
 
-def bwt(r: npt.ArrayLike, definition: str = "gem") -> float:
+@takes("metrics.bwt", {})
+def bwt(r: npt.ArrayLike, definition: Bwt = "gem") -> float:
     r"""Compute backward transfer: how much later tasks changed what was learned; mostly negative.
 
     Parameters
@@ -112,7 +140,7 @@ def bwt(r: npt.ArrayLike, definition: str = "gem") -> float:
     >>> metrics.bwt([[0.9, 0.1], [0.5, 0.8]])
     -0.4
     """
-    definition = _checks.one_of("definition", definition, ("gem", "gem_code", "diaz"))
+    _checks.one_of("definition", definition, get_args(Bwt))
     matrix = _matrix(r, 2)
     tasks = len(matrix)
     learned = matrix.diagonal()
@@ -123,7 +151,8 @@ def bwt(r: npt.ArrayLike, definition: str = "gem") -> float:
     return float(change.sum() / (tasks - 1 if definition == "gem" else tasks))
 
 
-def forgetting(r: npt.ArrayLike, definition: str = "max") -> float:
+@takes("metrics.forgetting", {})
+def forgetting(r: npt.ArrayLike, definition: Forgetting = "max") -> float:
     r"""Compute forgetting: how much of what was known is lost; higher is worse.
 
     Parameters
@@ -155,7 +184,7 @@ def forgetting(r: npt.ArrayLike, definition: str = "max") -> float:
     >>> metrics.forgetting([[0.9, 0.1], [0.5, 0.8]])
     0.4
     """
-    definition = _checks.one_of("definition", definition, ("max", "first", "max_all"))
+    _checks.one_of("definition", definition, get_args(Forgetting))
     matrix = _matrix(r, 2)
     tasks = len(matrix)
     lost = []
@@ -166,7 +195,8 @@ def forgetting(r: npt.ArrayLike, definition: str = "max") -> float:
     return float(np.mean(lost))
 
 
-def fwt(r: npt.ArrayLike, baseline: npt.ArrayLike, definition: str = "gem") -> float:
+@takes("metrics.fwt", {})
+def fwt(r: npt.ArrayLike, baseline: npt.ArrayLike, definition: Fwt = "gem") -> float:
     r"""Compute forward transfer: how much of a task is known before it is learned.
 
     Parameters
@@ -196,13 +226,14 @@ def fwt(r: npt.ArrayLike, baseline: npt.ArrayLike, definition: str = "gem") -> f
     >>> round(metrics.fwt([[0.9, 0.3], [0.5, 0.8]], [0.1, 0.1]), 9)
     0.2
     """
-    definition = _checks.one_of("definition", definition, ("gem", "gem_code"))
+    _checks.one_of("definition", definition, get_args(Fwt))
     matrix = _matrix(r, 2)
     random = _vector("baseline", baseline, len(matrix))
     known = _finite("r, baseline", matrix.diagonal(1) - random[1:])
     return float(known.sum() / (len(known) if definition == "gem" else len(matrix)))
 
 
+@takes("metrics.intransigence", {})
 def intransigence(r: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     r"""Compute intransigence: the deficit to a network that sees all data so far; higher is worse.
 
@@ -234,6 +265,7 @@ def intransigence(r: npt.ArrayLike, reference: npt.ArrayLike) -> float:
     return float(_finite("r, reference", best - matrix.diagonal()).mean())
 
 
+@takes("metrics.min_accuracy", {})
 def min_accuracy(result: "Result") -> float:
     r"""Compute the mean over earlier tasks of the lowest score since each was learned.
 
@@ -275,6 +307,7 @@ def min_accuracy(result: "Result") -> float:
     return float(np.mean(_finite("result.curve", lowest)))
 
 
+@takes("metrics.worst_case_accuracy", {})
 def worst_case_accuracy(result: "Result") -> float:
     r"""Compute a trade-off between the last task and the worst moments of the earlier ones: WC-ACC.
 
@@ -314,6 +347,7 @@ def _ended(result: "Result") -> "Result":
     return result
 
 
+@takes("metrics.summary", {})
 def summary(results: "Sequence[Result]") -> dict[str, tuple[float, float]]:
     r"""Compute mean and standard deviation of all metrics over several runs, as for several seeds.
 
@@ -378,6 +412,7 @@ class Plasticity:
     mean_weight: float
 
 
+@takes("metrics.plasticity", {})
 def plasticity(model: Sequential, x: npt.ArrayLike) -> Plasticity:
     r"""Measure correlates of the loss of plasticity.
 
@@ -438,6 +473,7 @@ def plasticity(model: Sequential, x: npt.ArrayLike) -> Plasticity:
     )
 
 
+@takes("metrics.effective_rank", {})
 def effective_rank(matrix: npt.ArrayLike) -> float:
     """Compute the effective rank of Roy & Vetterli 2007, see `plasticity`.
 

@@ -1,18 +1,19 @@
 """The outermost eigenvalues of a symmetric matrix that is only available through products."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _arrays, _checks, _parts
+from thalweg import _arrays, _checks, _habits, _parts
 from thalweg._norms import length
 from thalweg.curvature._lanczos import Tridiagonal, apply, lanczos
-from thalweg.curvature._operator import Matvec, Operator
+from thalweg.curvature._operator import Kind, Matvec, Operator
 from thalweg.errors import ArgumentError, DataError, DivergedError
 from thalweg.nn import Loss, Sequential
 
+Which: TypeAlias = Literal["largest", "smallest", "both"]
 Vector = npt.NDArray[np.float64]
 
 
@@ -49,7 +50,7 @@ def matrix_of(
     x: Any,
     y: Any,
     loss: Any,
-    kind: str | None,
+    kind: Kind | None,
     size: Any,
     sample_weight: Any = None,
     training: bool | None = None,
@@ -74,18 +75,23 @@ def matrix_of(
         model = Operator(
             model, x, y, loss=loss, kind=kind, sample_weight=sample_weight, training=training
         )
-    elif not (callable(model) or hasattr(model, "matvec")) and (
-        hasattr(model, "model") or hasattr(model, "model_")
-    ):
-        _parts.checked(model)  # a trainer or an estimator has one
-    elif given := [name for name, value in of_model.items() if value is not None]:
-        raise ArgumentError(
-            "x, y, loss=, kind=, sample_weight= and training= go with a model, not with a matrix"
-            + (" (an Operator already has its own)" if isinstance(model, Operator) else "")
-            + f"; leave out {', '.join(given)}"
-        )
-    if isinstance(model, np.ndarray):
-        model = _arrays.as_numeric(model, "the matrix")
+    else:
+        if not (callable(model) or hasattr(model, "matvec")):
+            if hasattr(model, "model") or hasattr(model, "model_"):
+                _parts.checked(model)  # a trainer or an estimator has one
+            if not (isinstance(model, (list, tuple)) or hasattr(model, "__array__")):
+                raise ArgumentError(
+                    "model must be an nn.Sequential, an Operator, a square array, or a function "
+                    f"v -> A v with size=; got {_habits.shown(model)}"
+                )
+            model = _arrays.as_numeric(model, "the matrix")
+        if given := [name for name, value in of_model.items() if value is not None]:
+            raise ArgumentError(
+                "x, y, loss=, kind=, sample_weight= and training= go with a model, not with a "
+                "matrix"
+                + (" (an Operator already has its own)" if isinstance(model, Operator) else "")
+                + f"; leave out {', '.join(given)}"
+            )
     if hasattr(model, "shape") and (hasattr(model, "matvec") or isinstance(model, np.ndarray)):
         shape = tuple(model.shape)
         if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
@@ -98,11 +104,6 @@ def matrix_of(
         eps = float(np.finfo(dtype).eps) if dtype.kind == "f" else float(np.finfo(float).eps)
         matvec = model.matvec if hasattr(model, "matvec") else model.__matmul__
         return matvec, shape[0], eps
-    if not callable(model):
-        raise ArgumentError(
-            "model must be an nn.Sequential, an Operator, a square array, or a function v -> A v "
-            f"with size=; got {model!r}"
-        )
     return model, _checks.integer("size", size, 1), float(np.finfo(float).eps)
 
 
@@ -121,27 +122,28 @@ def _expect_symmetric(a: npt.NDArray[Any]) -> None:
         )
 
 
+@_habits.takes("curvature.top_eigenvalues", {})
 def top_eigenvalues(
     model: Any,
-    x: Any = None,
-    y: Any = None,
+    x: npt.ArrayLike | None = None,
+    y: npt.ArrayLike | None = None,
     *,
     loss: Loss | None = None,
     k: int = 1,
-    which: str = "largest",
-    kind: str | None = None,
+    which: Which = "largest",
+    kind: Kind | None = None,
     size: int | None = None,
     tol: float = 1e-9,
     max_products: int = 1000,
     seed: int = 0,
-    sample_weight: Any = None,
+    sample_weight: npt.ArrayLike | None = None,
     training: bool | None = None,
 ) -> Eigenpairs:
     r"""Find the largest or the smallest eigenvalues, ordered with their sign, not by magnitude.
 
     Parameters
     ----------
-    model : Sequential, Operator, ndarray or callable
+    model : Sequential, Operator, array_like or callable
         A model, with the batch given by the next arguments; or any symmetric matrix of shape (n, n)
         (an array, an `Operator`, SciPy's ``LinearOperator``); or a function that returns the
         product with a vector, together with `size`.
@@ -191,7 +193,7 @@ def top_eigenvalues(
     array([2., 2.])
     """
     k = _checks.integer("k", k, 1)
-    which = _checks.one_of("which", which, ("largest", "smallest", "both"))
+    _checks.one_of("which", which, get_args(Which))
     tol = _checks.real("tol", tol, 0, 1, "()")
     limit = _checks.integer("max_products", max_products, 1)
     rng = np.random.default_rng(_checks.integer("seed", seed, 0))

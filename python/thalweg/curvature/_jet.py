@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from thalweg import _parts
 from thalweg._arrays import Array
+from thalweg._habits import takes
 from thalweg._jets import Jets
 from thalweg.nn import Sequential
 from thalweg.nn._losses._derivatives import checked_order
@@ -28,6 +29,7 @@ def jet(
 def jet(
     model: Sequential, x: npt.ArrayLike, *, order: Sequence[int], along: npt.ArrayLike | None = None
 ) -> tuple[Array, ...]: ...
+@takes("curvature.jet", {})
 def jet(
     model: Sequential,
     x: npt.ArrayLike,

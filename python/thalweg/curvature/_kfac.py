@@ -1,16 +1,17 @@
 """Kronecker factors of the Fisher information."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy.typing as npt
 
 from thalweg import _checks, _core, _parts
 from thalweg._arrays import Array
+from thalweg._habits import takes
 from thalweg._likelihood import prepare
 from thalweg.nn import Loss, Sequential
 
-KINDS = ("exact", "sampled", "empirical")
+Kind: TypeAlias = Literal["exact", "sampled", "empirical"]
 
 
 class KroneckerFactors(NamedTuple):
@@ -23,12 +24,13 @@ class KroneckerFactors(NamedTuple):
     G: Array
 
 
+@takes("curvature.kfac_factors", {})
 def kfac_factors(
     model: Sequential,
     x: npt.ArrayLike,
     y: npt.ArrayLike | None = None,
     *,
-    kind: str = "exact",
+    kind: Kind = "exact",
     loss: Loss | None = None,
     n_samples: int | None = None,
     classes: Sequence[int] | None = None,
@@ -129,14 +131,13 @@ def kfac_factors(
     >>> factors["0"].G
     array([[1.]])
     """
-    _checks.one_of("kind", kind, KINDS)
+    _checks.one_of("kind", kind, get_args(Kind))
     labelled = kind == "empirical"
     parts = prepare(
         _parts.checked(model),
         x,
         y,
         loss=loss,
-        labelled=labelled,
         n_samples=n_samples,
         classes=classes,
         seed=seed,

@@ -1,9 +1,12 @@
 """A callback that watches whether the learning rate is stable."""
 
+from typing import Literal, TypeAlias, get_args
+
 import numpy as np
 import numpy.typing as npt
 
 from thalweg import _checks
+from thalweg._habits import takes
 from thalweg._trainer import Trainer
 from thalweg._warn import warn
 from thalweg.callbacks import Callback
@@ -12,6 +15,8 @@ from thalweg.curvature._stability import Stability, check_known, max_stable_lr
 from thalweg.errors import ArgumentError, DataError, DivergedError, ThalwegError
 from thalweg.optim import SGD
 from thalweg.optim.schedules import Schedule
+
+Action: TypeAlias = Literal["warn", "stop", "lower"]
 
 
 class StabilityMonitor(Callback):
@@ -81,13 +86,14 @@ class StabilityMonitor(Callback):
     True
     """
 
+    @takes("StabilityMonitor", {})
     def __init__(
         self,
         x: npt.ArrayLike,
         y: npt.ArrayLike,
         *,
         every: int = 1,
-        action: str = "warn",
+        action: Action = "warn",
         margin: float = 0.9,
         sample_weight: npt.ArrayLike | None = None,
     ) -> None:
@@ -99,8 +105,7 @@ class StabilityMonitor(Callback):
                 )
         self._data = (x, y, sample_weight)
         self._every = _checks.integer("StabilityMonitor: every", every, 1)
-        actions = ("warn", "stop", "lower")
-        self._action = _checks.one_of("StabilityMonitor: action", action, actions)
+        self._action = _checks.one_of("StabilityMonitor: action", action, get_args(Action))
         self._margin = _checks.real("StabilityMonitor: margin", margin, 0, 1, "(]")
         self.reports: list[Stability] = []
 

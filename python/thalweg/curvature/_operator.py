@@ -1,7 +1,7 @@
 """Matrices of second derivatives, as operators that multiply vectors."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -9,12 +9,13 @@ import numpy.typing as npt
 
 from thalweg import _arrays, _checks, _core, _parts
 from thalweg._arrays import Array
+from thalweg._habits import takes
 from thalweg.errors import ShapeError, UnsupportedError
 from thalweg.nn import Loss, Sequential
 from thalweg.nn._losses import CoreLoss, FunctionLoss, loss_of
 
 #: The names of the available matrices.
-KINDS = ("hessian", "gauss_newton", "fisher")
+Kind: TypeAlias = Literal["hessian", "gauss_newton", "fisher"]
 
 Vector = npt.NDArray[np.float64]
 #: What `hvp`, `gnvp` and `fisher_vp` keep for the next call on the same model, if that is less than
@@ -105,6 +106,7 @@ class Operator:
     array([0.667, 2.667, 6.   ])
     """
 
+    @takes("Operator", {})
     def __init__(
         self,
         model: Sequential,
@@ -112,12 +114,12 @@ class Operator:
         y: npt.ArrayLike,
         *,
         loss: Loss,
-        kind: str = "hessian",
+        kind: Kind = "hessian",
         sample_weight: npt.ArrayLike | None = None,
         training: bool = True,
     ) -> None:
         _parts.checked(model)
-        self.kind = _checks.one_of("kind", kind, KINDS)
+        self.kind = _checks.one_of("kind", kind, get_args(Kind))
         self._training = _checks.flag("training", training)
         core_loss = known(loss)
         self._model = model
@@ -212,6 +214,7 @@ def known(loss: Any) -> CoreLoss:
     return found
 
 
+@takes("curvature.hvp", {})
 def hvp(
     model: Sequential,
     x: npt.ArrayLike,
@@ -258,6 +261,7 @@ def hvp(
     return _product("hessian", model, x, y, v, loss, sample_weight, training)
 
 
+@takes("curvature.gnvp", {})
 def gnvp(
     model: Sequential,
     x: npt.ArrayLike,
@@ -272,6 +276,7 @@ def gnvp(
     return _product("gauss_newton", model, x, y, v, loss, sample_weight, training)
 
 
+@takes("curvature.fisher_vp", {})
 def fisher_vp(
     model: Sequential,
     x: npt.ArrayLike,
@@ -291,7 +296,7 @@ def fisher_vp(
 
 
 def _product(
-    kind: str, model: Sequential, x: Any, y: Any, v: Any, loss: Loss, weight: Any, training: bool
+    kind: Kind, model: Sequential, x: Any, y: Any, v: Any, loss: Loss, weight: Any, training: bool
 ) -> Array:
     operator = Operator(model, x, y, loss=loss, kind=kind, sample_weight=weight, training=training)
     # The memory needed: about ten numbers for each unit and row, and three for each parameter.
@@ -303,6 +308,7 @@ def _product(
     return operator.matvec(v)
 
 
+@takes("curvature.jvp", {})
 def jvp(
     model: Sequential,
     x: npt.ArrayLike,

@@ -18,11 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks
+from thalweg._habits import takes
 from thalweg._norms import length
 from thalweg._warn import warn
 from thalweg.curvature._eigenvalues import matrix_of
 from thalweg.curvature._lanczos import apply, lanczos
-from thalweg.curvature._operator import Matvec, Operator
+from thalweg.curvature._operator import Kind, Matvec, Operator
 from thalweg.errors import ArgumentError, DataError
 from thalweg.nn import Loss, Sequential
 
@@ -170,18 +171,19 @@ class SpectralDensity:
         return plot.spectrum(self, ax, sigma=sigma)
 
 
+@takes("curvature.spectral_density", {})
 def spectral_density(
     model: Any,
-    x: Any = None,
-    y: Any = None,
+    x: npt.ArrayLike | None = None,
+    y: npt.ArrayLike | None = None,
     *,
     loss: Loss | None = None,
     steps: int = 60,
     probes: int = 10,
-    kind: str | None = None,
+    kind: Kind | None = None,
     size: int | None = None,
     seed: int = 0,
-    sample_weight: Any = None,
+    sample_weight: npt.ArrayLike | None = None,
     training: bool | None = None,
 ) -> SpectralDensity:
     """Estimate the distribution of the eigenvalues, by stochastic Lanczos quadrature.
@@ -227,7 +229,7 @@ def _quadratures(
     loss: Loss | None,
     steps: int,
     probes: int,
-    kind: str | None,
+    kind: Kind | None,
     size: int | None,
     seed: int,
     sample_weight: Any,
@@ -273,17 +275,18 @@ def _expect_symmetric(matvec: Matvec, n: int) -> None:
         )
 
 
+@takes("curvature.trace", {})
 def trace(
     model: Any,
-    x: Any = None,
-    y: Any = None,
+    x: npt.ArrayLike | None = None,
+    y: npt.ArrayLike | None = None,
     *,
     loss: Loss | None = None,
     probes: int = 100,
-    kind: str | None = None,
+    kind: Kind | None = None,
     size: int | None = None,
     seed: int = 0,
-    sample_weight: Any = None,
+    sample_weight: npt.ArrayLike | None = None,
     training: bool | None = None,
 ) -> Estimate:
     r"""Estimate the sum of the eigenvalues, by Hutchinson's method.
@@ -325,19 +328,20 @@ def trace(
     return _estimate(np.array([v @ apply(matvec, v) for v in signs]))
 
 
+@takes("curvature.logdet", {})
 def logdet(
     model: Any,
-    x: Any = None,
-    y: Any = None,
+    x: npt.ArrayLike | None = None,
+    y: npt.ArrayLike | None = None,
     *,
     loss: Loss | None = None,
     shift: float = 0.0,
     steps: int = 60,
     probes: int = 10,
-    kind: str | None = None,
+    kind: Kind | None = None,
     size: int | None = None,
     seed: int = 0,
-    sample_weight: Any = None,
+    sample_weight: npt.ArrayLike | None = None,
     training: bool | None = None,
 ) -> Estimate:
     r"""Estimate the logarithm of the determinant of a positive definite :math:`A + sI`.

@@ -36,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _checks, optim
+from thalweg._habits import takes
 from thalweg._trainer import Trainer
 from thalweg.curvature._eigenvalues import top_eigenvalues
 from thalweg.curvature._lanczos import Vector
@@ -144,6 +145,7 @@ class Stability:
         )
 
 
+@takes("curvature.max_stable_lr", {})
 def max_stable_lr(
     trainer: "Trainer",
     x: npt.ArrayLike,

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from thalweg import _checks, _parts
 from thalweg._arrays import Targets
+from thalweg._habits import takes
 from thalweg._trainer import Trainer
 from thalweg.diagnostics._symmetry import balance, hidden, rebuilt
 from thalweg.errors import ArgumentError, ShapeError
@@ -18,6 +19,7 @@ from thalweg.nn import Layer, Residual, Sequential
 _OF_TRAINING = {"init", "momentum", "p"}
 
 
+@takes("diagnostics.align", {})
 def align(model: Sequential, reference: Sequential, *, seed: int = 0) -> Sequential:
     r"""Copy a model with its hidden units in the order that best matches another model.
 
@@ -127,6 +129,7 @@ class Distance:
     function: float
 
 
+@takes("diagnostics.distance", {})
 def distance(a: Sequential, b: Sequential, x: npt.ArrayLike) -> Distance:
     """Compare two models: their weights, their weights modulo symmetry, and their functions.
 
@@ -186,6 +189,7 @@ def _relative(a: Any, b: Any) -> float:
     return difference / size if size > 0 else (0.0 if difference == 0 else float("inf"))
 
 
+@takes("diagnostics.barrier", {})
 def barrier(
     a: Sequential,
     b: Sequential,

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks, _parts
+from thalweg._habits import takes
 from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn import BatchNorm1d, Linear, Sequential
 
@@ -112,6 +113,7 @@ class Conditioning:
         return f"Conditioning({len(self.stages)} stages, {place})"
 
 
+@takes("diagnostics.conditioning", {})
 def conditioning(model: Sequential, x: npt.ArrayLike, *, samples: int = 32) -> Conditioning:
     r"""Measure how a network stretches its activations, layer by layer.
 
@@ -193,6 +195,7 @@ def _biased(model: Sequential, rows: int) -> None:
     model.load_state_dict(state)
 
 
+@takes("diagnostics.jacobian", {})
 def jacobian(model: Sequential, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
     r"""Compute a model's Jacobian with respect to its input, in evaluation, for each row.
 
@@ -232,6 +235,7 @@ def jacobian(model: Sequential, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
     return found
 
 
+@takes("diagnostics.batch_jacobian", {})
 def batch_jacobian(layer: BatchNorm1d, x: Any) -> npt.NDArray[np.float64]:
     r"""Compute the Jacobian of an `nn.BatchNorm1d` over a whole batch, including its statistics.
 

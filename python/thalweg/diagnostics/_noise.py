@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from thalweg import _checks
 from thalweg._arrays import Targets
+from thalweg._habits import takes
 from thalweg._trainer import Trainer
 from thalweg.errors import ArgumentError, DataError
 from thalweg.nn._losses import FunctionLoss
@@ -107,6 +108,7 @@ class GradientNoise:
         )
 
 
+@takes("diagnostics.gradient_noise", {})
 def gradient_noise(
     trainer: Trainer, x: npt.ArrayLike, y: Targets, *, batch_size: int = 1
 ) -> GradientNoise:

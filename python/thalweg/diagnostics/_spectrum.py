@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks, _parts
+from thalweg._habits import takes
 from thalweg._trainer import Trainer
 from thalweg.callbacks import Callback
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
@@ -256,6 +257,7 @@ class SpectralBias(Callback):
         return plot.spectral_bias(self, ax)
 
 
+@takes("diagnostics.spectral_bias", {})
 def spectral_bias(
     trainer: "Trainer",
     x: Any,
@@ -322,6 +324,7 @@ def spectral_bias(
     return watch
 
 
+@takes("diagnostics.ntk_eigenvalues", {})
 def ntk_eigenvalues(model: Sequential, x: npt.ArrayLike) -> _Vector:
     r"""Compute the eigenvalues of a network's neural tangent kernel on some samples.
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks, _parts
+from thalweg._habits import takes
 from thalweg._trainer import Trainer
 from thalweg.callbacks import Callback
 from thalweg.errors import ArgumentError, UnsupportedError
@@ -55,6 +56,7 @@ def rebuilt(model: Sequential, state: dict[str, Any]) -> Sequential:
     return copy
 
 
+@takes("diagnostics.rescale", {})
 def rescale(model: Sequential, factors: npt.ArrayLike, *, layer: int = 0) -> Sequential:
     r"""Copy a model with hidden units scaled and the next layer compensating: the same function.
 
@@ -123,6 +125,7 @@ def _squares(state: dict[str, Any], before: int, behind: int) -> tuple[_Vector, 
     return come, (state[f"{behind}.weight"].astype(np.float64) ** 2).sum(axis=0)
 
 
+@takes("diagnostics.balancedness", {})
 def balancedness(model: Sequential) -> tuple[_Vector, ...]:
     r"""Compute what gradient flow conserves for each hidden unit.
 
@@ -155,6 +158,7 @@ def balancedness(model: Sequential) -> tuple[_Vector, ...]:
     return tuple(come - go for come, go in squares)
 
 
+@takes("diagnostics.balance", {})
 def balance(model: Sequential) -> Sequential:
     r"""Copy a model with the smallest sum of squared weights among its rescalings.
 
@@ -218,6 +222,7 @@ class BalanceMonitor(Callback):
     True
     """
 
+    @takes("BalanceMonitor", {})
     def __init__(self) -> None:
         self.values: list[tuple[_Vector, ...]] = []
 

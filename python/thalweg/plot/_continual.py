@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thalweg._habits import takes
 from thalweg.errors import ArgumentError
 from thalweg.plot._axes import COLORS, axes
 
@@ -19,6 +20,7 @@ else:  # what typing.get_type_hints finds
 _NAMES = {"r2": "R²"}
 
 
+@takes("plot.tasks", {})
 def tasks(result: "Result | Sequence[Result]", ax: "Axes | None" = None) -> "Axes":
     """Draw the score on each task over the steps of a run of continual learning, and their mean.
 
@@ -90,6 +92,7 @@ def tasks(result: "Result | Sequence[Result]", ax: "Axes | None" = None) -> "Axe
     return ax
 
 
+@takes("plot.task_matrix", {})
 def task_matrix(result: "Result | Sequence[Result]", ax: "Axes | None" = None) -> "Axes":
     """Draw the score on each task (columns) after each task was learned (rows).
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thalweg._habits import takes
 from thalweg.plot._axes import axes, expect
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ else:  # what typing.get_type_hints finds
 _PLACES = 1000
 
 
+@takes("plot.spectrum", {})
 def spectrum(
     found: "SpectralDensity", ax: "Axes | None" = None, *, sigma: float | None = None
 ) -> "Axes":

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thalweg._habits import takes
 from thalweg.errors import ArgumentError
 from thalweg.plot._axes import axes, expect
 
@@ -15,6 +16,7 @@ else:  # what typing.get_type_hints finds
     Axes = SpectralBias = Any
 
 
+@takes("plot.spectral_bias", {})
 def spectral_bias(found: "SpectralBias", ax: "Axes | None" = None) -> "Axes":
     """Draw how much of each frequency is still missing, against the updates.
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thalweg._habits import takes
 from thalweg.plot._axes import axes, expect
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ _CURVES = 8
 _NAMED = 3
 
 
+@takes("plot.gradcheck", {})
 def gradcheck(report: "GradcheckReport", ax: "Axes | None" = None) -> "Axes":
     """Draw the error of differences against their step, a curve for each of up to eight blocks.
 

@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks
+from thalweg._habits import takes
 from thalweg.errors import ArgumentError, DataError, ShapeError
 from thalweg.optim import Descent
 from thalweg.optim.schedules import LinearWarmup, Schedule
-from thalweg.plot._axes import COLORS, axes
+from thalweg.plot._axes import COLORS, axes, pyplot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +22,7 @@ else:  # what typing.get_type_hints finds
 _GRID, _LEVELS = 120, 20
 
 
+@takes("plot.path", {})
 def path(
     descent: "Descent | npt.ArrayLike | Sequence[Descent] | Mapping[Any, Descent | npt.ArrayLike]",
     function: Callable[[npt.NDArray[np.float64]], Any] | None = None,
@@ -114,15 +116,16 @@ def path(
     return ax
 
 
+@takes("plot.schedule", {})
 def schedule(
-    *shown: Schedule, base: float = 1.0, steps: int = 1000, ax: "Axes | None" = None
+    *shown: "Schedule | Axes", base: float = 1.0, steps: int = 1000, ax: "Axes | None" = None
 ) -> "Axes":
     """Draw learning rates against time.
 
     Parameters
     ----------
     *shown : Schedule
-        From `thalweg.optim.schedules`.
+        From `thalweg.optim.schedules`. (Axes at the end are taken as `ax`.)
     base : float, keyword only, default 1
         The optimizer's own learning rate.
     steps : int, keyword only, default 1000
@@ -145,9 +148,12 @@ def schedule(
     UnsupportedError
         If a user-defined schedule gives no rates.
     """
-    if not shown:
+    schedules: list[Any] = [*shown]
+    if ax is None and schedules and isinstance(schedules[-1], pyplot().Axes):
+        ax = schedules.pop()
+    if not schedules:
         raise ArgumentError("there is nothing to draw: pass a schedule of thalweg.optim.schedules")
-    for one in shown:
+    for one in schedules:
         if not isinstance(one, Schedule):
             raise ArgumentError(
                 "each argument must be a schedule that depends on time alone, as those of "
@@ -156,11 +162,11 @@ def schedule(
     base = _checks.real("base", base, 0)
     steps = _checks.integer("steps", steps, 1)
     times = np.arange(steps, dtype=np.float64)
-    rates = [one._rates(times, base, steps) for one in shown]
+    rates = [one._rates(times, base, steps) for one in schedules]
     own, ax = ax is None, axes(ax)
-    for one, line in zip(shown, rates, strict=True):
+    for one, line in zip(schedules, rates, strict=True):
         ax.plot(times, line, label=_name(one))
-    ax.set(xlabel=shown[0].per, ylabel="learning rate")
+    ax.set(xlabel=schedules[0].per, ylabel="learning rate")
     if own:
         ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     else:

@@ -25,6 +25,7 @@ else:  # what typing.get_type_hints finds
 _SHOWN = 24
 
 
+@_habits.takes("plot.history", {})
 def history(
     run: History | Sequence[History] | Mapping[Any, History],
     keys: "str | Sequence[str] | Axes | None" = None,
@@ -94,6 +95,7 @@ def history(
     return ax
 
 
+@_habits.takes("plot.training", {})
 def training(
     run: History | Sequence[History] | Mapping[Any, History],
     images: npt.ArrayLike,
@@ -168,6 +170,7 @@ def training(
     return figure
 
 
+@_habits.takes("plot.lr_finder", {})
 def lr_finder(found: "LRFinder", ax: "Axes | None" = None) -> "Axes":
     """Draw the result of a range test of learning rates, and its suggestion.
 
@@ -277,9 +280,9 @@ def _classes(value: npt.ArrayLike, name: str, rows: int) -> npt.NDArray[Any]:
     except (TypeError, ValueError, RuntimeError):
         array = _arrays.as_numeric(value, name, labels=True)  # raises
     if array.ndim != 1:
-        from thalweg import _advice
+        from thalweg import _bad_arrays
 
-        written = _advice.code(value, name)
+        written = _bad_arrays.code(value, name)
         more = ""
         if array.ndim == 2:
             column = array.shape[1] == 1

@@ -1,6 +1,7 @@
 """Choices of ridge's penalty from the data, as functions of the SVD."""
 
 from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ from thalweg.errors import ArgumentError, DataError
 _Vector = npt.NDArray[np.float64]
 
 #: The methods that `chosen` knows.
-METHODS = ("gcv", "l_curve")
+Method: TypeAlias = Literal["gcv", "l_curve"]
 
 #: Generalized cross-validation looks this far beyond the squares of the singular values.
 _BEYOND = 1e6

@@ -6,15 +6,19 @@ that of `X`: if that is 1e9, they yield no correct digit in float64.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import Any, Literal, TypeAlias, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks
+from thalweg._habits import takes
 from thalweg.errors import ArgumentError, DataError, ShapeError
 from thalweg.solve import _choice
+from thalweg.solve._choice import Method
 
+Reduction: TypeAlias = Literal["sum", "mean"]
+RankDeficient: TypeAlias = Literal["raise", "min_norm"]
 _Matrix = npt.NDArray[np.float64]
 #: u, s, vᵀ and the numerical rank.
 _Decomposed = tuple[_Matrix, _Matrix, _Matrix, int]
@@ -162,13 +166,14 @@ def problem(x: Any, y: Any, intercept: bool, sample_weight: Any) -> Problem:
     return Problem(x, y, x_mean, y_mean, total, centred, one)
 
 
+@takes("solve.least_squares", {})
 def least_squares(
     x: npt.ArrayLike,
     y: npt.ArrayLike,
     *,
     intercept: bool = True,
     sample_weight: npt.ArrayLike | None = None,
-    rank_deficient: str = "raise",
+    rank_deficient: RankDeficient = "raise",
     rcond: float | None = None,
     rank: int | None = None,
 ) -> LinearFit:
@@ -230,14 +235,16 @@ def least_squares(
     Traceback (most recent call last):
     thalweg.errors.ArgumentError: the rank of x is 1, but it has 2 columns: columns 0, 1 depend ...
     """
-    _checks.one_of("rank_deficient", rank_deficient, ("raise", "min_norm"))
+    _checks.one_of("rank_deficient", rank_deficient, get_args(RankDeficient))
     rcond = None if rcond is None else _checks.real("rcond", rcond, 0, 1, "[)")
     rank = None if rank is None else _checks.integer("rank", rank, 1)
     data = problem(x, y, intercept, sample_weight)
     return fit(data, rank_deficient, rcond) if rank is None else truncated(data, rank, rcond)
 
 
-def fit(data: Problem, rank_deficient: str = "raise", rcond: float | None = None) -> LinearFit:
+def fit(
+    data: Problem, rank_deficient: RankDeficient = "raise", rcond: float | None = None
+) -> LinearFit:
     """Solve a prepared problem."""
     rows, columns = data.x.shape
     rcond = _EPS * max(rows, columns) if rcond is None else rcond
@@ -287,8 +294,8 @@ def ridge(
     x: npt.ArrayLike,
     y: npt.ArrayLike,
     *,
-    alpha: float | str,
-    reduction: str = "sum",
+    alpha: float | Method,
+    reduction: Reduction = "sum",
     intercept: bool = True,
     sample_weight: npt.ArrayLike | None = None,
 ) -> LinearFit: ...
@@ -300,18 +307,19 @@ def ridge(
     y: npt.ArrayLike,
     *,
     alpha: Sequence[float] | npt.NDArray[Any],
-    reduction: str = "sum",
+    reduction: Reduction = "sum",
     intercept: bool = True,
     sample_weight: npt.ArrayLike | None = None,
 ) -> list[LinearFit]: ...
 
 
+@takes("solve.ridge", {})
 def ridge(
     x: npt.ArrayLike,
     y: npt.ArrayLike,
     *,
     alpha: Any,
-    reduction: str = "sum",
+    reduction: Reduction = "sum",
     intercept: bool = True,
     sample_weight: npt.ArrayLike | None = None,
 ) -> LinearFit | list[LinearFit]:
@@ -404,14 +412,14 @@ def ridge(
     """
     method = None
     if isinstance(alpha, str):
-        method, alpha = _checks.one_of("alpha, if not a number,", alpha, _choice.METHODS), 0.0
+        method, alpha = _checks.one_of("alpha, if not a number,", alpha, get_args(Method)), 0.0
     several = np.ndim(alpha) > 0
     given = _checks.sequence("alpha", alpha) if several else (alpha,)
     alphas = [
         _checks.real(f"alpha[{i}]" if several else "alpha", value, 0)
         for i, value in enumerate(given)
     ]
-    _checks.one_of("reduction", reduction, ("sum", "mean"))
+    _checks.one_of("reduction", reduction, get_args(Reduction))
     data = problem(x, y, intercept, sample_weight)
     scale = data.total if reduction == "mean" else 1.0
     svd = decomposed(data) if method or any(alphas) else None

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks, _parts
+from thalweg._habits import takes
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import Identity, Linear, Sequential, Standardize
 from thalweg.solve._choice import Method
@@ -28,6 +29,7 @@ _F64 = np.dtype(np.float64)
 _EPS = float(np.finfo(np.float64).eps)
 
 
+@takes("solve.network", {})
 def network(
     model: Sequential,
     x: npt.ArrayLike,
@@ -141,6 +143,7 @@ def network(
     return found
 
 
+@takes("solve.last_layer", {})
 def last_layer(
     model: Sequential,
     x: npt.ArrayLike,

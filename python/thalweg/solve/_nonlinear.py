@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks
+from thalweg._habits import takes
 from thalweg.errors import DataError, ShapeError
 from thalweg.solve import _levenberg
 from thalweg.solve._levenberg import Vector
@@ -62,6 +63,7 @@ class LeastSquaresFit:
         )
 
 
+@takes("solve.nonlinear_least_squares", {})
 def nonlinear_least_squares(
     residual: Callable[[Vector], Any],
     jacobian: Callable[[Vector], Any],

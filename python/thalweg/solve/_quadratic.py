@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks
+from thalweg._habits import takes
 from thalweg._norms import length
 from thalweg.errors import ArgumentError, DataError, ShapeError
 
@@ -48,6 +49,7 @@ class Minimum:
         )
 
 
+@takes("solve.quadratic", {})
 def quadratic(h: npt.ArrayLike, b: npt.ArrayLike, c: float = 0.0) -> Minimum:
     r"""Find the minimum of a quadratic function.
 

@@ -126,7 +126,7 @@ class SequentialBase(Guided):
         self._renamed = _names.renamed(layers)
         self._core = _core.Model([x._spec() for x in layers], self._dtype.name, self._seed)
         self._predict = self._core.predict
-        self._steps: dict[int, Any] = {}  # see thalweg._steps
+        self._steps: dict[int, Any] = {}  # see thalweg._trainer._steps
         #: The parameters from which the step under way tries others; None if it tries none.
         self._unmoved: Array | None = None
         _layers.check_sines(layers)

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from typing import Any, ClassVar, Literal
 
-from thalweg import _checks
+from thalweg import _better, _checks
+from thalweg._better import Mode
 from thalweg._description import Description, description
 from thalweg._habits import Guided
-from thalweg.errors import ArgumentError
 from thalweg.optim.schedules._base import OF_SCHEDULERS
 
 
@@ -22,8 +22,9 @@ class ReduceLROnPlateau(Description, Guided):
 
     Parameters
     ----------
-    mode : {"min", "max"}
-        Whether smaller or larger is better.
+    mode : {"auto", "min", "max"}
+        Whether smaller or larger is better; by default, this follows from the figure's name, as for
+        `thalweg.callbacks.EarlyStopping`. (In PyTorch, the default is "min".)
     factor : float, default 0.1
         Below 1.
     patience : int, default 10
@@ -47,10 +48,11 @@ class ReduceLROnPlateau(Description, Guided):
     Raises
     ------
     ArgumentError
-        If an argument is out of range; before the first step of a fit, if there is no such figure.
+        If an argument is out of range, or `mode` is "auto" but the name does not tell; before the
+        first step of a fit, if there is no such figure.
     """
 
-    mode: Literal["min", "max"] = "min"
+    mode: Mode = "auto"
     factor: float = 0.1
     patience: int = 10
     threshold: float = 1e-4
@@ -66,9 +68,7 @@ class ReduceLROnPlateau(Description, Guided):
 
     def __post_init__(self) -> None:
         name = "ReduceLROnPlateau: "
-        if not isinstance(self.monitor, str):
-            raise ArgumentError(f"{name}monitor must be a key of History; got {self.monitor!r}")
-        _checks.one_of(name + "mode", self.mode, ("min", "max"))
+        _better.which("ReduceLROnPlateau", self.monitor, self.mode)
         _checks.one_of(name + "threshold_mode", self.threshold_mode, ("rel", "abs"))
         self._set(  # plain Python numbers can be saved
             factor=_checks.real(name + "factor", self.factor, 0, 1),
@@ -101,6 +101,6 @@ class ReduceLROnPlateau(Description, Guided):
         return lr
 
     def _is_better(self, figure: float, best: float) -> bool:
-        sign = 1 if self.mode == "min" else -1
+        sign = 1 if _better.which("ReduceLROnPlateau", self.monitor, self.mode) == "min" else -1
         margin = self.threshold * (best if self.threshold_mode == "rel" else 1)
         return sign * figure < sign * best - margin

@@ -5,9 +5,9 @@ from typing import Any, Self
 
 from thalweg import _core
 from thalweg._history import KEYS, History
-from thalweg._python_fit import PythonFit
-from thalweg._stream import StreamFit
-from thalweg._validation import ValidatedFit
+from thalweg._trainer._evaluation import ValidatedFit
+from thalweg._trainer._python_fit import PythonFit
+from thalweg._trainer._stream import StreamFit
 
 
 class ProgressBar:

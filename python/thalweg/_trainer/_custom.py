@@ -10,13 +10,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from thalweg import _arrays, _core, _steps
+from thalweg import _arrays, _core
 from thalweg._arrays import Array, Samples
-from thalweg._ascent import Ascent
 from thalweg._calls import call, check_arguments, names_of, not_finite
-from thalweg._figures import Evaluation, Figures, complete
+from thalweg._figures import Evaluation, Figures
 from thalweg._jets import CHANGED, Jets
-from thalweg._ready import ready
+from thalweg._trainer import _steps
+from thalweg._trainer._ascent import Ascent
+from thalweg._trainer._stepper import Added, Stepper
 from thalweg._warn import warn_maker
 from thalweg.errors import (
     ArgumentError,
@@ -104,27 +105,24 @@ def passes(loss: FunctionLoss, model: Sequential) -> Passes:
     return Outputs(model)
 
 
-class CustomTrainer:
+class CustomTrainer(Stepper):
     """Steps and evaluations with a loss that is a function.
 
-    `core` makes updates from gradients: it accumulates, clips, steps and averages. It never sees a
-    loss.
+    The core makes updates from gradients: it accumulates, clips, steps and averages. It never sees
+    a loss.
     """
 
-    whole = False
     has_accuracy = False
     kind = "a custom loss"
 
     def __init__(
         self,
-        core: _core.Trainer,
+        inner: _core.Trainer,
         model: Sequential,
-        loss: FunctionLoss,
         optimizer: Optimizer,
+        loss: FunctionLoss,
     ) -> None:
-        self.core = core
-        self.model = model
-        self.optimizer = optimizer
+        super().__init__(inner, model, optimizer)
         self.set_loss(loss)
         #: What the function returned beside the loss for the latest batch.
         self.figures: Figures = {}
@@ -137,22 +135,21 @@ class CustomTrainer:
         self.passes: Passes = passes(loss, self.model)
         self.loss = loss
 
-    def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
+    def step(self, x: Samples, y: Any, sample_weight: Array | None = None) -> float:
         """Run forward, the function, backward and update; return the loss before the update."""
-        return self._train(*ready(self.model, self.loss, x, y, sample_weight), True)[0]
+        return self._train(x, y, sample_weight, single=True)[0]
 
-    def train(self, x: Samples, y: Any, sample_weight: Array | None) -> tuple[float, None, Figures]:
-        """Do the same as `step`, but leave gradients undefined after an error.
-
-        Also returns the function's figures; there is no accuracy.
-        """
-        return self._train(x, y, sample_weight, False)
+    def train(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Added:
+        """Do the same as `step`, but leave gradients undefined after an error."""
+        if _is_nothing(sample_weight):
+            return None
+        return _added(self._train(x, y, sample_weight, single=False), x, sample_weight)
 
     @_steps.alone("step")
     def _train(
-        self, x: Samples, y: Any, sample_weight: Array | None, single: bool
-    ) -> tuple[float, None, Figures]:
-        """Do the same; after an error, a `single` step also restores parameters and gradients."""
+        self, x: Samples, y: Any, sample_weight: Array | None, *, single: bool
+    ) -> Evaluation:
+        """Take a step; after an error, a `single` one also restores parameters and gradients."""
         core, ascent = self.model._core, self._ascent
         before = core.averages(), core.passes()
         all_before = (core.parameters(), core.gradients()) if single else None
@@ -168,10 +165,10 @@ class CustomTrainer:
                 self._differentiate(*data)
                 ascent.down()
                 core.set_averages(averages)
-            taken = taken_by(self.optimizer, self.core)
-            self.core.take()
+            taken = self.taken()
+            self.take()
         except BaseException as error:  # also Ctrl-C
-            if taken is None or taken == taken_by(self.optimizer, self.core):
+            if taken is None or taken == self.taken():
                 if ascent is not None:
                     ascent.down()
                 core.set_averages(before[0])
@@ -198,23 +195,13 @@ class CustomTrainer:
         self.passes.backward(gradients)
         return value, figures
 
-    def sums(
-        self, x: Samples, y: Any, sample_weight: Array | None = None
-    ) -> tuple[float, float, float, float, Figures] | None:
-        """Train as the core does, with figures: a batch counts as much as its rows together."""
-        if sample_weight is not None and not sample_weight.any():
-            return None
-        share = total(x, sample_weight)
-        value, _, figures = self.train(x, y, sample_weight)
-        return value * share, 0.0, share, 0.0, figures
-
-    def check(self, x: Samples, y: Any, sample_weight: Array | None, prefix: str = "") -> None:
-        """Raise unless these data can be used."""
+    def check(self, x: Samples, y: Any, sample_weight: Array | None, prefix: str) -> None:
+        """Raise unless these data can be used; the loss is not called."""
         check(self.model, x, y, sample_weight, finite=True, prefix=prefix)
         check_arguments(self.loss, sample_weight is not None)
 
     @_steps.alone("backward")
-    def backward(self, x: Any, y: Any, sample_weight: Any = None) -> tuple[float, None, Figures]:
+    def backward(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Evaluation:
         """Run forward, the function and backward, adding to the gradients; return the loss."""
         core = self.model._core
         before = core.parameters(), core.gradients()
@@ -229,19 +216,31 @@ class CustomTrainer:
         self.figures = figures
         return value, None, figures
 
+    def backward_sums(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Added:
+        """Do the same as the core does."""
+        if _is_nothing(sample_weight):
+            return None
+        return _added(self.backward(x, y, sample_weight), x, sample_weight)
+
     def _restore(self, parameters: Array, gradients: Array) -> None:
         with contextlib.suppress(DataError):  # non-finite ones cannot be set
             self.model._core.set_parameters(parameters)
         with contextlib.suppress(DataError):
             self.model._core.set_gradients(gradients)
 
-    def evaluate(
-        self, x: Samples, y: Any, sample_weight: Array | None = None, finite: bool = True
-    ) -> tuple[float, None, Figures]:
-        """Return loss and figures of all rows in one call, in evaluation mode; no accuracy.
+    def evaluate(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Evaluation:
+        """Return loss and figures of all rows in one call, in evaluation mode; no accuracy."""
+        return self._evaluate(x, y, sample_weight, finite=True)
 
-        Unless it must be `finite`, the loss may be infinite or NaN where the data are finite.
-        """
+    def evaluate_sums(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Added:
+        """Do the same as the core does; the loss may be infinite or NaN where data are finite."""
+        if _is_nothing(sample_weight):
+            return None
+        return _added(self._evaluate(x, y, sample_weight, finite=False), x, sample_weight)
+
+    def _evaluate(
+        self, x: Samples, y: Any, sample_weight: Array | None, *, finite: bool
+    ) -> Evaluation:
         check(self.model, x, y, sample_weight)
         # Passes of its own: a step may be under way, of another thread or around this call.
         outputs = passes(self.loss, self.model).predict(x)
@@ -254,42 +253,6 @@ class CustomTrainer:
                 )
         return value, None, figures
 
-    def take(self) -> None:
-        """Do as the core does."""
-        self.core.take()
-
-    def flush(self) -> None:
-        """Do as the core does."""
-        self.core.flush()
-
-    def forget(self) -> None:
-        """Do as the core does."""
-        self.core.forget()
-
-    def average(self) -> tuple[Array, int] | None:
-        """Do as the core does."""
-        return self.core.average()
-
-    def grad_norm(self) -> float | None:
-        """Do as the core does."""
-        return self.core.grad_norm()
-
-    def gathered(self) -> tuple[Array, int] | None:
-        """Do as the core does."""
-        return self.core.gathered()
-
-    def set_gathered(self, values: Array, batches: int) -> None:
-        """Do as the core does."""
-        self.core.set_gathered(values, batches)
-
-    def set_average(self, values: Array, count: int) -> None:
-        """Do as the core does."""
-        self.core.set_average(values, count)
-
-    def penalty_value(self) -> float | None:
-        """Do as the core does."""
-        return self.core.penalty_value()
-
     def plan(self, batch_size: int) -> tuple[str, int]:
         """There is none."""
         raise UnsupportedError(
@@ -298,20 +261,16 @@ class CustomTrainer:
         )
 
 
-def evaluate(
-    core: Any, x: Samples, y: Any, sample_weight: Array | None, finite: bool
-) -> Evaluation:
-    """Evaluate as `CustomTrainer.evaluate` does, also with the core."""
-    if not isinstance(core, _core.Trainer):
-        evaluation: Evaluation = core.evaluate(x, y, sample_weight, finite)
-        return evaluation
-    try:
-        return complete(core.evaluate(x, y, sample_weight))
-    except ArgumentError:
-        sums = None if finite else core.evaluate_sums(x, y, sample_weight)
-        if sums is None or math.isfinite(sums[0]):
-            raise
-        return sums[0], sums[1] / sums[3] if core.has_accuracy else None, {}
+def _is_nothing(sample_weight: Array | None) -> bool:
+    """Return whether no row counts."""
+    return sample_weight is not None and not sample_weight.any()
+
+
+def _added(evaluation: Evaluation, x: Samples, sample_weight: Array | None) -> Added:
+    """Return what a batch adds to an epoch: it counts as much as its rows together."""
+    value, _, figures = evaluation
+    rows = len(x) if sample_weight is None else sample_weight.sum(dtype=np.float64)
+    return value * float(rows), 0.0, float(rows), 0.0, figures
 
 
 _AFFINE = (Linear, Standardize, Flatten, Identity)
@@ -331,19 +290,6 @@ def _warn_of_kinks(model: Sequential) -> None:
         f"{there}: nothing can be learned from d2u. Use nn.Tanh(), nn.Sine(), nn.SiLU() or "
         "nn.Softplus(); or nn.DerivativeLoss(function, order=1) if the function does not need d2u"
     )
-
-
-def taken_by(optimizer: Optimizer, core: _core.Trainer) -> tuple[int, int]:
-    """Count what `core.take` has taken: updates, and batches gathered for the next one.
-
-    Ctrl-C during that call raises after it, when what it did must not be undone by half.
-    """
-    return optimizer.steps, (core.gathered() or (None, 0))[1]
-
-
-def total(x: Samples, sample_weight: Array | None) -> float:
-    """Return the total weight of the rows in a mean."""
-    return float(len(x) if sample_weight is None else sample_weight.sum(dtype=np.float64))
 
 
 def check(

@@ -4,47 +4,52 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _core, _steps
+from thalweg import _core
 from thalweg._arrays import Array, Samples
-from thalweg._custom import CustomTrainer, evaluate
-from thalweg._figures import Evaluation, Figures, complete
-from thalweg._ready import ready
+from thalweg._figures import Evaluation, Figures, complete, is_sum
+from thalweg._trainer import _steps
+from thalweg._trainer._stepper import Added, Stepper
 from thalweg.errors import DivergedError, ThalwegError
 from thalweg.nn import Sequential
 from thalweg.nn._losses import CoreLoss, FunctionLoss
 from thalweg.optim._full_batch import FullBatchOptimizer, Vector, warn_of_stall
 
 
-class FullBatchTrainer:
-    """Steps of a full-batch optimizer; `core` computes losses and gradients."""
+class FullBatchTrainer(Stepper):
+    """Steps of a full-batch optimizer; `inner` computes losses and gradients.
+
+    Nothing is accumulated or averaged there, and there is no penalty.
+    """
 
     whole = True
+    optimizer: FullBatchOptimizer
 
     def __init__(
         self,
-        core: "_core.Trainer | CustomTrainer",
+        inner: _core.Trainer | Stepper,
         model: Sequential,
         optimizer: FullBatchOptimizer,
         loss: CoreLoss | FunctionLoss,
     ) -> None:
-        self.core = core
-        self.model = model
-        self.optimizer = optimizer
-        self._loss = loss
+        super().__init__(inner, model, optimizer)
+        self._is_sum = is_sum(loss)
         self._told = False  # whether a warning has been given
         self.kind = type(optimizer).__name__
         #: Of the latest step, beside its loss.
         self.figures: Figures = {}
 
-    def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
+    def step(self, x: Samples, y: Any, sample_weight: Array | None = None) -> float:
         """Take one step of the optimizer; return the loss before it."""
-        return self.train(*ready(self.model, self._loss, x, y, sample_weight))[0]
+        return self._train(x, y, sample_weight)[0]
+
+    def train(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Added:
+        """Do the same in an epoch, whose only batch it is."""
+        loss, accuracy, figures = self._train(x, y, sample_weight)
+        return loss, accuracy or 0.0, 1.0, 1.0, figures
 
     @_steps.alone("step")
-    def train(self, x: Samples, y: Any, sample_weight: Array | None) -> Evaluation:
-        """Do the same, and also return accuracy and other figures."""
-        reduction = getattr(self._loss, "reduction", "mean")
-        problem = _Batch(self.core, self.model, x, y, sample_weight, reduction)
+    def _train(self, x: Samples, y: Any, sample_weight: Array | None) -> Evaluation:
+        problem = _Batch(self.inner, self.model, x, y, sample_weight, self._is_sum)
         before = dict(vars(self.optimizer))
         try:
             self.model._unmoved = problem.theta
@@ -59,65 +64,16 @@ class FullBatchTrainer:
         self.figures = {**progress.figures, **problem.figures}
         return progress.loss, problem.accuracy, self.figures
 
-    def check(self, x: Samples, y: Any, sample_weight: Array | None, prefix: str = "") -> None:
-        """Raise unless these data can be used."""
-        if isinstance(self.core, CustomTrainer):
-            self.core.check(x, y, sample_weight, prefix)
-            return
-        try:
-            self.evaluate(x, y, sample_weight, finite=not prefix)
-        except ThalwegError as error:
-            raise type(error)(f"{prefix}{error}") from None
-
     @_steps.alone("backward")
     def backward(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Evaluation:
         """Do as the core does."""
-        evaluation = complete(self.core.backward(x, y, sample_weight))
+        evaluation = complete(self.inner.backward(x, y, sample_weight))
         self.figures = evaluation[2]
         return evaluation
 
-    def evaluate(
-        self, x: Samples, y: Any, sample_weight: Array | None = None, finite: bool = True
-    ) -> Evaluation:
-        """Do as the core does."""
-        return evaluate(self.core, x, y, sample_weight, finite)
-
-    def penalty_value(self) -> None:
-        """There is none."""
-
-    @property
-    def has_accuracy(self) -> bool:
-        """Whether there is an accuracy, as in the core."""
-        return self.core.has_accuracy
-
-    def average(self) -> None:
-        """There is none."""
-
-    def grad_norm(self) -> None:
-        """Return None: nothing is clipped here."""
-
-    def gathered(self) -> None:
-        """Return None: nothing is accumulated here."""
-
-    def set_gathered(self, values: Array, batches: int) -> None:
-        """Do nothing: nothing is accumulated here."""
-
-    def set_average(self, values: Array, count: int) -> None:
-        """There is none to be set."""
-
-    def take(self) -> None:
-        """Do nothing: `Trainer.update` rejects these optimizers."""
-
-    def flush(self) -> None:
-        """Do nothing: nothing is accumulated here."""
-
     def forget(self) -> None:
-        """Allow another warning in the next fit; nothing is accumulated here."""
+        """Allow another warning in the next fit."""
         self._told = False
-
-    def plan(self, batch_size: int) -> tuple[str, int]:
-        """Plan one of the passes."""
-        return self.core.plan(batch_size)
 
 
 class _Batch:
@@ -128,17 +84,17 @@ class _Batch:
 
     def __init__(
         self,
-        core: "_core.Trainer | CustomTrainer",
+        core: _core.Trainer | Stepper,
         model: Sequential,
         x: Samples,
         y: Any,
         sample_weight: Array | None,
-        reduction: str,
+        is_sum: bool,
     ) -> None:
         self.model = model
         self.accuracy: float | None = None
         self.figures: Figures = {}  # if the loss is a function
-        self._core, self._reduction = core, reduction
+        self._core, self._is_sum = core, is_sum
         self._x, self._y, self._weight = x, y, sample_weight
         inner = model._core
         self.theta, self._gradients = inner.parameters(), inner.gradients()
@@ -187,7 +143,7 @@ class _Batch:
             weight = np.ones(len(output))
             if self._weight is not None:
                 weight = self._weight.astype(np.float64)
-            if self._reduction == "mean":
+            if not self._is_sum:
                 weight = weight / (weight.sum() * output.shape[1])
             self._roots = np.sqrt(weight)[:, np.newaxis]
         target = np.asarray(self._y, np.float64)

@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _arrays, _core, _steps
+from thalweg import _arrays, _core
 from thalweg._arrays import Array, Samples
-from thalweg._custom import CustomTrainer, evaluate, taken_by, total
 from thalweg._figures import Evaluation, Figures, complete
+from thalweg._trainer import _steps
+from thalweg._trainer._custom import CustomTrainer
+from thalweg._trainer._stepper import Added, Stepper
 from thalweg.errors import (
     ArgumentError,
     DataError,
     DivergedError,
-    ThalwegError,
     UnsupportedError,
 )
 from thalweg.nn import Sequential, _names
@@ -32,10 +33,9 @@ def frozen(model: Sequential, optimizer: Optimizer) -> Any:
     return marks
 
 
-class HookedTrainer:
+class HookedTrainer(Stepper):
     """Steps in two passes, with the hooks in between; `inner` does the rest."""
 
-    whole = False
     kind = "a gradient hook"
 
     def __init__(
@@ -43,45 +43,53 @@ class HookedTrainer:
         inner: _core.Trainer | CustomTrainer,
         model: Sequential,
         optimizer: Optimizer,
-        ready: Callable[[Any, Any, Any], tuple[Samples, Any, Array | None]],
-        hooks: tuple[Callable[[Any], Any], ...],
+        hooks: tuple[Callable[[Any], Any], ...] = (),
     ) -> None:
-        self.inner = inner
-        #: The core's trainer, which makes the updates.
-        self.core = inner.core if isinstance(inner, CustomTrainer) else inner
-        self.model, self.optimizer, self.hooks = model, optimizer, hooks
-        self._ready = ready
+        super().__init__(inner, model, optimizer)
+        self.hooks = hooks
 
-    def step(self, x: Any, y: Any, sample_weight: Any = None) -> float:
+    @property
+    def figures(self) -> Figures:
+        """Those of `inner`; the core has none."""
+        return getattr(self.inner, "figures", {})
+
+    def step(self, x: Samples, y: Any, sample_weight: Array | None = None) -> float:
         """Run forward, backward, the hooks and the update; return the loss before it."""
-        return self.train(*self._ready(x, y, sample_weight))[0]
+        loss: float = self._train(self.inner.backward, x, y, sample_weight)[0]
+        return loss
+
+    def train(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Added:
+        """Do the same in an epoch."""
+        added: Added = self._train(self.inner.backward_sums, x, y, sample_weight)
+        return added
 
     @_steps.alone("step")
-    def train(self, x: Samples, y: Any, sample_weight: Array | None) -> Evaluation:
-        """Do the same, and also return accuracy and other figures."""
+    def _train(self, backward: Callable[..., Any], *batch: Any) -> Any:
         core = self.model._core
         before = core.averages(), core.passes(), core.gradients()
         taken = None
         try:
             core.zero_grad()
-            evaluation = complete(self.inner.backward(x, y, sample_weight))
+            found = backward(*batch)
+            if found is None:  # no row counts
+                return None
             if any(group["frozen"] for group in self.optimizer._groups):
                 fixed = frozen(self.model, self.optimizer)
                 core.set_gradients(np.where(fixed, 0, core.gradients()))
             for hook in self.hooks:
                 core.set_gradients(self._changed(hook, core.gradients()))
-            taken = taken_by(self.optimizer, self.core)
-            self.core.take()
+            taken = self.taken()
+            self.take()
         except BaseException as error:  # also Ctrl-C
-            if taken is None or taken == taken_by(self.optimizer, self.core):
+            if taken is None or taken == self.taken():
                 core.set_averages(before[0])
                 core.set_passes(before[1])
                 with contextlib.suppress(DataError):  # non-finite ones cannot be set
                     core.set_gradients(before[2])
                 if isinstance(error, DivergedError):
-                    self.core.forget()  # as the core does
+                    self.forget()  # as the core does
             raise
-        return evaluation
+        return found
 
     def _changed(self, hook: Callable[[Any], Any], gradient: Array) -> Array:
         """Return the gradient that a hook makes of one, if it fits."""
@@ -93,37 +101,10 @@ class HookedTrainer:
         name = "the gradient that the hook returned"
         return _arrays.flat(found, self.model.dtype, self.model.num_parameters, name)
 
-    def sums(
-        self, x: Samples, y: Any, sample_weight: Array | None = None
-    ) -> tuple[float, float, float, float, Figures] | None:
-        """Train on a batch of a stream; return sums of losses, right rows and weights."""
-        if sample_weight is not None and not sample_weight.any():
-            return None
-        share = total(x, sample_weight)
-        loss, accuracy, figures = self.train(x, y, sample_weight)
-        right = 0.0 if accuracy is None else accuracy * share
-        return loss * share, right, share, 0.0 if accuracy is None else share, figures
-
-    def check(self, x: Samples, y: Any, sample_weight: Array | None, prefix: str = "") -> None:
-        """Raise unless these data can be used."""
-        if isinstance(self.inner, CustomTrainer):
-            self.inner.check(x, y, sample_weight, prefix)
-            return
-        try:
-            self.evaluate(x, y, sample_weight, finite=not prefix)
-        except ThalwegError as error:
-            raise type(error)(f"{prefix}{error}") from None
-
     @_steps.alone("backward", within=True)  # a hook may call it
-    def backward(self, x: Any, y: Any, sample_weight: Any = None) -> Evaluation:
+    def backward(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Evaluation:
         """Add the gradients of a batch to the model's, without the hooks."""
         return complete(self.inner.backward(x, y, sample_weight))
-
-    def evaluate(
-        self, x: Samples, y: Any, sample_weight: Array | None = None, finite: bool = True
-    ) -> Evaluation:
-        """Return loss, accuracy and figures, in evaluation mode, as `CustomTrainer` does."""
-        return evaluate(self.inner, x, y, sample_weight, finite)
 
     def plan(self, batch_size: int) -> tuple[str, int]:
         """There is none."""
@@ -131,7 +112,3 @@ class HookedTrainer:
             "plan is not supported inside gradient_hook, where a step is a backward pass, the hook"
             " and an update instead of one pass of the core"
         )
-
-    def __getattr__(self, name: str) -> Any:
-        """Leave averages, accumulation, the penalty and whether there is an accuracy to `inner`."""
-        return getattr(self.inner, name)

@@ -1,22 +1,20 @@
 """Evaluation of data that come in batches, directly and at the end of a fit's epochs."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from thalweg import _core, _custom
+from thalweg import _core
 from thalweg._arrays import Array
-from thalweg._custom import total
-from thalweg._figures import Evaluation, Figures, Means, of_validation
-from thalweg._python_fit import PythonFit
-from thalweg._slices import raise_again, undone
-from thalweg._snapshot import Snapshot
-from thalweg._stream import StreamFit, pair_of
+from thalweg._figures import Evaluation, Figures, Sums, of_validation
+from thalweg._trainer._python_fit import PythonFit
+from thalweg._trainer._slices import raise_again
+from thalweg._trainer._snapshot import Snapshot
+from thalweg._trainer._stream import StreamFit, pair_of
 from thalweg.errors import ArgumentError, DataError, ThalwegError
-from thalweg.nn import CrossEntropyLoss, Loss
+from thalweg.nn import CrossEntropyLoss
 
 if TYPE_CHECKING:
     from thalweg._trainer._base import TrainerBase
@@ -36,7 +34,7 @@ def evaluate(
 ) -> Evaluation:
     """Return loss, accuracy and figures of all batches, in evaluation mode; errors name the batch.
 
-    Means are combined by the weights of their rows, and so equal those of all rows up to rounding.
+    They equal those of all rows together up to rounding.
     """
     batches = source()
     if not hasattr(batches, "__iter__"):
@@ -44,59 +42,36 @@ def evaluate(
             f"{name or 'x'} is a function, which must return an iterable of batches (x, y) or (x, "
             f"y, sample_weight); it returned {batches!r}"
         )
-    loss, dtype = trainer._loss, trainer._model.dtype
-    is_sum = getattr(loss, "reduction", "mean") == "sum"
-    number, sums, accuracy, means = 0, np.zeros(4), None, Means()
+    core, number = trainer._core, 0
+    sums = Sums(trainer._loss, core.has_accuracy)
     for number, batch in enumerate(batches, start=1):
         place = f"{name} batch {number}".lstrip()
         x, y, *weight = pair_of(batch, place)
         try:
             x, y, w = trainer._ready(x, y, weight[0] if weight else None)
-            rows, counted = _totals(loss, x, y, w, dtype)
-            if len(x) and rows == 0:  # such a batch is skipped, as in training
-                if counted:  # class weights of 0 do not affect accuracies
-                    accuracy = _accuracy(trainer, x, y, w)
-                    sums += 0, 0, accuracy * counted, counted
-                continue
+            added = core.evaluate_sums(x, y, w) or _without_loss(trainer, x, y, w)
             # A fit goes on with a loss of, say, infinity; asked for alone, it is an error.
-            found = _custom.evaluate(trainer._core, x, y, w, finite=not name)
-            value, accuracy, figures = found
+            if not name and not math.isfinite(added[0]):
+                core.evaluate(x, y, w)
         except ThalwegError as error:
             raise type(error)(f"{place}: {error}") from None
-        share = 1.0 if is_sum else rows
-        sums += value * share, share, (accuracy or 0.0) * counted, counted
-        means.add(figures, share)
+        sums.add(*added)
     if number == 0:
         raise DataError(f"{name or 'x'} yielded no batches")
-    of_loss, shares, right, counted = sums.tolist()
-    if shares == 0:
+    if sums.rows == 0:
         raise DataError(f"all rows of {name or 'x'} have a weight of 0")
-    value = of_loss if is_sum else of_loss / shares
-    return value, None if accuracy is None else right / counted, means.take()
+    return sums.take()
 
 
-def _accuracy(trainer: "TrainerBase", x: Any, y: Any, weight: Array | None) -> float:
-    """Return the accuracy of rows with class weights of 0, which have no loss."""
-    model = trainer._model
-    loss = dataclasses.replace(cast("CrossEntropyLoss", trainer._loss), weight=None)
-    core = _core.Trainer(model._core, loss._spec(model.out_features), trainer._optimizer._core)
-    return cast("float", core.evaluate(x, y, weight)[1])
-
-
-def _totals(
-    loss: Loss, x: Any, y: Any, weight: Array | None, dtype: np.dtype[Any]
-) -> tuple[float, float]:
-    """Return the weight of the rows in the mean loss, and in the accuracy, as in the core."""
-    rows = total(x, weight)
-    if not isinstance(loss, CrossEntropyLoss) or y.ndim != 1 or len(y) != len(x):
-        return rows, rows
-    each = np.ones(len(y)) if weight is None else weight.astype(np.float64)
-    if len(each) != len(y):  # the core raises the error
-        return rows, rows
-    each = np.where(y == loss.ignore_index, 0.0, each)
-    classes = np.ones(1) if loss.weight is None else np.asarray(loss.weight, dtype)
-    # A label that is not a class is an error raised by the core; any weight will do here.
-    return float(each @ classes[y.clip(0, len(classes) - 1)]), float(each.sum())
+def _without_loss(trainer: "TrainerBase", x: Any, y: Any, weight: Array | None) -> Any:
+    """Return what a batch adds that has no loss: with class weights of 0, it has an accuracy."""
+    loss, found = trainer._loss, None
+    if isinstance(loss, CrossEntropyLoss) and loss.weight is not None:
+        model = trainer._model
+        spec = dataclasses.replace(loss, weight=None)._spec(model.out_features)
+        core = _core.Trainer(model._core, spec, trainer._optimizer._core)
+        found = core.evaluate_sums(x, y, weight)
+    return (0.0, found[1], 0.0, found[3]) if found else (0.0, 0.0, 0.0, 0.0)
 
 
 class ValidatedFit:
@@ -124,7 +99,7 @@ class ValidatedFit:
     @property
     def undone(self) -> bool:
         """Whether an error has undone everything."""
-        return self._failed or undone(self._fit)
+        return self._failed or self._fit.undone
 
     @property
     def last_loss(self) -> float:

@@ -1,28 +1,14 @@
 """What fits with a Python loop restore after an error, and check at the end of an epoch."""
 
 import contextlib
-from typing import Protocol
 
-from thalweg import _arrays
-from thalweg._arrays import Array
+from thalweg import _arrays, _core
+from thalweg._trainer._stepper import Stepper
 from thalweg.errors import DataError, DivergedError
 from thalweg.nn import Sequential
 from thalweg.optim import Optimizer
 
 _AS_BEFORE = "Weights and optimizer are as they were before this call"
-
-
-class Averaging(Protocol):
-    """What a snapshot needs from a trainer's core."""
-
-    def forget(self) -> None:
-        """Discard accumulated gradients."""
-
-    def average(self) -> tuple[Array, int] | None:
-        """Return the averaged parameters and their number of updates, if there is an average."""
-
-    def set_average(self, values: Array, count: int) -> None:
-        """Set the average."""
 
 
 class Snapshot:
@@ -37,7 +23,9 @@ class Snapshot:
         If parameters are not finite, which no step could repair.
     """
 
-    def __init__(self, core: Averaging, model: Sequential, optimizer: Optimizer) -> None:
+    def __init__(
+        self, core: _core.Trainer | Stepper, model: Sequential, optimizer: Optimizer
+    ) -> None:
         inner = model._core
         self._core, self._model, self._optimizer = core, model, optimizer
         self._before = inner.parameters(), inner.averages(), inner.passes()

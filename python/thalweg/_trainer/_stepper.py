@@ -1,0 +1,75 @@
+"""What takes the place of the core's trainer where steps are made in Python."""
+
+from typing import Any, TypeAlias
+
+from thalweg import _core
+from thalweg._arrays import Array, Samples
+from thalweg._figures import Figures
+from thalweg.errors import ThalwegError
+from thalweg.nn import Sequential
+from thalweg.optim import Optimizer
+
+#: What a batch adds to an epoch, as from the core's trainer, and figures; None if no row counts.
+Added: TypeAlias = tuple[float, float, float, float, Figures] | None
+
+
+class Stepper:
+    """Base of trainers around another one, `inner`, in the end the core's, `core`.
+
+    They have the methods of the core's trainer. Those that one does not define are of `inner`:
+    losses, evaluations, accumulated gradients, averages, penalties.
+    """
+
+    #: What its steps have, see `_steps.Stepping`.
+    kind: str
+    #: Whether a step uses all rows at once.
+    whole = False
+
+    def __init__(
+        self, inner: "_core.Trainer | Stepper", model: Sequential, optimizer: Optimizer
+    ) -> None:
+        self.inner, self.model, self.optimizer = inner, model, optimizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def train(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Added:
+        """Train on one batch of an epoch."""
+        raise NotImplementedError
+
+    def check(self, x: Samples, y: Any, sample_weight: Array | None, prefix: str) -> None:
+        """Raise unless these data can be used; see the function."""
+        check(self.inner, x, y, sample_weight, prefix)
+
+    def taken(self) -> tuple[int, int]:
+        """Count what `take` has taken: updates, and batches gathered for the next one.
+
+        Ctrl-C during that call raises after it, when what it did must not be undone by half.
+        """
+        return self.optimizer.steps, (self.gathered() or (None, 0))[1]
+
+
+def innermost(trainer: _core.Trainer | Stepper) -> _core.Trainer:
+    """Return the core's trainer."""
+    return innermost(trainer.inner) if isinstance(trainer, Stepper) else trainer
+
+
+def check(
+    trainer: _core.Trainer | Stepper,
+    x: Samples,
+    y: Any,
+    sample_weight: Array | None,
+    prefix: str = "",
+) -> None:
+    """Raise unless data can be used for training, or with a prefix for validation.
+
+    The loss of the latter may be infinite.
+    """
+    if isinstance(trainer, Stepper):
+        trainer.check(x, y, sample_weight, prefix)
+        return
+    try:
+        if not prefix or trainer.evaluate_sums(x, y, sample_weight) is None:
+            trainer.evaluate(x, y, sample_weight)
+    except ThalwegError as error:
+        raise type(error)(f"{prefix}{error}") from None
