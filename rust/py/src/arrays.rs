@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 use thalweg_core::arena::zeros;
 use thalweg_core::data::Samples;
 use thalweg_core::loss::{Goals, Targets};
+use thalweg_core::train::DataSet;
 use thalweg_core::view::MatRef;
 use thalweg_core::{Dtype, Error};
 
@@ -231,6 +232,34 @@ impl<'py, T: Real> Weights<'py, T> {
     /// The core's view of these weights and of the targets that they belong to.
     pub fn with<'a>(&'a self, targets: Targets<'a, T>) -> Goals<'a, T> {
         Goals { targets, weights: self.slice() }
+    }
+}
+
+/// Samples, targets and weights, borrowed.
+pub struct Data<'py, T: Real> {
+    x: Features<'py, T>,
+    y: Answers<'py, T>,
+    weights: Weights<'py, T>,
+}
+
+impl<'py, T: Real> Data<'py, T> {
+    /// Borrows arrays; errors name them with a prefix.
+    pub fn new(
+        prefix: &str,
+        x: &Bound<'py, PyAny>,
+        y: &Bound<'py, PyAny>,
+        weights: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Self> {
+        Ok(Data {
+            x: Features::new(&format!("{prefix}x"), x)?,
+            y: Answers::new(&format!("{prefix}y"), y)?,
+            weights: Weights::new(&format!("{prefix}sample_weight"), weights)?,
+        })
+    }
+
+    /// The core's view of them.
+    pub fn view(&self) -> DataSet<'_, T> {
+        DataSet { x: self.x.view(), y: self.weights.with(self.y.view()) }
     }
 }
 

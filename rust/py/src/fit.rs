@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use pyo3::prelude::*;
 use thalweg_core::arena::zeros;
-use thalweg_core::train::{DataSet, EpochRecord, FitOptions, shuffle};
+use thalweg_core::train::{EpochRecord, FitOptions, shuffle};
 use thalweg_core::{Error, Fit as CoreFit};
 
-use crate::arrays::{Answers, Features, Weights};
+use crate::arrays::Data;
 use crate::dtype::{AnyFit, Real, either, with_dtype};
 use crate::errors::{raise, translate};
 use crate::locks::lock;
@@ -39,21 +39,9 @@ struct Arrays {
     weights: Option<Py<PyAny>>,
 }
 
-/// The same, borrowed.
-struct Borrowed<'py, T: Real> {
-    x: Features<'py, T>,
-    y: Answers<'py, T>,
-    weights: Weights<'py, T>,
-}
-
 impl Arrays {
-    fn borrow<'py, T: Real>(&self, py: Python<'py>, prefix: &str) -> PyResult<Borrowed<'py, T>> {
-        let weights = self.weights.as_ref().map(|w| w.bind(py));
-        Ok(Borrowed {
-            x: Features::new(&format!("{prefix}x"), self.x.bind(py))?,
-            y: Answers::new(&format!("{prefix}y"), self.y.bind(py))?,
-            weights: Weights::new(&format!("{prefix}sample_weight"), weights)?,
-        })
+    fn borrow<'py, T: Real>(&self, py: Python<'py>, prefix: &str) -> PyResult<Data<'py, T>> {
+        Data::new(prefix, self.x.bind(py), self.y.bind(py), self.weights.as_ref().map(|w| w.bind(py)))
     }
 }
 
@@ -73,12 +61,6 @@ impl Fit {
             error.value(py)
         );
         undone.map_or_else(|e| translate(py, e), |()| raise(py, "ArgumentError", message))
-    }
-}
-
-impl<T: Real> Borrowed<'_, T> {
-    fn view(&self) -> DataSet<'_, T> {
-        DataSet { x: self.x.view(), y: self.weights.with(self.y.view()) }
     }
 }
 
@@ -127,7 +109,7 @@ impl Fit {
         let inner = with_dtype!(dtype, T => {
             let borrowed = training.borrow::<T>(py, "")?;
             let held_out = validation.as_ref().map(|v| v.borrow::<T>(py, "validation_")).transpose()?;
-            let (data, held_out) = (borrowed.view(), held_out.as_ref().map(Borrowed::view));
+            let (data, held_out) = (borrowed.view(), held_out.as_ref().map(Data::view));
             let make = || trainer.get().locked::<T, _>(|t, m, _| {
                 let fit = CoreFit::new(options, t, m, data, held_out)?.after(earlier_epochs);
                 match rates {
@@ -162,7 +144,7 @@ impl Fit {
             let borrowed = self.training.borrow::<T>(py, "").map_err(changed)?;
             let held_out = self.validation.as_ref().map(|v| v.borrow::<T>(py, "validation_"));
             let held_out = held_out.transpose().map_err(changed)?;
-            let (data, held_out) = (borrowed.view(), held_out.as_ref().map(Borrowed::view));
+            let (data, held_out) = (borrowed.view(), held_out.as_ref().map(Data::view));
             let mut epochs = 0;
             loop {
                 // One slice: until the next poll for Ctrl-C.

@@ -13,12 +13,12 @@ use thalweg_core::loss::{Loss, Targets};
 use thalweg_core::optim::Optimizer as CoreOptimizer;
 use thalweg_core::project::{Projection, Rule};
 use thalweg_core::sam::Sam;
-use thalweg_core::train::{Evaluation, StepOptions, Tally};
+use thalweg_core::train::{DataSet, Evaluation, StepOptions, Tally};
 use thalweg_core::update::{Average, Averaging, Clip};
 use thalweg_core::{Error, Model as CoreModel, Trainer as CoreTrainer};
 
 use crate::along::{Coupling, block, memory};
-use crate::arrays::{Answers, Features, Matrix, Weights, is_plain, vector, vector_out};
+use crate::arrays::{Answers, Data, Features, Matrix, Weights, is_plain, vector, vector_out};
 use crate::dtype::{AnyTrainer, Real, with_dtype};
 use crate::errors::translate;
 use crate::locks::lock;
@@ -89,9 +89,8 @@ impl Trainer {
         y: &Bound<'_, PyAny>,
         sample_weight: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Result<Tally, Error>> {
-        let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
-        let w = Weights::<T>::new("sample_weight", sample_weight)?;
-        let (x, y) = (x.view(), w.with(y.view()));
+        let data = Data::<T>::new("", x, y, sample_weight)?;
+        let DataSet { x, y } = data.view();
         loop {
             let part =
                 |t: &mut CoreTrainer<T>| self.model.get().locked::<T, _>(|m| evaluation.run(t, m, x, y));
@@ -100,6 +99,16 @@ impl Trainer {
             }
             py.check_signals()?;
         }
+    }
+
+    /// A copy of what the trainer keeps, if it does, as objects that `out` makes of it.
+    fn kept<T: Real, R: Send, S>(
+        &self,
+        py: Python<'_>,
+        copy: impl FnOnce(&mut CoreTrainer<T>) -> Result<Option<R>, Error> + Send,
+        out: impl FnOnce(R) -> S,
+    ) -> Kept<S> {
+        Ok(self.detached::<T, _>(py, copy).map_err(|e| translate(py, e))?.map(out))
     }
 
     /// Converts numbers of the arena to public order.
@@ -194,9 +203,8 @@ impl Trainer {
         sample_weight: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<(f64, Option<f64>)> {
         with_dtype!(self.model.get().dtype, T => {
-            let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
-            let w = Weights::<T>::new("sample_weight", sample_weight)?;
-            let (x, y) = (x.view(), w.with(y.view()));
+            let data = Data::<T>::new("", x, y, sample_weight)?;
+            let DataSet { x, y } = data.view();
             let tally = py
                 .detach(|| self.locked::<T, _>(|t, m, o| t.backward(m, o, x, y)))
                 .map_err(|e| translate(py, e))?;
@@ -229,9 +237,8 @@ impl Trainer {
         sample_weight: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Option<Sums>> {
         with_dtype!(self.model.get().dtype, T => {
-            let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
-            let w = Weights::<T>::new("sample_weight", sample_weight)?;
-            let (x, y) = (x.view(), w.with(y.view()));
+            let data = Data::<T>::new("", x, y, sample_weight)?;
+            let DataSet { x, y } = data.view();
             let tally = py
                 .detach(|| self.locked::<T, _>(|t, m, o| t.train(m, o, x, y)))
                 .map_err(|e| translate(py, e))?;
@@ -249,9 +256,8 @@ impl Trainer {
         sample_weight: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Option<Sums>> {
         with_dtype!(self.model.get().dtype, T => {
-            let (x, y) = (Features::<T>::new("x", x)?, Answers::<T>::new("y", y)?);
-            let w = Weights::<T>::new("sample_weight", sample_weight)?;
-            let (x, y) = (x.view(), w.with(y.view()));
+            let data = Data::<T>::new("", x, y, sample_weight)?;
+            let DataSet { x, y } = data.view();
             let tally = py.detach(|| self.locked::<T, _>(|t, m, o| t.backward(m, o, x, y)));
             counted(py, tally)
         })
@@ -314,12 +320,11 @@ impl Trainer {
     /// The average in public order and the number of its terms, if there is one.
     fn average(&self, py: Python<'_>) -> Kept<(Py<PyAny>, u64)> {
         with_dtype!(self.model.get().dtype, T => {
-            let copy = self.detached::<T, _>(py, |trainer| {
-                let Some(average) = &trainer.average else { return Ok(None) };
+            let copy = |t: &mut CoreTrainer<T>| {
+                let Some(average) = &t.average else { return Ok(None) };
                 Ok(Some((self.public(&average.values)?, average.count)))
-            });
-            let copy = copy.map_err(|e| translate(py, e))?;
-            Ok(copy.map(|(flat, count)| (vector_out(py, flat), count)))
+            };
+            self.kept(py, copy, |(flat, count)| (vector_out(py, flat), count))
         })
     }
 
@@ -346,9 +351,8 @@ impl Trainer {
     fn gathered(&self, py: Python<'_>) -> Kept<(Py<PyAny>, usize)> {
         let Model { network, isa, .. } = self.model.get();
         with_dtype!(self.model.get().dtype, T => {
-            let copy = self.detached::<T, _>(py, |trainer| trainer.gathered(network, *isa));
-            let copy = copy.map_err(|e| translate(py, e))?;
-            Ok(copy.map(|(flat, batches)| (vector_out(py, flat), batches)))
+            let copy = |t: &mut CoreTrainer<T>| t.gathered(network, *isa);
+            self.kept(py, copy, |(flat, batches)| (vector_out(py, flat), batches))
         })
     }
 
@@ -387,13 +391,12 @@ impl Trainer {
     /// Importance, anchor and strength of the penalty, if there is one.
     fn penalty(&self, py: Python<'_>) -> Kept<(Py<PyAny>, Py<PyAny>, f64)> {
         with_dtype!(self.model.get().dtype, T => {
-            let copy = self.detached::<T, _>(py, |t| {
+            let copy = |t: &mut CoreTrainer<T>| {
                 let Some(penalty) = &t.along.penalty else { return Ok(None) };
                 let [a, b] = [&penalty.importance, &penalty.anchor].map(|x| self.public(x));
                 Ok(Some((a?, b?, penalty.strength)))
-            });
-            let copy = copy.map_err(|e| translate(py, e))?;
-            Ok(copy.map(|(a, b, strength)| (vector_out(py, a), vector_out(py, b), strength)))
+            };
+            self.kept(py, copy, |(a, b, strength)| (vector_out(py, a), vector_out(py, b), strength))
         })
     }
 
@@ -428,11 +431,10 @@ impl Trainer {
     /// The path integral in public order, if there is one.
     fn path(&self, py: Python<'_>) -> Kept<Py<PyAny>> {
         with_dtype!(self.model.get().dtype, T => {
-            let copy = self.detached::<T, _>(py, |t| {
+            let copy = |t: &mut CoreTrainer<T>| {
                 t.along.path.as_ref().map(|path| self.public(&path.values)).transpose()
-            });
-            let copy = copy.map_err(|e| translate(py, e))?;
-            Ok(copy.map(|values| vector_out(py, values)))
+            };
+            self.kept(py, copy, |values| vector_out(py, values))
         })
     }
 
@@ -513,15 +515,14 @@ impl Trainer {
     /// they began, and whether there was no F then.
     fn walk(&self, py: Python<'_>) -> Kept<(Vec<Py<PyAny>>, u64, bool)> {
         with_dtype!(self.model.get().dtype, T => {
-            let copy = self.detached::<T, _>(py, |t| {
+            let copy = |t: &mut CoreTrainer<T>| {
                 let Some(walk) = &t.along.walk else { return Ok(None) };
                 let parts = walk.parts.iter().map(|part| self.public(part)).collect::<Result<Vec<_>, _>>()?;
                 Ok(Some((parts, walk.begun, walk.fresh)))
-            });
-            let copy = copy.map_err(|e| translate(py, e))?;
-            Ok(copy.map(|(parts, begun, fresh)| {
+            };
+            self.kept(py, copy, |(parts, begun, fresh)| {
                 (parts.into_iter().map(|part| vector_out(py, part)).collect(), begun, fresh)
-            }))
+            })
         })
     }
 
