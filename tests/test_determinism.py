@@ -216,6 +216,29 @@ def test_signals_are_answered_during_a_long_call(call):
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer signal")
+def test_signals_are_answered_during_a_long_product_with_the_hessian():
+    """With more rows until it is long enough for that, as it is for 2^21 on the fastest machine."""
+    tw.set_num_threads(1)
+    model = nn.Sequential(nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 64), nn.Linear(64, 1))
+    v, heard = np.ones(model.num_parameters), []
+    before = signal.signal(signal.SIGALRM, lambda *_: heard.append(model(x[:2]).shape))
+    for rows in (2**17, 2**19, 2**21):
+        x, y = np.zeros((rows, 2), np.float32), np.zeros((rows, 1), np.float32)
+        alone = tw.curvature.hvp(model, x, y, v, loss=nn.MSELoss())
+        heard.clear()
+        signal.setitimer(signal.ITIMER_REAL, 1e-3, 1e-3)
+        try:
+            found = tw.curvature.hvp(model, x, y, v, loss=nn.MSELoss())
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        np.testing.assert_array_equal(found, alone)
+        if len(heard) > 4:  # more than before the first part and after the last
+            break
+    signal.signal(signal.SIGALRM, before)
+    assert len(heard) > 4
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer signal")
 def test_ctrl_c_ends_a_fit_in_a_long_validation():
     """Between two of its parts: the last step has been taken, but its epoch has not ended."""
     tw.set_num_threads(1)
