@@ -14,7 +14,7 @@ Added: TypeAlias = tuple[float, float, float, float, Figures] | None
 
 
 class Stepper:
-    """Base of trainers around another one, `inner`, in the end the core's, `core`.
+    """Base of trainers around another one, `inner`, and in the end around that of the core.
 
     They have the methods of the core's trainer. Those that one does not define are of `inner`:
     losses, evaluations, accumulated gradients, averages, penalties.
