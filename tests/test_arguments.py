@@ -425,10 +425,11 @@ PICTURES = {
 def test_a_picture_is_drawn_on_the_axes_given(name):
     plt = pytest.importorskip("matplotlib.pyplot")
     plt.switch_backend("agg")
-    mine, _ = plt.subplots(1, 2)[1]
+    figure, (mine, _) = plt.subplots(1, 2)
+    there = plt.get_fignums()  # other tests may have left some
     try:
         assert PICTURES[name](mine) is mine
         assert mine.has_data()
-        assert len(plt.get_fignums()) == 1
+        assert plt.get_fignums() == there
     finally:
-        plt.close("all")
+        plt.close(figure)
