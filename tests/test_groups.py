@@ -25,12 +25,49 @@ def batch(rng):
 def grouped():
     optimizer = optim.AdamW(lr=1e-2, weight_decay=0.1)
     optimizer.add_group("*.bias", weight_decay=0.0)
-    optimizer.add_group("1.*", weight_decay=0.02, lr_scale=3.0)
+    optimizer.add_group("1.*", lr_scale=3.0)
+    optimizer.add_group("1.weight", weight_decay=0.02)
     return optimizer.add_group("3.weight", lr_scale=0.25)
 
 
-RULES = {"0.weight": (0.1, 1), "1.weight": (0.02, 3), "1.bias": (0.02, 3)}
+RULES = {"0.weight": (0.1, 1), "1.weight": (0.02, 3), "1.bias": (0, 3)}
 RULES |= {"3.weight": (0.1, 0.25), "3.bias": (0, 1)}
+
+
+def test_a_group_leaves_what_others_say_of_its_parameters(batch):
+    """A frozen part, and no decay of biases: in either order, its biases stay frozen."""
+    decay = ("*.bias", {"weight_decay": 0.0}), ("0.*", {"frozen": True})
+    for groups in (decay, decay[::-1]):
+        model = nn.Sequential(nn.Linear(67, 9), nn.Tanh(), nn.Linear(9, 5), dtype="float64", seed=1)
+        optimizer = optim.AdamW(lr=1e-2, weight_decay=0.1)
+        for pattern, options in groups:
+            optimizer.add_group(pattern, **options)
+        before = model.state_dict()
+        trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer)
+        trainer.step(*batch)
+        after = model.state_dict()
+        moved = [name for name in after if not np.array_equal(after[name], before[name])]
+        assert moved == ["2.weight", "2.bias"]
+        optimizer.add_group("0.bias", frozen=False)
+        before = after["0.bias"]
+        trainer.gradient_hook = lambda model: (
+            None
+        )  # the mask of what is frozen, from the same groups
+        trainer.step(*batch)
+        assert not np.array_equal(model.state_dict()["0.bias"], before)
+        assert np.array_equal(model.state_dict()["0.weight"], after["0.weight"])
+
+
+def test_muons_choice_is_left_alone_by_other_groups(rng):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 4), dtype="float64", seed=1)
+    optimizer = optim.Muon(matrices="none", weight_decay=0.0).add_group("0.weight", muon=True)
+    optimizer.add_group("*", lr_scale=2.0)
+    before = model.state_dict()["0.weight"]
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer)
+    trainer.step(rng.standard_normal((6, 4)), rng.standard_normal((6, 4)))
+    step = (model.state_dict()["0.weight"] - before) / (2 * optimizer.lr)
+    # Orthogonal, up to the accuracy of the iteration (its singular values are from 0.7 to 1.2).
+    assert np.abs(np.linalg.svd(step, compute_uv=False) - 1).max() < 0.35
 
 
 @pytest.mark.parametrize("clip", [None, 0.05])
@@ -143,13 +180,16 @@ def test_steps_by_hand_know_groups(batch):
 
 
 def test_of_several_groups_the_last_counts_and_they_can_come_later(batch):
-    trainer = make(optim.SGD(lr=0.1).add_group("*", frozen=True).add_group("3.bias"))
+    trainer = make(optim.SGD(lr=0.1).add_group("*", frozen=True).add_group("3.bias", frozen=False))
     before = trainer.model.state_dict()
     trainer.step(*batch)
     after = trainer.model.state_dict()
     moved = {k for k in before if "running" not in k and (before[k] != after[k]).any()}
     assert moved == {"3.bias"}
-    trainer.optimizer.add_group("3.weight", lr_scale=2.0)
+    trainer.optimizer.add_group("3.weight", lr_scale=2.0)  # which says nothing about that
+    trainer.step(*batch)
+    assert (trainer.model.state_dict()["3.weight"] == after["3.weight"]).all()
+    trainer.optimizer.add_group("3.*", frozen=False)
     trainer.step(*batch)
     assert (trainer.model.state_dict()["3.weight"] != after["3.weight"]).any()
 

@@ -508,7 +508,7 @@ def test_parameters_that_thaw_are_averaged_from_where_they_are(rng):
     trainer.optimizer.add_group("3.*", frozen=True)
     trainer.fit(x, y, epochs=1)
     before = trainer.model.state_dict()["3.weight"]
-    trainer.optimizer.add_group("3.*")
+    trainer.optimizer.add_group("3.*", frozen=False)
     trainer.step(x, y)
     moved = trainer.model.state_dict()["3.weight"] - before
     assert 0 < np.abs(moved).max() < 0.2

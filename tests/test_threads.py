@@ -133,6 +133,36 @@ def test_python_threads_may_share_a_model_for_inference(two_threads):
         assert set(results) == {expected}
 
 
+def test_threads_take_turns_with_a_model():
+    """A thread that calls again at once does not go before one that waits.
+
+    `evaluate` gives the model away every 16,384 rows.
+    """
+    parts = 30
+    model = nn.Sequential(
+        nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)
+    )
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.Adam())
+    x, y = (np.zeros((16_384 * parts, width), np.float32) for width in (4, 2))
+    calls, done = 0, threading.Event()
+
+    def predict():
+        nonlocal calls
+        while not done.is_set():
+            model(x[:1])
+            calls += 1
+
+    other = threading.Thread(target=predict)
+    other.start()
+    while not calls:
+        time.sleep(0.001)
+    before = calls
+    trainer.evaluate(x, y)
+    done.set()
+    other.join()
+    assert calls - before > parts / 4  # without turns, it was 1
+
+
 def test_a_model_can_be_used_while_another_thread_trains_it(two_threads):
     """Calls wait for a step to end; none sees half a step, none is an error."""
     trainer, x, y = make()

@@ -6,7 +6,7 @@ the model's dtype: they are converted batch by batch. Labels are 1-D int64. Anyt
 subclass of ``thalweg.ThalwegError`` and leaves the model unchanged.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, final
 
 import numpy as np
@@ -113,10 +113,9 @@ class Optimizer:
     def add_group(
         self,
         pattern: str,
-        kind: str,
-        options: dict[str, float | bool | str],
-        lr_scale: float,
-        frozen: bool,
+        changes: Mapping[str, float | bool | str],
+        lr_scale: float | None = None,
+        frozen: bool | None = None,
     ) -> None: ...
     def set_lr(self, lr: float) -> None: ...
     # With one of the two limits; returns the norm before.

@@ -1,9 +1,10 @@
 """Muon."""
 
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from thalweg import _checks
-from thalweg.optim._optimizer import Conventions, Optimizer
+from thalweg._habits import takes
+from thalweg.optim._optimizer import OF_GROUPS, Conventions, Optimizer
 
 
 class Muon(Optimizer):
@@ -124,13 +125,14 @@ class Muon(Optimizer):
             convention=convention,
         )
 
+    @takes("add_group()", OF_GROUPS)
     def add_group(
         self,
         pattern: str,
         *,
-        lr_scale: float = 1.0,
+        lr_scale: float | None = None,
         weight_decay: float | None = None,
-        frozen: bool = False,
+        frozen: bool | None = None,
         muon: bool | None = None,
     ) -> Self:
         """Treat the parameters whose names match a pattern differently from the rest.
@@ -139,15 +141,15 @@ class Muon(Optimizer):
         ----------
         pattern : str
             As in `Optimizer.add_group`.
-        lr_scale : float, keyword only, default 1
+        lr_scale : float, keyword only, optional
             As there.
         weight_decay : float, keyword only, optional
             As there.
-        frozen : bool, keyword only, default False
+        frozen : bool, keyword only, optional
             As there.
         muon : bool, keyword only, optional
-            Whether the weights among them take Muon steps or AdamW steps; by default as set by
-            `matrices`.
+            Whether the weights among them take Muon steps or AdamW steps; by default as in earlier
+            groups that match, else as set by `matrices`.
 
         Returns
         -------
@@ -159,7 +161,8 @@ class Muon(Optimizer):
         ArgumentError
             As there.
         """
-        choices, overrides = {}, {}
+        choices: dict[str, Any] = {}
+        overrides: dict[str, float | bool | str] = {}
         if muon is not None:
             choices["muon"] = _checks.flag("muon", muon)
             overrides["matrices"] = "all" if muon else "none"

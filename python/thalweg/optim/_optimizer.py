@@ -16,6 +16,8 @@ from thalweg.optim._arguments import CHECKS, Checks, non_negative
 
 #: The conventions of a method, each with the defaults of arguments that are None.
 Conventions: TypeAlias = Mapping[str, Mapping[str, float]]
+#: Hyper-parameters as the core takes them.
+Options: TypeAlias = Mapping[str, float | bool | str]
 
 #: What to say about update rules of the user's own.
 OWN = (
@@ -26,7 +28,7 @@ OWN = (
 )
 
 #: Other libraries' names for options of a group.
-_OF_GROUPS = {
+OF_GROUPS = {
     **dict.fromkeys(("lr", "learning_rate"), "it is lr_scale, times the optimizer's rate"),
     **dict.fromkeys(("requires_grad", "trainable"), "frozen=True leaves parameters as they are"),
     **dict.fromkeys(("params", "name"), "it is pattern, which matches names such as 0.weight"),
@@ -54,6 +56,8 @@ class Optimizer(Guided):
             "trainer.save(path) writes it with its model; pickle.dumps((model, optimizer)) also "
             "keeps both, and optimizer.state_dict() returns its state",
         ),
+        "reset": "optimizer.load_state_dict(fresh, model), with fresh = optimizer.state_dict() "
+        "from before the first step, makes it forget its averages",
         "minimize": (
             "optimizer.step(model) takes a step along the model's gradients; without a model, "
             "optim.minimize(function, theta, optimizer, steps) takes steps on any function"
@@ -112,19 +116,19 @@ class Optimizer(Guided):
         self._core = _core.Optimizer(kind, self._options)
         self._groups: list[dict[str, Any]] = []
         #: What the core was told of each group, and the model whose names differ in the core.
-        self._told: list[tuple[str, dict[str, float | bool | str], float, bool]] = []
+        self._told: list[tuple[str, Options, float | None, bool | None]] = []
         self._renamed: Sequential | None = None
         #: The model that it belongs to, if any.
         self._owner: Sequential | None = None
 
-    @takes("add_group()", _OF_GROUPS)
+    @takes("add_group()", OF_GROUPS)
     def add_group(
         self,
         pattern: str,
         *,
-        lr_scale: float = 1.0,
+        lr_scale: float | None = None,
         weight_decay: float | None = None,
-        frozen: bool = False,
+        frozen: bool | None = None,
     ) -> Self:
         """Treat the parameters whose names match a pattern differently from the rest.
 
@@ -132,20 +136,22 @@ class Optimizer(Guided):
         ----------
         pattern : str
             A pattern for names in `nn.Sequential.state_dict`: ``"*.bias"``, ``"0.*"``,
-            ``"2.weight"``; ``*`` stands for any characters, ``?`` for one. If several groups match,
-            the last one counts.
-        lr_scale : float, keyword only, default 1
-            Their learning rate as a multiple of the optimizer's, also when that changes.
+            ``"2.weight"``; ``*`` stands for any characters, ``?`` for one. Of several groups that
+            match, each says what it is given, and the last one that says something counts.
+        lr_scale : float, keyword only, optional
+            Their learning rate as a multiple of the optimizer's, also when that changes; by default
+            as in earlier groups that match, else 1.
         weight_decay : float, keyword only, optional
-            Their weight decay; by default the optimizer's.
-        frozen : bool, keyword only, default False
-            Whether to leave them unchanged. Frozen parameters have no gradient, also for a
-            trainer's clipping. (`nn.utils.clip_grad_norm_` does not know about optimizers.) Layers
-            still work as in training: `nn.BatchNorm1d` uses each batch's statistics and updates its
-            running averages, and `nn.Dropout` drops. For features that stay fixed, call the frozen
-            part, ``features = body(x)``, and train a model of the rest on them; or first merge
-            `nn.BatchNorm1d` into the layer before it with `nn.Sequential.fold`. Parameters that a
-            later group unfreezes count their own steps, as in PyTorch.
+            Their weight decay; by default as in earlier groups, else the optimizer's.
+        frozen : bool, keyword only, optional
+            Whether to leave them unchanged; by default as in earlier groups, else False. Frozen
+            parameters have no gradient, also for a trainer's clipping. (`nn.utils.clip_grad_norm_`
+            does not know about optimizers.) Layers still work as in training: `nn.BatchNorm1d` uses
+            each batch's statistics and updates its running averages, and `nn.Dropout` drops. For
+            features that stay fixed, call the frozen part, ``features = body(x)``, and train a
+            model of the rest on them; or first merge `nn.BatchNorm1d` into the layer before it with
+            `nn.Sequential.fold`. Parameters that a later group unfreezes count their own steps, as
+            in PyTorch.
 
         Returns
         -------
@@ -161,7 +167,7 @@ class Optimizer(Guided):
 
         Examples
         --------
-        No weight decay on biases, as is common, and a slower first layer:
+        No weight decay on biases, as is common, and a slower first layer (its bias is both):
 
         >>> from thalweg import optim
         >>> optimizer = optim.AdamW(weight_decay=0.05)
@@ -174,21 +180,24 @@ class Optimizer(Guided):
     def _add_group(
         self,
         pattern: str,
-        lr_scale: float,
+        lr_scale: float | None,
         weight_decay: float | None,
-        frozen: bool,
+        frozen: bool | None,
         choices: Mapping[str, Any] | None = None,
-        overrides: Mapping[str, float | bool | str] | None = None,
+        overrides: Options | None = None,
     ) -> Self:
         if not isinstance(pattern, str):
             raise ArgumentError(f"pattern must be text such as '*.bias'; got {pattern!r}")
-        lr_scale, frozen = _checks.real("lr_scale", lr_scale, 0), _checks.flag("frozen", frozen)
-        options = {**self._options, **(overrides or {})}
+        if lr_scale is not None:
+            lr_scale = _checks.real("lr_scale", lr_scale, 0)
+        if frozen is not None:
+            frozen = _checks.flag("frozen", frozen)
+        changes = dict(overrides or {})
         if weight_decay is not None:
-            if "weight_decay" not in options:
+            if "weight_decay" not in self._options:
                 raise ArgumentError(f"{type(self).__name__} has no weight_decay")
-            options["weight_decay"] = _checks.real("weight_decay", weight_decay, 0)
-        told = pattern, options, lr_scale, frozen
+            changes["weight_decay"] = _checks.real("weight_decay", weight_decay, 0)
+        told = pattern, changes, lr_scale, frozen
         self._tell(self._core, *told)
         self._told.append(told)
         group = {"pattern": pattern, "weight_decay": weight_decay}
@@ -199,16 +208,16 @@ class Optimizer(Guided):
         self,
         core: _core.Optimizer,
         pattern: str,
-        options: dict[str, float | bool | str],
-        lr_scale: float,
-        frozen: bool,
+        changes: Options,
+        lr_scale: float | None,
+        frozen: bool | None,
     ) -> None:
         """Make a group in the core, or several where the core's names differ from the model's."""
         names = [pattern]
         if self._renamed is not None:
             names = _names.of_core(self._renamed, pattern)
         for name in names:
-            core.add_group(name, self._kind, options, lr_scale, frozen)
+            core.add_group(name, changes, lr_scale, frozen)
 
     def _meet(self, model: Sequential) -> None:
         """Bind the groups to the public names of a model's parameters.
@@ -295,8 +304,7 @@ class Optimizer(Guided):
         ArgumentError
             If this optimizer belongs to another model.
         """
-        if not isinstance(model, Sequential):
-            raise ArgumentError(f"step takes the model, an nn.Sequential; got {named(model)}")
+        expect_model(model)
         if model is not self._owner:
             self._meet(model)
             self._belong(model)
@@ -436,7 +444,8 @@ class Optimizer(Guided):
         arguments = {**self._arguments, "lr": self.lr}
         text = f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
         for group in self._groups:
-            text += f".add_group({', '.join(f'{k}={v!r}' for k, v in group.items())})"
+            given = (f"{k}={v!r}" for k, v in group.items() if v is not None)
+            text += f".add_group({', '.join(given)})"
         return text
 
     def __reduce__(self) -> Any:
@@ -469,6 +478,12 @@ def _expect(name: str, value: Any, kind: type, what: str) -> None:
     """Raise unless `value` is a `kind`."""
     if not isinstance(value, kind):
         raise ArgumentError(f"{name} must be {what}; got {type(value)!r}")
+
+
+def expect_model(model: Any) -> None:
+    """Raise unless a step is given a model."""
+    if not isinstance(model, Sequential):
+        raise ArgumentError(f"step takes the model, an nn.Sequential; got {named(model)}")
 
 
 def _ours(kind: type[Optimizer]) -> type[Optimizer]:

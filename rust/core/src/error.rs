@@ -168,6 +168,13 @@ pub enum Error {
         /// The learning rate.
         lr: f64,
     },
+    /// A model that is to be followed holds NaN or infinity.
+    Astray {
+        /// Where.
+        name: String,
+        /// The number.
+        value: f64,
+    },
     /// The outputs became NaN or infinite although the input is finite: the weights are too large.
     Overflow {
         /// Row of the first such output.
@@ -331,6 +338,11 @@ impl fmt::Display for Error {
                 "a parameter has been NaN or infinite since an earlier step, when lr={lr:?} or the gradients were too \
                  large: continue from an earlier save, or from a new model, with a smaller learning rate or clipped \
                  gradients"
+            ),
+            Error::Astray { name, value } => write!(
+                f,
+                "the model to follow holds {value} in {name}: its training diverged. Follow an earlier save of it, or \
+                 a new model; this one is as it was before this call"
             ),
             Error::Overflow { row, column, value } => write!(
                 f,

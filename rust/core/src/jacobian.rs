@@ -52,7 +52,7 @@ impl<T: Element> Model<T> {
             let mut forward = Pass {
                 keep_input: true,
                 check_finite: false,
-                ..Pass::new(network, &mut workspace, params.share(), averages, Some(x), Rows::From(r))
+                ..Pass::new(network, &mut workspace, params.lend(), averages, Some(x), Rows::From(r))
             };
             forward.run();
             debug_assert!(!forward.stopped.load(Ordering::Relaxed));
@@ -66,7 +66,7 @@ impl<T: Element> Model<T> {
                     output_gradient: Some(MatRef::new(&unit, 1, outputs)),
                     packed: r + k > 0, // parameters are the same for all rows
                     weights: Some(WeightTask::gradients(grads.share())),
-                    ..Pass::new(network, &mut workspace, params.share(), averages, None, Rows::From(0))
+                    ..Pass::new(network, &mut workspace, params.lend(), averages, None, Rows::From(0))
                 };
                 backward.run();
                 if let Some(row) = rows.next() {

@@ -46,6 +46,7 @@ pub mod network;
 pub mod optim;
 mod pages;
 pub(crate) mod parallel;
+pub mod parameters;
 mod pass;
 pub mod plan;
 pub mod project;

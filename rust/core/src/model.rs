@@ -12,6 +12,7 @@ use crate::layer::{Layer, batch_norm};
 use crate::network::{Block, Network, Norm, Over};
 use crate::optim::Optimizer;
 use crate::parallel::{self, RUN};
+use crate::parameters::Parameters;
 use crate::pass::{Pass, WeightTask};
 use crate::plan::{Mode, Plan};
 use crate::simd::{Isa, all_finite, lerp, max_abs};
@@ -29,7 +30,7 @@ pub struct Model<T> {
     network: Network,
     isa: Isa,
     /// Parameters, in the arena's order.
-    pub(crate) params: Buffer<T>,
+    pub(crate) params: Parameters<T>,
     /// Gradients, in the same order.
     pub(crate) grads: Buffer<T>,
     /// Running averages of normalizations, in an order of their own.
@@ -76,7 +77,7 @@ impl<T: Element> Model<T> {
         Ok(Model {
             network,
             isa,
-            params,
+            params: Parameters::new(params),
             grads,
             averages,
             draw: Draw { seed, pass: 0 },
@@ -195,10 +196,11 @@ impl<T: Element> Model<T> {
     }
 
     /// Moves towards another model with the same layers: θ ← (1 − τ)·θ + τ·θ_other, for parameters and
-    /// running averages.
+    /// running averages. With τ = 1 it copies, whatever this model holds.
     ///
     /// # Errors
-    /// If `tau` is not between 0 and 1, or the other model has other shapes; nothing is changed then.
+    /// If `tau` is not between 0 and 1, or the other model has other shapes, or a number that is not finite;
+    /// nothing is changed then.
     pub fn follow(&mut self, other: &Model<T>, tau: f64) -> Result<(), Error> {
         if !(0.0..=1.0).contains(&tau) {
             let accepted = "a number from 0 to 1 is needed".to_string();
@@ -220,8 +222,24 @@ impl<T: Element> Model<T> {
             )));
         }
         let isa = self.isa;
-        for (own, others) in [(&mut self.params, &other.params), (&mut self.averages, &other.averages)] {
-            parallel::runs_mut(own, RUN, |run, own| lerp(isa, own, tau, &others[run]));
+        for (all, blocks) in [(&*other.params, others.blocks()), (&other.averages, others.averages())] {
+            if !update::is_finite(isa, all) {
+                let of = |b: &Block| all[b.offset..b.offset + b.len()].iter().find(|x| !x.is_finite());
+                let (name, value) = blocks
+                    .iter()
+                    .find_map(|b| Some((b.name.clone(), of(b)?.to_f64())))
+                    .unwrap_or_else(|| ("its memory".into(), f64::NAN));
+                return Err(Error::Astray { name, value });
+            }
+        }
+        if tau == 0.0 {
+            return Ok(());
+        }
+        for (own, others) in [(&mut *self.params, &*other.params), (&mut self.averages, &other.averages)] {
+            match tau {
+                1.0 => update::copy(own, others),
+                _ => parallel::runs_mut(own, RUN, |run, own| lerp(isa, own, tau, &others[run])),
+            }
         }
         self.pending = false;
         Ok(())
@@ -343,7 +361,7 @@ impl<T: Element> Model<T> {
         let workspace = self.workspaces.get(&self.network, self.isa, Mode::Inference, x.rows())?;
         let mut pass = Pass {
             output: Some(Shared::new(&mut *output)),
-            ..Pass::new(&self.network, workspace, self.params.share(), &self.averages, Some(x), Rows::From(0))
+            ..Pass::new(&self.network, workspace, self.params.lend(), &self.averages, Some(x), Rows::From(0))
         };
         pass.run();
         if pass.stopped.load(Ordering::Relaxed) {
@@ -390,7 +408,7 @@ impl<T: Element> Model<T> {
             ..Pass::new(
                 &self.network,
                 &mut workspace,
-                self.params.share(),
+                self.params.lend(),
                 &self.averages,
                 Some(x),
                 Rows::From(0),
@@ -446,7 +464,7 @@ impl<T: Element> Model<T> {
                 ..Pass::new(
                     &self.network,
                     workspace,
-                    self.params.share(),
+                    self.params.lend(),
                     &self.averages,
                     Some(x),
                     Rows::From(start),
@@ -497,7 +515,7 @@ impl<T: Element> Model<T> {
             output_gradient: Some(output_gradient),
             input_gradient: input_gradient.map(Shared::new),
             weights: parameters.then_some(weights),
-            ..Pass::new(&self.network, workspace, self.params.share(), &self.averages, None, Rows::From(0))
+            ..Pass::new(&self.network, workspace, self.params.lend(), &self.averages, None, Rows::From(0))
         };
         pass.run();
         if parameters {
@@ -525,7 +543,7 @@ impl<T: Element> Model<T> {
 /// A model's parts, see [`Model::parts`].
 pub(crate) struct Parts<'a, T> {
     pub network: &'a Network,
-    pub params: &'a mut Buffer<T>,
+    pub params: &'a mut Parameters<T>,
     pub grads: &'a mut Buffer<T>,
     pub averages: &'a mut Buffer<T>,
 }

@@ -191,6 +191,8 @@ pub struct Workspace<T> {
     other: Option<(Plan, Layout)>,
     /// The memory.
     pub values: Buffer<T>,
+    /// The stamp of the parameters whose transposed weights are in the memory, if there are any.
+    pub transposed: Option<u64>,
     /// The loss of each row.
     pub losses: Vec<RowLoss>,
     /// Measure which of the two plans is faster: for passes that start from the input, and for separate
@@ -209,7 +211,7 @@ impl<T: Element> Workspace<T> {
         let values = Buffer::zeroed("the workspace of a pass", len(&layout, &other))?;
         let losses = zeros("losses of rows", plan.rows)?;
         let (network, trials) = (network.identity(), Default::default());
-        Ok(Workspace { network, plan, layout, other, values, losses, trials })
+        Ok(Workspace { network, plan, layout, other, values, transposed: None, losses, trials })
     }
 
     /// Switches to the plan with as many threads as the next pass should have. Returns whether the choice is
@@ -221,6 +223,7 @@ impl<T: Element> Workspace<T> {
         {
             std::mem::swap(plan, &mut other.0);
             std::mem::swap(layout, &mut other.1);
+            self.transposed = None;
         }
         other.is_some() || plan.is_short()
     }
@@ -232,9 +235,11 @@ impl<T: Element> Workspace<T> {
         self.network.is(network.identity()) && (planned, kept, asked) == (mode, rows, threads)
     }
 
-    /// Fills everything with NaN, so that a test notices whatever is read before it is written.
+    /// Fills everything with NaN, so that a test notices whatever is read before it is written; nothing is kept
+    /// from earlier passes.
     #[cfg(test)]
     pub fn poison(&mut self) {
+        self.transposed = None;
         self.values.fill(T::lit(f64::NAN));
         self.losses.fill(RowLoss { loss: f64::NAN, right: f64::NAN });
     }

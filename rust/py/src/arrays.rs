@@ -7,7 +7,7 @@ use numpy::{
 };
 use pyo3::PyTypeInfo;
 use pyo3::prelude::*;
-use thalweg_core::arena::zeros;
+use thalweg_core::arena::{reserve, zeros};
 use thalweg_core::data::Samples;
 use thalweg_core::loss::{Goals, Targets};
 use thalweg_core::train::DataSet;
@@ -274,9 +274,12 @@ pub fn vector<T: Real>(argument: &str, array: &Bound<'_, PyAny>, len: usize) -> 
         return Err(raise(py, "ShapeError", message));
     }
     let array = array.try_readonly().map_err(|e| raise(py, "DtypeError", format!("{argument}: {e}")))?;
-    let from = array.as_array();
-    let mut values = zeros("a copy of an array", len).map_err(|e| translate(py, e))?;
-    values.iter_mut().zip(from).for_each(|(into, x)| *into = *x);
+    let mut values = Vec::new();
+    reserve("a copy of an array", &mut values, len).map_err(|e| translate(py, e))?;
+    match array.as_slice() {
+        Ok(from) => values.extend_from_slice(from),
+        Err(_) => values.extend(array.as_array()), // strided
+    }
     Ok(values)
 }
 

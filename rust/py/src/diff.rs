@@ -13,7 +13,7 @@ use crate::arrays::{Answers, Matrix, Weights, matrix_out, room, vector, vector_o
 use crate::dtype::{AnyCurvature, AnyJet, Real, with_dtype};
 use crate::errors::translate;
 use crate::fit::POLL;
-use crate::locks::lock;
+use crate::locks::Lock;
 use crate::loss::parse_loss;
 use crate::model::{Model, wrong_dtype};
 
@@ -135,7 +135,7 @@ pub fn jvp(
 #[pyclass(frozen, module = "thalweg._core")]
 pub struct Jet {
     model: Py<Model>,
-    inner: Mutex<AnyJet>,
+    inner: Lock<AnyJet>,
 }
 
 impl Jet {
@@ -146,7 +146,7 @@ impl Jet {
         f: impl FnOnce(&mut CoreJet<T>, &mut thalweg_core::Model<T>) -> Result<R, Error> + Send,
     ) -> PyResult<R> {
         let model = self.model.get();
-        py.detach(|| match T::of(&mut lock(&self.inner)) {
+        py.detach(|| match T::of(&mut self.inner.lock()) {
             Some(jet) => model.locked(|m| f(jet, m)),
             None => Err(wrong_dtype::<T>("jet", model.dtype)),
         })
@@ -165,7 +165,7 @@ impl Jet {
             let jet = CoreJet::new(&model.get().network, along.view(), &orders);
             T::wrap(jet.map_err(|e| translate(py, e))?)
         });
-        Ok(Jet { model: model.clone().unbind(), inner: Mutex::new(inner) })
+        Ok(Jet { model: model.clone().unbind(), inner: Lock::new(inner) })
     }
 
     /// Outputs, then first and second derivatives, one below the other. `own` has directions of each row

@@ -43,6 +43,7 @@ fn class_of(error: &Error) -> &'static str {
         | Error::NothingCounts => "DataError",
         Error::TargetKind { .. } => "DtypeError",
         Error::Diverged { .. }
+        | Error::Astray { .. }
         | Error::Overflow { .. }
         | Error::Lost { .. }
         | Error::VarianceOverflow

@@ -1,6 +1,5 @@
 //! `Fit`: one call of `Trainer.fit`, which can be interrupted and continued from Python.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use thalweg_core::{Error, Fit as CoreFit};
 use crate::arrays::Data;
 use crate::dtype::{AnyFit, Real, either, with_dtype};
 use crate::errors::{raise, translate};
-use crate::locks::lock;
+use crate::locks::Lock;
 use crate::trainer::Trainer;
 
 /// How long the core runs between two polls for Ctrl-C. It stops between two steps, or parts of the data.
@@ -27,9 +26,9 @@ pub struct Fit {
     trainer: Py<Trainer>,
     training: Arrays,
     validation: Option<Arrays>,
-    inner: Mutex<AnyFit>,
+    inner: Lock<AnyFit>,
     /// Epochs that have ended and have not been handed out.
-    ended: Mutex<Vec<Record>>,
+    ended: Lock<Vec<Record>>,
 }
 
 /// Arrays of a data set.
@@ -49,7 +48,7 @@ impl Fit {
     /// Ends the fit because an array cannot be used any more, with model and optimizer as before.
     fn undo<T: Real>(&self, py: Python<'_>, error: &PyErr) -> PyErr {
         let undone = py.detach(|| {
-            let mut fit = lock(&self.inner);
+            let mut fit = self.inner.lock();
             let fit = T::of(&mut fit).expect("of the model's precision");
             self.trainer.get().locked::<T, _>(|t, m, o| {
                 fit.undo(t, m, o);
@@ -119,7 +118,7 @@ impl Fit {
             });
             T::wrap(py.detach(make).map_err(|e| translate(py, e))?)
         });
-        Ok(Fit { trainer, training, validation, inner: Mutex::new(inner), ended: Mutex::new(Vec::new()) })
+        Ok(Fit { trainer, training, validation, inner: Lock::new(inner), ended: Lock::new(Vec::new()) })
     }
 
     #[pyo3(signature = (max_epochs=None, max_seconds=None, max_batches=None))]
@@ -149,7 +148,7 @@ impl Fit {
             loop {
                 // One slice: until the next poll for Ctrl-C.
                 let slice = || -> Result<(usize, bool, bool), Error> {
-                    let mut fit = lock(&self.inner);
+                    let mut fit = self.inner.lock();
                     let fit = T::of(&mut fit).expect("of the model's precision");
                     let slice = Instant::now();
                     let result = trainer.locked::<T, _>(|t, m, o| {
@@ -163,7 +162,7 @@ impl Fit {
                     });
                     // Including epochs that ended before an error.
                     let records = result.as_ref().map_or_else(|_| fit.take_ended(), Vec::clone);
-                    lock(&self.ended).extend(records.iter().map(|r| record(r, has_accuracy)));
+                    self.ended.lock().extend(records.iter().map(|r| record(r, has_accuracy)));
                     result.map(|_| (records.len(), fit.done(), fit.is_validating()))
                 };
                 let (ended, done, validating) = py.detach(slice).map_err(|e| translate(py, e))?;
@@ -179,29 +178,29 @@ impl Fit {
 
     /// Returns the epochs that have ended and have not been handed out because `run` was interrupted.
     fn take_ended(&self) -> Vec<Record> {
-        std::mem::take(&mut lock(&self.ended))
+        std::mem::take(&mut self.ended.lock())
     }
 
     #[getter]
     fn done(&self, py: Python<'_>) -> bool {
-        py.detach(|| either!(&*lock(&self.inner), fit => fit.done()))
+        py.detach(|| either!(&*self.inner.lock(), fit => fit.done()))
     }
 
     #[getter]
     fn undone(&self, py: Python<'_>) -> bool {
-        py.detach(|| either!(&*lock(&self.inner), fit => fit.undone()))
+        py.detach(|| either!(&*self.inner.lock(), fit => fit.undone()))
     }
 
     /// Loss of the last batch, before its update.
     #[getter]
     fn last_loss(&self, py: Python<'_>) -> f64 {
-        py.detach(|| either!(&*lock(&self.inner), fit => fit.last_loss()))
+        py.detach(|| either!(&*self.inner.lock(), fit => fit.last_loss()))
     }
 
     #[getter]
     fn progress(&self, py: Python<'_>) -> (usize, usize, usize, f64, Option<f64>) {
         let (epochs, batch, batches, tally) =
-            py.detach(|| either!(&*lock(&self.inner), fit => fit.progress()));
+            py.detach(|| either!(&*self.inner.lock(), fit => fit.progress()));
         let has_accuracy = self.trainer.get().has_accuracy();
         (epochs, batch, batches, tally.value(), has_accuracy.then(|| tally.accuracy()))
     }

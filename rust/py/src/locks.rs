@@ -1,11 +1,14 @@
-//! Locks that a fork waits for. A child process has none of its parent's threads: what one of them had locked
+//! Locks that a fork waits for, and that threads get in turn. A child process has none of its parent's threads: what one of them had locked
 //! would stay locked and half changed. So `fork` waits for all calls to end, and holds up new ones meanwhile,
 //! as C libraries do for their memory; Python calls [`before_fork`] and [`after_fork`] around it.
+//!
+//! A thread that takes one step after the other would take a plain lock back before a waiting thread is awake:
+//! an actor would wait for hundreds of the learner's steps.
 
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use pyo3::prelude::*;
@@ -76,10 +79,41 @@ impl<T> DerefMut for Guard<'_, T> {
     }
 }
 
-/// Takes a lock, even after a panic of its last holder: the data behind our locks are plain numbers.
-pub fn lock<T>(mutex: &Mutex<T>) -> Guard<'_, T> {
-    let hold = Hold::new();
-    Guard { data: mutex.lock().unwrap_or_else(PoisonError::into_inner), _hold: hold }
+/// A lock.
+pub struct Lock<T> {
+    data: Mutex<T>,
+    /// Threads that found it taken.
+    waiting: AtomicUsize,
+    /// Held by the one of them that is next.
+    gate: Mutex<()>,
+}
+
+impl<T> Lock<T> {
+    pub const fn new(data: T) -> Self {
+        Lock { data: Mutex::new(data), waiting: AtomicUsize::new(0), gate: Mutex::new(()) }
+    }
+
+    /// Waits for the lock and takes it, even after a panic of its last holder: the data behind our locks are
+    /// plain numbers.
+    pub fn lock(&self) -> Guard<'_, T> {
+        let hold = Hold::new();
+        if self.waiting.load(Relaxed) == 0 {
+            match self.data.try_lock() {
+                Ok(data) => return Guard { data, _hold: hold },
+                Err(TryLockError::Poisoned(error)) => {
+                    return Guard { data: error.into_inner(), _hold: hold };
+                }
+                Err(TryLockError::WouldBlock) => {}
+            }
+        }
+        // Whoever has just released it comes here, too, and finds the gate closed.
+        self.waiting.fetch_add(1, Relaxed);
+        let gate = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let data = self.data.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Relaxed);
+        drop(gate);
+        Guard { data, _hold: hold }
+    }
 }
 
 /// 1 if this thread is among the holders, because it forks in a function that one of our calls called.

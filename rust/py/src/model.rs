@@ -1,7 +1,5 @@
 //! `Model`: a network with its parameter values.
 
-use std::sync::Mutex;
-
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use thalweg_core::layer::{
@@ -17,7 +15,7 @@ use thalweg_core::{Dtype, Error, Model as CoreModel};
 use crate::arrays::{Features, Matrix, is_plain, matrix_out, room, vector, vector_out};
 use crate::dtype::{AnyModel, Real, parse, with_dtype};
 use crate::errors::translate;
-use crate::locks::lock;
+use crate::locks::Lock;
 
 /// A network with its parameters and gradients, in one precision.
 #[pyclass(frozen, module = "thalweg._core")]
@@ -26,7 +24,7 @@ pub struct Model {
     /// The structure never changes, so it can be read while the model is in use.
     pub network: Network,
     pub isa: Isa,
-    inner: Mutex<AnyModel>,
+    inner: Lock<AnyModel>,
 }
 
 impl Model {
@@ -44,7 +42,7 @@ impl Model {
         &self,
         f: impl FnOnce(&mut CoreModel<T>) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        match T::of(&mut lock(&self.inner)) {
+        match T::of(&mut self.inner.lock()) {
             Some(model) => f(model),
             None => Err(wrong_dtype::<T>("model", self.dtype)),
         }
@@ -135,7 +133,7 @@ impl Model {
             with_dtype!(dtype, T => {
                 let model = CoreModel::<T>::new(layers, seed)?;
                 let (network, isa) = (model.network().clone(), model.isa());
-                Ok(Model { dtype, network, isa, inner: Mutex::new(T::wrap(model)) })
+                Ok(Model { dtype, network, isa, inner: Lock::new(T::wrap(model)) })
             })
         };
         py.detach(build).map_err(|e| translate(py, e))

@@ -1,7 +1,6 @@
 //! `Optimizer`: hyper-parameters, and the state that belongs to one model.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -15,7 +14,7 @@ use thalweg_core::{Dtype, Error};
 use crate::arrays::{vector, vector_out};
 use crate::dtype::{Any, AnyOptimizer, Kind, Real, either, with_dtype};
 use crate::errors::translate;
-use crate::locks::lock;
+use crate::locks::Lock;
 use crate::model::Model;
 
 /// The state, and the model that it belongs to.
@@ -33,7 +32,7 @@ struct Inner {
 /// An optimizer. Its first step binds it to a model.
 #[pyclass(frozen, module = "thalweg._core")]
 pub struct Optimizer {
-    inner: Mutex<Inner>,
+    inner: Lock<Inner>,
 }
 
 /// A hyper-parameter as given by Python.
@@ -59,7 +58,7 @@ impl Optimizer {
         model: &Py<Model>,
         f: impl FnOnce(&mut CoreOptimizer<T>) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         let Inner { config, groups, bond } = &mut *inner;
         let bond = match bond {
             Some(bond) => bond,
@@ -110,25 +109,25 @@ impl Optimizer {
     fn new(py: Python<'_>, kind: &str, options: BTreeMap<String, Given>) -> PyResult<Self> {
         let options = options.into_iter().map(|(name, value)| (name, value.into())).collect();
         let config = Config::new(kind, &options).map_err(|e| translate(py, e))?;
-        Ok(Optimizer { inner: Mutex::new(Inner { config, groups: Vec::new(), bond: None }) })
+        Ok(Optimizer { inner: Lock::new(Inner { config, groups: Vec::new(), bond: None }) })
     }
 
-    /// Adds a parameter group; `options` as for a new optimizer of this kind.
+    /// Adds a parameter group; what is left out is as in earlier groups, or as the optimizer has it.
+    #[pyo3(signature = (pattern, changes, lr_scale=None, frozen=None))]
     fn add_group(
         &self,
         py: Python<'_>,
         pattern: String,
-        kind: &str,
-        options: BTreeMap<String, Given>,
-        lr_scale: f64,
-        frozen: bool,
+        changes: BTreeMap<String, Given>,
+        lr_scale: Option<f64>,
+        frozen: Option<bool>,
     ) -> PyResult<()> {
-        let options = options.into_iter().map(|(name, value)| (name, value.into())).collect();
+        let changes = changes.into_iter().map(|(name, value)| (name, value.into())).collect();
         let add = || {
-            let config = Config::new(kind, &options)?;
-            let mut inner = lock(&self.inner);
+            let mut inner = self.inner.lock();
+            inner.config.with(&changes)?;
             let mut groups = inner.groups.clone();
-            groups.push(Group { pattern, config, lr_scale, frozen });
+            groups.push(Group { pattern, changes, lr_scale, frozen });
             if let Some(Bond { model, state }) = &mut inner.bond {
                 let network = &model.get().network;
                 either!(state, state => state.set_groups(&groups, network)?);
@@ -141,24 +140,24 @@ impl Optimizer {
 
     #[getter]
     fn lr(&self, py: Python<'_>) -> f64 {
-        py.detach(|| lock(&self.inner).config.lr())
+        py.detach(|| self.inner.lock().config.lr())
     }
 
     #[getter]
     fn is_elementwise(&self, py: Python<'_>) -> bool {
-        py.detach(|| lock(&self.inner).config.is_elementwise())
+        py.detach(|| self.inner.lock().config.is_elementwise())
     }
 
     #[getter]
     fn steps(&self, py: Python<'_>) -> u64 {
-        py.detach(|| match &lock(&self.inner).bond {
+        py.detach(|| match &self.inner.lock().bond {
             Some(bond) => either!(&bond.state, state => state.steps),
             None => 0,
         })
     }
 
     fn set_lr(&self, py: Python<'_>, lr: f64) -> PyResult<()> {
-        py.detach(|| lock(&self.inner).config.set_lr(lr)).map_err(|e| translate(py, e))
+        py.detach(|| self.inner.lock().config.set_lr(lr)).map_err(|e| translate(py, e))
     }
 
     /// Clips a model's gradients, without those of frozen parameters.
@@ -180,7 +179,7 @@ impl Optimizer {
     fn belongs(&self, py: Python<'_>, model: &Bound<'_, Model>) -> bool {
         let owner = model.as_ptr() as usize;
         py.detach(|| {
-            lock(&self.inner).bond.as_ref().is_some_and(|bond| bond.model.as_ptr() as usize == owner)
+            self.inner.lock().bond.as_ref().is_some_and(|bond| bond.model.as_ptr() as usize == owner)
         })
     }
 
@@ -215,7 +214,7 @@ impl Optimizer {
         }
         // Copied detached, because a fit may hold the lock; turned into arrays attached.
         let copy = py.detach(|| {
-            let inner = lock(&self.inner);
+            let inner = self.inner.lock();
             let scalars = inner.config.scalars();
             let copy = |bond: &Bond| {
                 let Model { network, isa, .. } = bond.model.get();
@@ -305,7 +304,7 @@ impl Optimizer {
             Ok(T::wrap(optimizer))
         }
         let (mut config, groups) = py.detach(|| {
-            let inner = lock(&self.inner);
+            let inner = self.inner.lock();
             (inner.config, inner.groups.clone())
         });
         config.set_lr(lr).map_err(|e| translate(py, e))?;
@@ -316,7 +315,7 @@ impl Optimizer {
         };
         let bond = Bond { model: model.clone().unbind(), state };
         let before = py.detach(|| {
-            let mut inner = lock(&self.inner);
+            let mut inner = self.inner.lock();
             inner.config = config;
             inner.bond.replace(bond)
         });

@@ -1,7 +1,5 @@
 //! `Trainer`: connects a model, a loss and an optimizer.
 
-use std::sync::Mutex;
-
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use thalweg_core::along::coupled::Coupled;
@@ -21,7 +19,7 @@ use crate::along::{Coupling, block, memory};
 use crate::arrays::{Answers, Data, Features, Matrix, Weights, is_plain, vector, vector_out};
 use crate::dtype::{AnyTrainer, Real, with_dtype};
 use crate::errors::translate;
-use crate::locks::lock;
+use crate::locks::Lock;
 use crate::loss::parse_loss;
 use crate::model::Model;
 use crate::optimizer::Optimizer;
@@ -48,14 +46,14 @@ fn counted(py: Python<'_>, tally: Result<Tally, Error>) -> PyResult<Option<Sums>
 pub struct Trainer {
     pub model: Py<Model>,
     pub optimizer: Py<Optimizer>,
-    loss: Mutex<Loss>,
-    inner: Mutex<AnyTrainer>,
+    loss: Lock<Loss>,
+    inner: Lock<AnyTrainer>,
 }
 
 impl Trainer {
     /// Whether rows can be right or wrong, so that there is an accuracy.
     pub fn has_accuracy(&self) -> bool {
-        lock(&self.loss).has_accuracy()
+        self.loss.lock().has_accuracy()
     }
 
     /// Runs `f` on the trainer, its model and its optimizer; must be called detached.
@@ -63,7 +61,7 @@ impl Trainer {
         &self,
         f: impl FnOnce(&mut CoreTrainer<T>, &mut CoreModel<T>, &mut CoreOptimizer<T>) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        let mut inner = lock(&self.inner);
+        let mut inner = self.inner.lock();
         let trainer = T::of(&mut inner).expect("of the model's precision");
         let model = self.model.get();
         model.locked::<T, _>(|m| self.optimizer.get().locked::<T, _>(&self.model, |o| f(trainer, m, o)))
@@ -77,7 +75,7 @@ impl Trainer {
         py: Python<'_>,
         f: impl FnOnce(&mut CoreTrainer<T>) -> R + Send,
     ) -> R {
-        py.detach(|| f(T::of(&mut lock(&self.inner)).expect("of the model's precision")))
+        py.detach(|| f(T::of(&mut self.inner.lock()).expect("of the model's precision")))
     }
 
     /// Runs an evaluation part by part, with looks for Ctrl-C between them.
@@ -147,7 +145,7 @@ impl Trainer {
             let loss = objective.loss;
             let trainer = CoreTrainer::<T>::with_options(objective, options).map_err(|e| translate(py, e))?;
             let inner = T::wrap(trainer);
-            Ok(Trainer { model, optimizer, loss: Mutex::new(loss), inner: Mutex::new(inner) })
+            Ok(Trainer { model, optimizer, loss: Lock::new(loss), inner: Lock::new(inner) })
         })
     }
 
@@ -158,7 +156,7 @@ impl Trainer {
             let kind = objective.loss;
             let set = || self.locked::<T, _>(|trainer, model, _| trainer.set_objective(objective, model));
             py.detach(set).map_err(|e| translate(py, e))?;
-            *lock(&self.loss) = kind;
+            *self.loss.lock() = kind;
             Ok(())
         })
     }
@@ -179,13 +177,13 @@ impl Trainer {
         with_dtype!(self.model.get().dtype, T => {
             let column = || {
                 let outputs = self.model.get().network.outputs();
-                !lock(&self.loss).takes_labels()
+                !self.loss.lock().takes_labels()
                     && self.detached::<T, _>(py, |t| t.objective().target_width(outputs) == 1)
             };
             let (y, w) = (Answers::<T>::for_step(y, column), Weights::<T>::for_step(sample_weight));
             let (Ok(x), Some(y), Some(w)) = (Features::<T>::new("x", x), y, w) else { return Ok(None) };
             let (x, y) = (x.view(), y.view());
-            if matches!(y, Targets::Labels(_)) && !lock(&self.loss).takes_labels() {
+            if matches!(y, Targets::Labels(_)) && !self.loss.lock().takes_labels() {
                 return Ok(None);
             }
             let y = w.with(y);

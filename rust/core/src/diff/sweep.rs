@@ -72,7 +72,7 @@ impl<T: Element> Sweep<T> {
         let Parts { network, params, averages, .. } = model.still_parts();
         let mut pass = Pass {
             keep_input: true,
-            ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(rows.start))
+            ..Pass::new(network, workspace, params.lend(), averages, Some(x), Rows::From(rows.start))
         };
         pass.run();
         if pass.stopped.load(Ordering::Relaxed) {
@@ -104,7 +104,7 @@ impl<T: Element> Sweep<T> {
             packed: k > 0,
             check_finite: false,
             output_gradient: Some(MatRef::new(&self.slope, len, outputs)),
-            ..Pass::new(network, workspace, params.share(), averages, None, Rows::From(0))
+            ..Pass::new(network, workspace, params.lend(), averages, None, Rows::From(0))
         };
         pass.run();
     }
@@ -116,7 +116,7 @@ impl<T: Element> Sweep<T> {
         let mut pass = Pass {
             check_finite: false,
             weights: Some(task),
-            ..Pass::new(network, workspace, params.share(), averages, None, Rows::From(0))
+            ..Pass::new(network, workspace, params.lend(), averages, None, Rows::From(0))
         };
         pass.run();
     }

@@ -9,7 +9,7 @@
 
 use crate::element::Element;
 use crate::simd::{Isa, Op, Simd, dispatch, prefetch_later};
-use crate::view::MatRef;
+use crate::view::{MatMut, MatRef};
 
 /// Columns of a panel: two of the widest vectors, and a multiple of every kernel's width.
 pub const PANEL: usize = 32;
@@ -292,6 +292,44 @@ pub(crate) fn copy_panel<T: Element, S: Simd<T>>(s: S, m: MatRef<'_, T>, panel: 
             }
         }
     }
+}
+
+/// `into[p · step + i] = m[i, p]`
+///
+/// # Safety
+/// Those elements must be valid for writing.
+pub unsafe fn transpose_part<T: Element>(isa: Isa, m: MatRef<'_, T>, into: *mut T, step: usize) {
+    struct Run<'a, T>(MatRef<'a, T>, *mut T, usize);
+    impl<T: Element> Op<T> for Run<'_, T> {
+        type Output = ();
+        #[inline(always)]
+        fn eval<S: Simd<T>>(self, s: S) {
+            let Run(m, into, step) = self;
+            assert_eq!(m.col_stride(), 1);
+            for i in (0..m.rows()).step_by(S::N) {
+                for p in (0..m.cols()).step_by(S::N) {
+                    let (rows, cols) = (S::N.min(m.rows() - i), S::N.min(m.cols() - p));
+                    // SAFETY: the square lies inside `m`, and the caller promises that its transpose can be
+                    // written.
+                    unsafe {
+                        let from = m.as_ptr().add(i * m.row_stride() + p);
+                        s.transpose(from, m.row_stride(), into.add(p * step + i), step, rows, cols);
+                    }
+                }
+            }
+        }
+    }
+    dispatch(isa, Run(m, into, step));
+}
+
+/// `into[j, i] = from[i, j]`, for at most as many rows and columns as a vector has lanes.
+#[inline(always)]
+pub(crate) fn transpose_square<T: Element, S: Simd<T>>(s: S, from: MatRef<'_, T>, mut into: MatMut<'_, T>) {
+    let (rows, cols) = (from.rows(), from.cols());
+    assert!(rows <= S::N && cols <= S::N && from.col_stride() == 1);
+    assert_eq!([into.rows(), into.cols()], [cols, rows]);
+    // SAFETY: both views are of this shape.
+    unsafe { s.transpose(from.as_ptr(), from.row_stride(), into.as_mut_ptr(), into.row_stride(), rows, cols) }
 }
 
 /// Copies a short run of elements.

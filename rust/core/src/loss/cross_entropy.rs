@@ -4,7 +4,7 @@
 use super::classes::{first_of, lanes, vector};
 use super::{Class, Objective, RowLoss, Rows, heads};
 use crate::element::Element;
-use crate::gemm::pack::copy_panel;
+use crate::gemm::pack::transpose_square;
 use crate::simd::{MAX_LANES, Simd, zip_map};
 use crate::view::{MatMut, MatRef};
 
@@ -66,69 +66,82 @@ fn few<T: Element, S: Simd<T>>(
     losses: &mut [RowLoss],
 ) {
     let classes = rows.output.cols();
-    let mut columns = [T::ZERO; MAX_LANES * MAX_LANES];
+    let number = |j: usize| s.splat(T::lit(j as f64));
+    let half = s.splat(T::lit(0.5));
+    // A column of outputs, later of exponentials, in each row.
+    let mut square = Square([[T::ZERO; MAX_LANES]; MAX_LANES]);
+    let columns = &mut square.0[..classes];
     for (chunk, losses) in losses.chunks_mut(S::N).enumerate() {
         let (first, n) = (chunk * S::N, losses.len());
-        let output = rows.output.block(first, n, 0, classes);
-        let columns = &mut columns[..classes * n];
-        copy_panel(s, output, columns);
-        let (mut scales, mut taken) = ([T::lit(rows.scale); MAX_LANES], [(0, 1.0); MAX_LANES]);
-        for (i, (label, weight)) in taken[..n].iter_mut().enumerate() {
+        let lanes = MatMut::strided(columns.as_flattened_mut(), classes, n, MAX_LANES);
+        transpose_square(s, rows.output.block(first, n, 0, classes), lanes);
+        let (mut scales, mut weights) = ([T::lit(rows.scale); MAX_LANES], [1.0; MAX_LANES]);
+        let mut numbers = [T::ZERO; MAX_LANES];
+        let mut wrong = [false; MAX_LANES];
+        for i in 0..n {
             let row = rows.chosen.at(first + i);
-            *label = labels[row];
-            if let Some(weights) = rows.goals.weights {
-                *weight = weights[row].to_f64();
-                scales[i] = T::lit(rows.scale * *weight);
+            if let Some(given) = rows.goals.weights {
+                weights[i] = given[row].to_f64();
+                scales[i] = T::lit(rows.scale * weights[i]);
+            }
+            match objective.class(labels[row], classes) {
+                Class::Is(class) => numbers[i] = T::lit(class as f64),
+                Class::Wrong => wrong[i] = true,
+                Class::Ignored => weights[i] = 0.0,
             }
         }
 
-        let mut top = s.load_partial(&columns[..n]);
-        for j in 1..classes {
-            top = s.max(top, s.load_partial(&columns[j * n..(j + 1) * n]));
+        let mut top = s.load(&columns[0]);
+        for column in &columns[1..] {
+            top = s.max(top, s.load(column));
         }
-        let (mut sum, mut best) = (s.splat(T::ZERO), s.splat(T::ZERO));
-        for j in (0..classes).rev() {
-            let o = s.load_partial(&columns[j * n..(j + 1) * n]);
-            best = s.select(s.lt(o, top), best, s.splat(T::lit(j as f64))); // the first, in the end
+        let label = s.load(&numbers);
+        let [mut sum, mut best, mut chosen] = [s.splat(T::ZERO); 3];
+        for (j, column) in columns.iter_mut().enumerate().rev() {
+            let o = s.load(column);
+            best = s.select(s.lt(o, top), best, number(j)); // the first, in the end
+            let this = s.lt(s.abs(s.sub(label, number(j))), half);
+            chosen = s.select(this, o, chosen);
             let e = T::exp(s, s.sub(o, top));
-            s.store_partial(&mut columns[j * n..(j + 1) * n], e);
+            s.store(column, e);
             sum = s.add(sum, e);
         }
         let ln = T::ln(s, sum);
-        let factor = s.div(s.load(&scales), sum);
-        let [mut tops, mut lns, mut bests] = [[T::ZERO; MAX_LANES]; 3];
+        if let Some(grad) = &mut grad {
+            let scale = s.load(&scales);
+            let factor = s.div(scale, sum);
+            for (j, column) in columns.iter_mut().enumerate() {
+                let slope = s.mul(s.load(column), factor);
+                let this = s.lt(s.abs(s.sub(label, number(j))), half);
+                s.store(column, s.select(this, s.sub(slope, scale), slope));
+            }
+            let lanes = MatRef::strided(columns.as_flattened(), classes, n, MAX_LANES, 1);
+            transpose_square(s, lanes, grad.block(first, n, 0, classes));
+        }
+        let [mut tops, mut lns, mut bests, mut chosens] = [[T::ZERO; MAX_LANES]; 4];
         s.store(&mut tops, top);
         s.store(&mut lns, ln);
         s.store(&mut bests, best);
-        if let Some(grad) = &mut grad {
-            for j in 0..classes {
-                let slope = s.mul(s.load_partial(&columns[j * n..(j + 1) * n]), factor);
-                s.store_partial(&mut columns[j * n..(j + 1) * n], slope);
-            }
-            let mut part = grad.block(first, n, 0, classes);
-            copy_panel(s, MatRef::new(columns, classes, n), part.joined().row_mut(0));
-        }
-        for (i, (into, (label, weight))) in losses.iter_mut().zip(taken).enumerate() {
-            let slope = grad.as_mut().map(|grad| grad.row_mut(first + i));
-            match objective.class(label, classes) {
-                Class::Wrong => *into = RowLoss::WRONG,
-                Class::Is(class) if weight != 0.0 => {
-                    if let Some(row) = slope {
-                        row[class] = row[class] - scales[i];
-                    }
-                    let chosen = output.at(i, class);
-                    let loss = tops[i].to_f64() - chosen.to_f64() + lns[i].to_f64();
-                    let right = chosen == tops[i] && bests[i] == T::lit(class as f64);
-                    *into = RowLoss { loss: weight * loss, right: weight * f64::from(right) };
-                }
-                _ => {
-                    slope.into_iter().for_each(|row| row.fill(T::ZERO));
-                    *into = RowLoss::default();
+        s.store(&mut chosens, chosen);
+        for (i, into) in losses.iter_mut().enumerate() {
+            let loss = tops[i].to_f64() - chosens[i].to_f64() + lns[i].to_f64();
+            let right = chosens[i] == tops[i] && bests[i] == numbers[i];
+            *into = RowLoss { loss: weights[i] * loss, right: weights[i] * f64::from(right) };
+            if wrong[i] {
+                *into = RowLoss::WRONG;
+            } else if weights[i] == 0.0 {
+                *into = RowLoss::default();
+                if let Some(grad) = &mut grad {
+                    grad.row_mut(first + i).fill(T::ZERO);
                 }
             }
         }
     }
 }
+
+/// Memory for a square of lanes, on cache lines of its own.
+#[repr(align(64))]
+struct Square<T>([[T; MAX_LANES]; MAX_LANES]);
 
 /// The loss of a row without its logarithm, whose argument is returned as well.
 #[inline(always)]

@@ -2,6 +2,7 @@
 
 use super::classes::lanes;
 use super::{RowLoss, Rows};
+use crate::data;
 use crate::element::Element;
 use crate::simd::{MAX_LANES, Simd};
 use crate::view::{MatMut, MatRef};
@@ -22,16 +23,47 @@ pub fn few<T: Element, S: Simd<T>, const N: usize>(
     if 2 * cols > S::N || targets.cols() != cols || rows.goals.weights.is_some() || !dense {
         return false;
     }
+    // Lengths known in advance: loops and copies of unknown length take several times as long as the rest.
+    match cols {
+        1 => known(s, rows, targets, grad, losses, 1, f),
+        2 => known(s, rows, targets, grad, losses, 2, f),
+        3 => known(s, rows, targets, grad, losses, 3, f),
+        _ => known(s, rows, targets, grad, losses, cols, f),
+    }
+    true
+}
+
+/// [`few`] for rows of `cols` elements.
+#[inline(always)]
+fn known<T: Element, S: Simd<T>, const N: usize>(
+    s: S,
+    rows: &Rows<'_, T>,
+    targets: MatRef<'_, T>,
+    grad: &mut Option<MatMut<'_, T>>,
+    losses: &mut [RowLoss],
+    cols: usize,
+    f: impl Fn([S::V; 2]) -> ([S::V; N], [S::V; 1]),
+) {
     let factor = s.splat(T::lit(rows.scale));
     let at_once = S::N / cols.max(1);
+    let output = rows.output;
     for (chunk, losses) in losses.chunks_mut(at_once).enumerate() {
         let (first, n) = (chunk * at_once, losses.len());
-        let mut goals = [T::ZERO; MAX_LANES];
-        for (i, goal) in goals[..n * cols].chunks_exact_mut(cols).enumerate() {
-            goal.copy_from_slice(targets.row(rows.chosen.at(first + i)));
-        }
+        let goals = match rows.chosen {
+            // The targets lie as the outputs do.
+            data::Rows::From(start) if targets.is_dense() => {
+                s.load_partial(targets.block(start + first, n, 0, cols).joined().row(0))
+            }
+            chosen => {
+                let mut goals = [T::ZERO; MAX_LANES];
+                for (i, goal) in goals[..n * cols].chunks_exact_mut(cols).enumerate() {
+                    goal.copy_from_slice(targets.row(chosen.at(first + i)));
+                }
+                s.load(&goals)
+            }
+        };
         let part = output.block(first, n, 0, cols).joined().row(0);
-        let (values, [slope]) = f([s.load_partial(part), s.load(&goals)]);
+        let (values, [slope]) = f([s.load_partial(part), goals]);
         if let Some(grad) = grad {
             let mut part = grad.block(first, n, 0, cols);
             s.store_partial(part.joined().row_mut(0), s.mul(slope, factor));
@@ -47,7 +79,6 @@ pub fn few<T: Element, S: Simd<T>, const N: usize>(
             *into = RowLoss { loss: sum(&sums[0]), right: sums.get(1).map_or(0.0, sum) };
         }
     }
-    true
 }
 
 /// Goes through slices of the same length together: for each place, `f` returns the N values to be summed,

@@ -3,22 +3,42 @@
 
 use std::ops::Range;
 
-use super::{Config, Scalars, Step};
+use super::{Config, Options, Scalars, Step};
 use crate::error::Error;
 use crate::network::Block;
 
-/// Parameters with hyper-parameters of their own.
-#[derive(Clone, Debug, PartialEq)]
+/// Parameters that differ from the rest in what is given here. Of several groups that a parameter belongs to,
+/// each says what it says, and the last one that says something counts.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Group {
     /// Names that belong to the group, such as `0.*` or `*.bias`: `*` stands for any characters, `?` for one.
     pub pattern: String,
-    /// Its hyper-parameters, of the same kind of optimizer, except for the learning rate, which is the
-    /// optimizer's.
-    pub config: Config,
+    /// Hyper-parameters, by name; but not the learning rate, which is the optimizer's.
+    pub changes: Options,
     /// Factor applied to the optimizer's learning rate.
-    pub lr_scale: f64,
+    pub lr_scale: Option<f64>,
     /// Whether these parameters stay as they are.
-    pub frozen: bool,
+    pub frozen: Option<bool>,
+}
+
+/// What the groups of some parameters say together.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Setting {
+    pub(super) config: Config,
+    pub(super) lr_scale: f64,
+    pub(super) frozen: bool,
+}
+
+impl Setting {
+    fn of<'g>(groups: impl Iterator<Item = &'g Group>, config: &Config) -> Result<Self, Error> {
+        let mut setting = Setting { config: *config, lr_scale: 1.0, frozen: false };
+        for group in groups {
+            setting.config = setting.config.with(&group.changes)?;
+            setting.lr_scale = group.lr_scale.unwrap_or(setting.lr_scale);
+            setting.frozen = group.frozen.unwrap_or(setting.frozen);
+        }
+        Ok(setting)
+    }
 }
 
 /// A block of the arena, with what sets it apart from others.
@@ -26,8 +46,8 @@ pub struct Group {
 pub(super) struct Member {
     /// Its place.
     pub(super) range: Range<usize>,
-    /// The group that it belongs to.
-    pub(super) group: Option<usize>,
+    /// Its setting, if it belongs to any group.
+    pub(super) setting: Option<usize>,
     /// Its time, if it was frozen during some of the optimizer's steps.
     pub(super) clock: Option<Clock>,
 }
@@ -44,9 +64,13 @@ pub struct Clock {
 /// Clocks by the names of their blocks.
 pub type Clocks = Vec<(String, Clock)>;
 
-/// Finds the groups of the blocks of a network, in the arena's order. If several groups match, the last one
-/// counts.
-pub(super) fn members(groups: &[Group], blocks: &[Block]) -> Result<Vec<Member>, Error> {
+/// The blocks of a network in the arena's order, and the settings of those that belong to groups of an
+/// optimizer.
+pub(super) fn members(
+    groups: &[Group],
+    blocks: &[Block],
+    config: &Config,
+) -> Result<(Vec<Member>, Vec<Setting>), Error> {
     for group in groups {
         if !blocks.iter().any(|b| matches(&group.pattern, &b.name)) {
             let names: Vec<_> = blocks.iter().map(|b| b.name.as_str()).collect();
@@ -55,11 +79,21 @@ pub(super) fn members(groups: &[Group], blocks: &[Block]) -> Result<Vec<Member>,
             return Err(Error::Argument { name: "pattern", value, accepted });
         }
     }
-    let of = |b: &Block| groups.iter().rposition(|g| matches(&g.pattern, &b.name));
-    let member = |b: &Block| Member { range: b.offset..b.offset + b.len(), group: of(b), clock: None };
-    let mut members: Vec<_> = blocks.iter().map(member).collect();
+    // Which groups have been found together so far.
+    let mut together: Vec<Vec<usize>> = Vec::new();
+    let mut members = Vec::new();
+    for block in blocks {
+        let own: Vec<_> = (0..groups.len()).filter(|&i| matches(&groups[i].pattern, &block.name)).collect();
+        let known = together.iter().position(|other| *other == own);
+        let setting = (!own.is_empty()).then(|| known.unwrap_or(together.len()));
+        if known.is_none() && !own.is_empty() {
+            together.push(own);
+        }
+        members.push(Member { range: block.offset..block.offset + block.len(), setting, clock: None });
+    }
     members.sort_by_key(|m| m.range.start);
-    Ok(members)
+    let setting = |own: Vec<usize>| Setting::of(own.into_iter().map(|i| &groups[i]), config);
+    Ok((members, together.into_iter().map(setting).collect::<Result<_, _>>()?))
 }
 
 /// Whether a name matches a pattern of `*` and `?`.
@@ -148,7 +182,7 @@ mod tests {
     #[test]
     fn parts_cover_a_range_and_change_where_blocks_do() {
         let step = Config::Sgd(super::super::Sgd::default()).at(1, &super::super::Scalars::default());
-        let member = |range| Member { range, group: None, clock: None };
+        let member = |range| Member { range, setting: None, clock: None };
         let members = [member(10..14), member(16..20)];
         let steps = Steps { usual: step, apart: &[None, Some(step)], members: &members };
         let parts: Vec<_> = steps.parts(8..18).map(|(r, s)| (r, s.is_some())).collect();

@@ -16,6 +16,9 @@ pub(super) trait Method: Copy + Default {
     /// Reads the hyper-parameters from options of the same names.
     fn read(options: &Options) -> Result<Self, Error>;
 
+    /// With other values for some of them.
+    fn with(self, changes: &Options) -> Result<Self, Error>;
+
     /// Reports the first one that is out of range.
     fn check(&self) -> Result<(), Error>;
 
@@ -236,16 +239,31 @@ pub(super) fn field<F: Field>(options: &Options, name: &'static str) -> Result<F
     F::read(name, value)
 }
 
-/// [`Method::read`] for a struct with these fields.
+/// Checks that all options are among these.
+pub(super) fn known(options: &Options, fields: &[&str]) -> Result<(), Error> {
+    match options.keys().find(|name| !fields.contains(&name.as_str())) {
+        Some(name) => {
+            let text = format!("there is no option {name:?}; the options are {}", fields.join(", "));
+            Err(Error::Mismatch(text))
+        }
+        None => Ok(()),
+    }
+}
+
+/// [`Method::read`] and [`Method::with`] for a struct with these fields.
 macro_rules! options {
     ($($field:ident),+ $(,)?) => {
         fn read(options: &$crate::optim::Options) -> Result<Self, $crate::Error> {
-            const FIELDS: &[&str] = &[$(stringify!($field)),+];
-            if let Some(name) = options.keys().find(|name| !FIELDS.contains(&name.as_str())) {
-                let text = format!("there is no option {name:?}; the options are {}", FIELDS.join(", "));
-                return Err($crate::Error::Mismatch(text));
-            }
+            $crate::optim::method::known(options, &[$(stringify!($field)),+])?;
             Ok(Self { $($field: $crate::optim::method::field(options, stringify!($field))?),+ })
+        }
+
+        fn with(mut self, changes: &$crate::optim::Options) -> Result<Self, $crate::Error> {
+            $crate::optim::method::known(changes, &[$(stringify!($field)),+])?;
+            $(if changes.contains_key(stringify!($field)) {
+                self.$field = $crate::optim::method::field(changes, stringify!($field))?;
+            })+
+            Ok(self)
         }
     };
 }

@@ -40,7 +40,7 @@ pub use whole::{Adafactor, Lamb, Muon, Prodigy, Shampoo, step};
 
 use std::ops::Range;
 
-use groups::Member;
+use groups::{Member, Setting};
 use method::{Formula, Method, argument};
 use whole::{Room, Whole};
 
@@ -121,6 +121,15 @@ macro_rules! optimizers {
                         return Err(argument("optimizer", format!("{kind:?}"), accepted));
                     }
                 };
+                config.check().map(|()| config)
+            }
+
+            /// With other values for some hyper-parameters, by name.
+            ///
+            /// # Errors
+            /// If a name is unknown, or a hyper-parameter is out of range.
+            pub fn with(&self, changes: &Options) -> Result<Self, Error> {
+                let config = match self { $(Config::$Config(c) => Config::$Config(c.with(changes)?),)+ };
                 config.check().map(|()| config)
             }
 
@@ -213,7 +222,7 @@ pub struct Optimizer<T: Element> {
     pub scalars: Scalars,
     /// Number of steps taken.
     pub steps: u64,
-    groups: Vec<Group>,
+    settings: Vec<Setting>,
     members: Vec<Member>,
     /// What the current step does to each member.
     prepared: Vec<Option<Step>>,
@@ -243,7 +252,7 @@ impl<T: Element> Optimizer<T> {
             state: slots.into_iter().map(array).collect::<Result<_, _>>()?,
             scalars,
             steps: 0,
-            groups: Vec::new(),
+            settings: Vec::new(),
             members: Vec::new(),
             prepared: Vec::new(),
             room: None,
@@ -255,11 +264,12 @@ impl<T: Element> Optimizer<T> {
     /// Sets the parameter groups.
     ///
     /// # Errors
-    /// If a pattern matches nothing, or there is not enough memory; nothing is changed then.
+    /// If a pattern matches nothing, an option is unknown or out of range, or there is not enough memory;
+    /// nothing is changed then.
     pub fn set_groups(&mut self, groups: &[Group], network: &Network) -> Result<(), Error> {
-        let mut members = match groups {
-            [] if self.members.is_empty() => Vec::new(),
-            _ => groups::members(groups, network.blocks())?,
+        let (mut members, settings) = match groups {
+            [] if self.members.is_empty() => Default::default(),
+            _ => groups::members(groups, network.blocks(), &self.config)?,
         };
         // Either there were none, or they were the same blocks.
         for (member, before) in members.iter_mut().zip(&self.members) {
@@ -272,14 +282,14 @@ impl<T: Element> Optimizer<T> {
             (config.factors(shape), config.squares(shape))
                 == (self.config.factors(shape), self.config.squares(shape))
         };
-        if !groups.iter().all(|g| network.blocks().iter().all(|block| alike(&g.config, block))) {
+        if !settings.iter().all(|s| network.blocks().iter().all(|block| alike(&s.config, block))) {
             let text = "a group's options would give a state of another size than the optimizer's own options; \
                         they must give the same size for every parameter";
             return Err(Error::Mismatch(text.into()));
         }
         let before = (
             std::mem::replace(&mut self.members, members),
-            std::mem::replace(&mut self.groups, groups.to_vec()),
+            std::mem::replace(&mut self.settings, settings),
             std::mem::replace(&mut self.prepared, prepared),
         );
         let room = Room::new(self, network).and_then(|room| {
@@ -289,7 +299,7 @@ impl<T: Element> Optimizer<T> {
         match room {
             Ok(room) => self.room = room,
             Err(error) => {
-                (self.members, self.groups, self.prepared) = before;
+                (self.members, self.settings, self.prepared) = before;
                 return Err(error);
             }
         }
@@ -345,7 +355,7 @@ impl<T: Element> Optimizer<T> {
     /// range; some may have been set then.
     pub fn set_clocks(&mut self, clocks: &[(String, Clock)], network: &Network) -> Result<(), Error> {
         if !clocks.is_empty() && self.members.is_empty() {
-            self.members = groups::members(&[], network.blocks())?;
+            (self.members, _) = groups::members(&[], network.blocks(), &self.config)?;
             self.prepared = vec![None; self.members.len()];
         }
         for (name, clock) in clocks {
@@ -368,7 +378,7 @@ impl<T: Element> Optimizer<T> {
 
     /// The largest learning rate of any parameter.
     pub fn largest_lr(&self) -> f64 {
-        let scales = self.groups.iter().filter(|g| !g.frozen).map(|g| g.lr_scale);
+        let scales = self.settings.iter().filter(|s| !s.frozen).map(|s| s.lr_scale);
         self.config.lr() * scales.fold(1.0, f64::max)
     }
 
@@ -378,7 +388,7 @@ impl<T: Element> Optimizer<T> {
     }
 
     fn is_frozen(&self, member: &Member) -> bool {
-        member.group.is_some_and(|group| self.groups[group].frozen)
+        member.setting.is_some_and(|setting| self.settings[setting].frozen)
     }
 
     /// Sets the [scalars](Config::scalars) of its state.
@@ -415,15 +425,15 @@ impl<T: Element> Optimizer<T> {
         let (t, scalars) = (self.steps + 1, self.next_scalars());
         let usual = self.config.at(t, &scalars);
         for i in 0..self.members.len() {
-            let Member { group, clock, .. } = self.members[i];
+            let Member { setting, clock, .. } = self.members[i];
             let alike =
-                |&last: &usize| (self.members[last].group, self.members[last].clock) == (group, clock);
-            self.prepared[i] = match (i.checked_sub(1).filter(alike), group.map(|group| &self.groups[group]))
-            {
+                |&last: &usize| (self.members[last].setting, self.members[last].clock) == (setting, clock);
+            let setting = setting.map(|setting| &self.settings[setting]);
+            self.prepared[i] = match (i.checked_sub(1).filter(alike), setting) {
                 (Some(last), _) => self.prepared[last],
-                (None, Some(group)) if group.frozen => None,
-                (None, group) => {
-                    let own = group.map(|group| group.config.with_lr(group.lr_scale * self.config.lr()));
+                (None, Some(setting)) if setting.frozen => None,
+                (None, setting) => {
+                    let own = setting.map(|own| own.config.with_lr(own.lr_scale * self.config.lr()));
                     let (t, scalars) = match clock {
                         // Their scalars come from all parameters together, not from time.
                         Some(Clock { steps, .. }) if !self.is_elementwise() => (steps + 1, scalars),

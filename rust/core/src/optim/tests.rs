@@ -459,13 +459,49 @@ fn a_group_with_a_state_of_another_size_is_refused() {
     let own = Adafactor { min_dim_size_to_factor: 2, ..Adafactor::default() };
     let mut optimizer = Optimizer::<f32>::new(Config::Adafactor(own), &network).unwrap();
     let mut with = |least| {
-        let config = Config::Adafactor(Adafactor { min_dim_size_to_factor: least, lr: 0.5, ..own });
-        let group = Group { pattern: "0.weight".into(), config, lr_scale: 1.0, frozen: false };
+        let changes = [("min_dim_size_to_factor".into(), Value::Number(f64::from(least)))].into();
+        let group = Group { pattern: "0.weight".into(), changes, ..Group::default() };
         optimizer.set_groups(&[group], &network)
     };
     assert!(with(4).is_ok(), "factored as well");
     let error = with(5).unwrap_err().to_string();
     assert!(error.contains("a state of another size"), "{error}");
+}
+
+/// Of several groups that match, each says what it says, and the last one that says something counts.
+#[test]
+fn groups_of_the_same_parameters_say_it_together() {
+    let linear = || Layer::Linear(Linear { inputs: 1, outputs: 1, bias: true, init: Init::KaimingUniform });
+    let network = Network::new(vec![linear(), linear()]).unwrap();
+    let own = Sgd { lr: 1.0, weight_decay: 0.5, ..Sgd::default() };
+    let decay = |x| Options::from([("weight_decay".into(), Value::Number(x))]);
+    let group = |pattern: &str| Group { pattern: pattern.into(), ..Group::default() };
+    let groups = [
+        Group { changes: decay(0.0), ..group("*.bias") },
+        Group { lr_scale: Some(0.5), ..group("0.*") },
+        Group { frozen: Some(true), ..group("*.weight") },
+        Group { frozen: Some(false), changes: decay(0.25), ..group("0.weight") },
+    ];
+    // θ ← 1 − lr·(0 + decay·1)
+    let after = |groups: &[Group]| -> Vec<f64> {
+        let mut optimizer = Optimizer::<f64>::new(Config::Sgd(own), &network).unwrap();
+        optimizer.set_groups(groups, &network).unwrap();
+        let steps = optimizer.begin().0;
+        let value = |block: &crate::network::Block| {
+            let (mut theta, grad) = ([1.0], [0.0]);
+            if let Some(step) = steps.at(block.offset) {
+                step.update(Isa::Scalar, &mut theta, &grad, std::array::from_fn(|_| &mut [][..]));
+            }
+            theta[0]
+        };
+        network.blocks().iter().map(value).collect()
+    };
+    let names: Vec<_> = network.blocks().iter().map(|block| block.name.as_str()).collect();
+    assert_eq!(names, ["0.weight", "0.bias", "1.weight", "1.bias"]);
+    assert_eq!(after(&[]), [0.5; 4]);
+    assert_eq!(after(&groups), [1.0 - 0.5 * 0.25, 1.0, 1.0, 1.0]);
+    assert_eq!(after(&groups[..2]), [1.0 - 0.5 * 0.5, 1.0, 0.5, 1.0]);
+    assert_eq!(after(&groups[1..3]), [1.0, 1.0 - 0.5 * 0.5, 1.0, 0.5]);
 }
 
 /// Also if all groups are taken away.
@@ -475,7 +511,7 @@ fn what_was_frozen_counts_its_own_steps() {
     let network = Network::new(vec![Layer::Linear(linear)]).unwrap();
     let nadam = Nadam::default();
     let mut optimizer = Optimizer::<f64>::new(Config::Nadam(nadam), &network).unwrap();
-    let frozen = Group { pattern: "*.bias".into(), config: optimizer.config, lr_scale: 1.0, frozen: true };
+    let frozen = Group { pattern: "*.bias".into(), frozen: Some(true), ..Group::default() };
     let mut after = |groups: &[Group]| {
         optimizer.set_groups(groups, &network).unwrap();
         optimizer.advance();

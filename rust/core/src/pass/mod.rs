@@ -5,8 +5,8 @@
 //! * a packing item writes its own panels of weights, transposed or split into parts, and reads parameters;
 //! * a block writes its rows of activations, gradients and their copies in panels, and its thread's own
 //!   scratch; it reads parameters and transposed weights;
-//! * a tile writes its part of gradients, parameters and optimizer state, and its thread's scratch; it reads
-//!   activations and their gradients;
+//! * a tile writes its part of gradients, parameters, optimizer state and transposed weights, and its thread's
+//!   scratch; it reads activations and their gradients;
 //! * a shard is a sequence of blocks, which take turns in rows of the thread's own if nobody needs them
 //!   later, and which also write the thread's transposed weights and the shard's gradients; a part of the
 //!   update writes its part of parameters and state, and reads the gradients of all shards.
@@ -133,10 +133,12 @@ pub struct Pass<'a, T> {
     pub loss: Option<LossTask<'a, T>>,
     /// Power to which each row's gradient of a normalization's scale and shift is raised before it is summed.
     pub power: Power,
-    /// Whether transposed weights remain from an earlier pass with the same parameters.
+    /// The stamp of the parameters whose transposed weights an earlier pass left.
+    pub transposed: Option<u64>,
+    /// Whether those are the weights of this pass, which then does not transpose them.
     pub packed: bool,
     /// Threads that have transposed the weights for their shards, one bit each.
-    pub transposed: AtomicU64,
+    pub transposing: AtomicU64,
     /// The gradient with respect to the outputs, if it is given instead of computed from a loss.
     pub output_gradient: Option<MatRef<'a, T>>,
     /// Where the gradient with respect to the input goes, rows × inputs.
@@ -161,6 +163,7 @@ impl<'a, T: Element> Pass<'a, T> {
         rows: Rows<'a>,
     ) -> Self {
         let tried = workspace.turn();
+        let transposed = workspace.transposed.take();
         let Workspace { plan, layout, values, losses, trials: [forth, back], .. } = workspace;
         let trial = if input.is_some() { forth } else { back };
         Pass {
@@ -180,8 +183,9 @@ impl<'a, T: Element> Pass<'a, T> {
             output: None,
             loss: None,
             power: Power::One,
+            transposed,
             packed: false,
-            transposed: AtomicU64::new(0),
+            transposing: AtomicU64::new(0),
             output_gradient: None,
             input_gradient: None,
             weights: None,
@@ -333,10 +337,17 @@ impl<'a, T: Element> Pass<'a, T> {
         }
     }
 
+    /// Whether the pass leaves the transposes of all weights that are packed. If it also updates weights, it
+    /// renews those, tile by tile.
+    pub fn keeps_transposes(&self) -> bool {
+        let plain = self.plan.precision == Precision::Full && !self.plan.in_shards();
+        plain && self.plan.panels.iter().all(|item| self.packs(item))
+    }
+
     /// Transposes all weights for the shards that this thread takes, once per pass.
     fn transpose(&self, worker: usize) {
         let bit = 1 << worker;
-        if self.transposed.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+        if self.transposing.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
             (0..self.plan.panels.len()).for_each(|item| self.pack(item, worker));
         }
     }

@@ -55,12 +55,7 @@ fn a_pass_goes_back_as_far_as_somebody_wants_it() {
     let mut model = Model::<f32>::new(vec![linear(5, 4), linear(4, 3), linear(3, 2)], 0).unwrap();
     let mut optimizer = Optimizer::<f32>::new(Config::Sgd(Sgd::default()), model.network()).unwrap();
     let mut beyond = |frozen: &[&str], input: bool| -> Vec<bool> {
-        let group = |name: &&str| Group {
-            pattern: (*name).into(),
-            config: optimizer.config,
-            lr_scale: 1.0,
-            frozen: true,
-        };
+        let group = |name: &&str| Group { pattern: (*name).into(), frozen: Some(true), ..Group::default() };
         let groups: Vec<_> = frozen.iter().map(group).collect();
         optimizer.set_groups(&groups, model.network()).unwrap();
         let plan = Plan::new::<f32>(model.network(), Mode::Step, 6, model.isa(), 1);

@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 use super::{Local, Pass, WeightTask};
 use crate::arena::{Shared, padded};
 use crate::element::Element;
-use crate::gemm::pack::{LhsPanels, PANEL, offset, transpose};
+use crate::gemm::pack::{LhsPanels, PANEL, offset, transpose, transpose_part};
 use crate::gemm::split::{SplitPanels, split_len};
-use crate::gemm::{Ahead, Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
+use crate::gemm::{Ahead, Epilogue, Gemm, GemmPlan, Init, Lhs, Precision, Rhs};
+use crate::network::Stage;
 use crate::optim;
 use crate::plan::TileItem;
 use crate::simd::{Op, Simd, add, dispatch};
@@ -181,7 +182,10 @@ impl<'a, T: Element> Pass<'a, T> {
                         gemm.run(self.plan.isa, &planned.weight, scratch);
                     }
                     if now {
-                        self.complete(&task, range, weight);
+                        self.complete(&task, range.clone(), weight);
+                        if task.update.is_some() {
+                            self.renew(item, (col, n), range);
+                        }
                     }
                 }
                 if let Some(bias) = dense_bias
@@ -190,6 +194,33 @@ impl<'a, T: Element> Pass<'a, T> {
                     self.bias(&task, bias + col..bias + col + n, panel, sums, complete, own_bias);
                 }
             }
+        }
+    }
+
+    /// Writes new weights, a panel of a tile, into their transpose, while they are in the cache.
+    fn renew(&self, item: &TileItem, (col, n): (usize, usize), range: Range<usize>) {
+        let Stage { inputs, outputs, .. } = self.network.stages()[item.stage];
+        let packed = self.planned(item.stage).backward.is_some_and(|backward| !backward.pack_b);
+        if !packed || self.plan.precision != Precision::Full || self.plan.in_shards() {
+            return;
+        }
+        // SAFETY: this panel of the parameters belongs to this item, which is done with writing to it.
+        let weights = unsafe { self.params.slice(range) };
+        let weights = MatRef::new(weights, item.rows.len(), n);
+        let whole = self.layout.stages[item.stage].transposed;
+        // The panel's rows are columns of the transpose, which has panels of its own.
+        let mut from = item.rows.start;
+        while from < item.rows.end {
+            let panel = from / PANEL * PANEL;
+            let (to, width) = (item.rows.end.min(panel + PANEL), PANEL.min(inputs - panel));
+            let part = weights.block(from - item.rows.start, to - from, 0, n);
+            let start = whole + offset(outputs, inputs, col, from);
+            let runs = (0..n).map(|p| p * width..p * width + part.rows());
+            let into = self.values.ptr(start..start + (n - 1) * width + part.rows(), runs);
+            // SAFETY: these parts of the transpose belong to this item alone, since its weights do, and rows,
+            // which read it, go through in other phases; `Shared::ptr` checked that they are inside the range.
+            unsafe { transpose_part(self.plan.isa, part, into, width) };
+            from = to;
         }
     }
 

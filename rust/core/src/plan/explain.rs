@@ -65,7 +65,12 @@ impl fmt::Display for Plan {
         if !self.panels.is_empty() {
             let n = self.panels.len();
             let does = match self.precision {
-                Precision::Full => "weights transposed, for gradients with respect to inputs",
+                Precision::Full if self.in_shards() => {
+                    "weights transposed, for gradients with respect to inputs"
+                }
+                Precision::Full => {
+                    "weights transposed, for gradients with respect to inputs, unless the last step left them so"
+                }
                 _ => "weights split, both as they are and transposed",
             };
             writeln!(f, "pack: {n} item{}: {does}", plural(n))?;

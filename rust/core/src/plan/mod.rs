@@ -11,7 +11,9 @@
 //! weights   gradient of a part of a weight matrix, or table, over these rows, its update  item: a tile
 //! ```
 //!
-//! Weights that are too large for a cache are not packed: the product transposes them on the fly.
+//! Weights that are too large for a cache are not packed: the product transposes them on the fly. A tile that
+//! updates weights also writes their transposes, so that the next step has nothing to pack unless the parameters
+//! were changed in between (see [`Parameters`](crate::parameters)).
 //!
 //! What a block does is a list of **steps**. `rows` runs all of them at once, unless a normalization splits
 //! the list, once on the way forward and once on the way back.
@@ -469,7 +471,10 @@ impl Plan {
             true => GemmPlan::split::<T>(isa, precision, (part, depth), false),
             false => GemmPlan::gradient::<T>(isa, part, depth),
         };
-        let high = part.next_multiple_of(weight.rows).min(inputs);
+        // Copies of the input are in whole register tiles; otherwise no two tiles write to the same cache line of
+        // transposed weights.
+        let high = if pack_input { part.next_multiple_of(weight.rows) } else { padded::<T>(part) };
+        let high = high.min(inputs);
         if self.mode != Mode::Inference {
             self.add_tiles(index, (inputs, outputs), high, !split && weight.kc < depth);
             let last = outputs % PANEL;

@@ -232,7 +232,7 @@ impl<T: Element> Projection<T> {
                 draw,
                 loss: Some(LossTask { objective, goals: y, scale: objective.scale(totals), backward: true }),
                 weights: Some(WeightTask::gradients(direction.share())),
-                ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::Listed(rows))
+                ..Pass::new(network, workspace, params.lend(), averages, Some(x), Rows::Listed(rows))
             };
             pass.run();
             if pass.stopped.into_inner() {

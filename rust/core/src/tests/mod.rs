@@ -4,6 +4,7 @@
 mod allocations;
 mod disjoint;
 mod fits;
+mod kept;
 mod training;
 
 use std::sync::Mutex;

@@ -12,6 +12,7 @@ use crate::loss::{Goals, Objective, Totals};
 use crate::model::{Model, Parts, update_averages};
 use crate::network::Network;
 use crate::optim::Optimizer;
+use crate::parameters::Parameters;
 use crate::pass::{LossTask, Pass, WeightTask};
 use crate::plan::Mode;
 use crate::sam::Ascent;
@@ -311,19 +312,24 @@ struct BatchPass<'a, T> {
 impl<T: Element> BatchPass<'_, T> {
     /// Forward, loss, backward, and what is to be done with weights. Returns false if it met something that
     /// is not finite and left the weights alone.
-    fn run(&mut self, params: &mut Buffer<T>, averages: &[T], weights: WeightTask<'_, T>) -> bool {
+    fn run(&mut self, params: &mut Parameters<T>, averages: &[T], weights: WeightTask<'_, T>) -> bool {
         let BatchPass { batch, totals, objective, network, draw, .. } = *self;
         let Batch { x, y, rows, checked, .. } = batch;
         let scale = objective.scale(totals);
+        let before = params.stamp();
+        let shared = if weights.update.is_some() { params.share() } else { params.lend() };
         let mut pass = Pass {
             draw,
             checked,
             loss: Some(LossTask { objective, goals: y, scale, backward: true }),
             weights: Some(weights),
-            ..Pass::new(network, self.workspace, params.share(), averages, Some(x), rows)
+            ..Pass::new(network, self.workspace, shared, averages, Some(x), rows)
         };
+        pass.packed = pass.transposed == Some(before);
         pass.run();
-        !pass.stopped.load(Ordering::Relaxed)
+        let (done, kept) = (!pass.stopped.load(Ordering::Relaxed), pass.keeps_transposes());
+        self.workspace.transposed = (done && kept).then(|| params.stamp());
+        done
     }
 
     /// The sum of the losses.

@@ -98,7 +98,7 @@ impl<T: Element> Evaluation<T> {
                     backward: false,
                 }),
                 check_finite,
-                ..Pass::new(network, workspace, params.share(), averages, Some(x), Rows::From(start))
+                ..Pass::new(network, workspace, params.lend(), averages, Some(x), Rows::From(start))
             };
             pass.run();
             pass.stopped.load(Ordering::Relaxed)
