@@ -276,6 +276,41 @@ def test_a_state_is_a_copy(name, scenario):
     )
 
 
+OF_PARAMETERS = [
+    *("EWC", "SynapticIntelligence", "RWalk", "L2Init", "OnlineLaplace", "OGD", "FROMP"),
+    *("XdG", "PackNet", "ContinualBackprop"),
+]
+
+
+@pytest.mark.parametrize("tasks", [0, 1])
+@pytest.mark.parametrize("name", OF_PARAMETERS)
+@pytest.mark.filterwarnings("ignore:task . brings new", "ignore:the penalty of")
+def test_a_state_of_another_network_is_refused(name, tasks, scenario):
+    """Before anything of it is loaded, also in the middle of the first task."""
+    strategy, other = (STRATEGIES[name](learner(), scenario) for _ in range(2))
+    model = nn.Sequential(nn.Linear(2, 17), nn.ReLU(), nn.Linear(17, 6), seed=1)
+    wider = STRATEGIES[name](
+        tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=0.01)), scenario
+    )
+    for one in (strategy, wider, other):
+        for task in scenario[:tasks]:
+            one.fit(task, steps=3)
+        one.begin(scenario[tasks])
+        one.learn(scenario[tasks], steps=2)
+    if tasks == 0 and name in ("EWC", "OnlineLaplace", "OGD", "FROMP"):
+        strategy.load_state_dict(wider.state_dict())  # nothing is gathered yet
+        return
+    with pytest.raises(ShapeError, match=rf"in the state .* the model of this {name} has"):
+        strategy.load_state_dict(wider.state_dict())
+    assert _same(strategy.state_dict(), other.state_dict())
+    for one in (strategy, other):
+        one.learn(scenario[tasks], steps=2, start=2)
+        one.end(scenario[tasks])
+    np.testing.assert_array_equal(
+        strategy.trainer.model.flat_parameters, other.trainer.model.flat_parameters
+    )
+
+
 def _same(one, other):
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
@@ -640,6 +675,48 @@ def test_what_an_error_of_a_late_epoch_says_is_true(scenario):
     with pytest.raises(tw.DivergedError, match="are as they were after 4 optimizer steps"):
         continual.run(strategy, scenario, epochs=3)
     assert strategy.trainer.optimizer.steps == 4
+
+
+class Unready(continual.Strategy):
+    """Changes everything when it begins a later task, and then fails."""
+
+    gathers = ("begun",)
+
+    def __init__(self, inner):
+        super().__init__(inner)
+        self.begun = []
+
+    def begin(self, task):
+        super().begin(task)
+        self.begun.append(task.index)
+        self.trainer.model.flat_parameters = 0 * self.trainer.model.flat_parameters
+        if task.index > 0:
+            raise ValueError("not ready")
+
+
+class Deaf(Unready):
+    """Does not tell those inside of a later task."""
+
+    def begin(self, task):
+        if task.index == 0:
+            super().begin(task)
+        self.trainer.model.flat_parameters = 0 * self.trainer.model.flat_parameters
+
+
+@pytest.mark.parametrize("kind", [Unready, Deaf])
+@pytest.mark.parametrize("inside", ["SynapticIntelligence", "XdG", "GDumb", "ShrinkAndPerturb"])
+@pytest.mark.filterwarnings("ignore:task . brings new")
+def test_a_task_that_cannot_begin_has_changed_nothing(kind, inside, scenario):
+    strategy = kind(STRATEGIES[inside](learner(), scenario))
+    strategy.fit(scenario[0])
+    before, theta = strategy.state_dict(), strategy.trainer.model.flat_parameters
+    loss = strategy.trainer.loss
+    with pytest.raises((ValueError, ArgumentError), match=r"not ready|did not reach"):
+        strategy.fit(scenario[1])
+    assert _same(strategy.state_dict(), before)
+    assert (strategy._begun, strategy.inner._begun) == (None, None)
+    assert strategy.trainer.loss == loss
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, theta)
 
 
 def test_an_error_that_does_not_say_what_is_left_is_noted(scenario):

@@ -28,6 +28,19 @@ def fromp(*arguments, heads=None, **options):
     return continual.FROMP(trainer, *arguments, **options)
 
 
+def test_yes_and_no_are_labels(clouds):
+    """As 0 and 1 are, and not a choice of rows."""
+    some, same = fromp(4, 1.0), fromp(4, 1.0)
+    for index in range(2):
+        y = clouds.y % 2 == index
+        some.fit(continual.Task(clouds.x, y, clouds.x, y, index), steps=5)
+        y = y.astype(int)
+        same.fit(continual.Task(clouds.x, y, clouds.x, y, index), steps=5)
+    np.testing.assert_array_equal(
+        some.trainer.model.flat_parameters, same.trainer.model.flat_parameters
+    )
+
+
 @pytest.mark.parametrize("heads", [None, (2, 2, 2)])
 def test_kernels_are_those_of_the_formula(heads, tasks):
     strategy = fromp(4, 0.7, heads=heads, delta=0.3, jitter=0.01)

@@ -195,3 +195,26 @@ def test_one_sample_does_not_tell_which_units_are_dead():
 def test_plasticity_needs_hidden_units():
     with pytest.raises(ArgumentError, match="no hidden layer"):
         metrics.plasticity(nn.Sequential(nn.Linear(2, 1)), np.ones((2, 2)))
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        [nn.ReLU(), nn.LayerNorm(6), nn.Tanh()],
+        [nn.ReLU(), nn.Dropout(0.5), nn.Sigmoid()],
+        [nn.BatchNorm1d(6), nn.ReLU(), nn.Identity(), nn.Tanh(), nn.Softplus()],
+    ],
+)
+def test_activations_may_follow_each_other(between):
+    """Each is the output of the layers up to it; those before the first linear layer are inputs."""
+    layers = [nn.Tanh(), nn.Linear(3, 6), *between, nn.Linear(6, 5), nn.ELU(), nn.Linear(5, 2)]
+    model = nn.Sequential(*layers, dtype="float64", seed=1)
+    x = np.random.default_rng(0).standard_normal((9, 3))
+    model.forward(x, training=True)  # which sets running averages
+    found = metrics.activations(model, x)
+    kinds = nn.ReLU | nn.Tanh | nn.Sigmoid | nn.Softplus | nn.ELU
+    places = [i for i, layer in enumerate(layers) if i and isinstance(layer, kinds)]
+    assert len(found) == len(places)
+    for rows, place in zip(found, places, strict=True):
+        np.testing.assert_allclose(rows, model[: place + 1](x), rtol=1e-12, atol=1e-15)
+    assert metrics.plasticity(model, x).dead_units == 0

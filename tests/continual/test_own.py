@@ -466,6 +466,37 @@ def test_state_that_is_not_gathered_is_not_lost_silently(attributes, what, tmp_p
     assert not (tmp_path / "file").exists()
 
 
+@pytest.mark.parametrize(
+    ("array", "what"),
+    [
+        (np.array(["a", "b"]), "an array of dtype <U1"),
+        (np.array([1j]), "an array of dtype complex128"),
+        (np.array([None, 1]), "an array of dtype object"),
+        (np.array([("a", 1)], [("b", "U1"), ("c", int)]), r"an array of dtype \[\('b',"),
+        (np.ma.array([1, 2], mask=[0, 1]), "a masked array of dtype int64"),
+    ],
+)
+def test_arrays_that_no_file_can_hold_are_refused(array, what, tmp_path):
+    """Before training, and with the name of what has them."""
+
+    class Notes(Strategy):
+        gathers = ("notes",)
+
+        def __init__(self, inner):
+            super().__init__(inner)
+            self.notes = [array]
+
+    strategy, path = continual.Naive(Notes(learner())), tmp_path / "file"
+    before = strategy.trainer.model.flat_parameters
+    message = rf"^the state of Notes contains {what}.* \(strategy\.inner\.notes\.0\), which cannot"
+    with pytest.raises(UnsupportedError, match=message):
+        strategy.save(path)
+    with pytest.raises(UnsupportedError, match=message):
+        continual.run(strategy, SCENARIO, checkpoint=path)
+    assert not path.exists()
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+
+
 def test_what_is_not_state_is_no_false_alarm(tmp_path):
     """A model that stays as it was made, the trainer's own, and what a strategy inside keeps."""
     inner = Replay(learner(), 9)

@@ -50,6 +50,28 @@ def tasks(rng):
     return made
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda t: continual.AGEM(t, 30, batch_size=5), lambda t: continual.GEM(t, 4, margin=0.0)],
+    ids=["AGEM", "GEM"],
+)
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_share_of_projected_updates_is_that_of_all_parts(make, accumulate, tasks, tmp_path):
+    """Updates count, not rows: the last of an epoch has fewer."""
+    scenario = continual.Scenario(tasks)
+    options = {"epochs": 3, "batch_size": 14}
+    whole, parts = (
+        continual.run(
+            make(network(optim.SGD(lr=0.01), accumulate_grad_batches=accumulate)), scenario, **more
+        )
+        for more in (options, options | {"save_every": 1, "checkpoint": tmp_path / "parts"})
+    )
+    shares = [share for history in whole.histories[1:] for share in history["projected"]]
+    assert any(0 < share < 1 for share in shares)
+    for found, wanted in zip(parts.histories[1:], whole.histories[1:], strict=True):
+        assert found["projected"] == pytest.approx(wanted["projected"], rel=1e-12)
+
+
 def steps_of(task, seed, steps, size=20):
     return [(x, y) for x, y, _ in
             _batches.chunks(task, seed=seed, steps=steps, batch_size=size, most=1)]  # fmt: skip

@@ -6,7 +6,6 @@ import pytest
 import thalweg as tw
 from thalweg import continual, nn, optim
 from thalweg.continual import ContinualBackprop, ShrinkAndPerturb, _hidden_units, metrics
-from thalweg.continual._features import part
 from thalweg.errors import ArgumentError, UnsupportedError
 
 
@@ -151,8 +150,8 @@ def test_what_units_give_follows_a_model_that_is_trained(norm, rng):
     x = rng.standard_normal((4, 3)).astype("float32")
     for _ in range(3):
         first, second = given(x)
-        np.testing.assert_array_equal(first, part(model, 0, 3)(x))
-        np.testing.assert_array_equal(second, part(model, 3, 5)(first))
+        np.testing.assert_array_equal(first, model[:3](x))
+        np.testing.assert_array_equal(second, model[3:5](first))
         theta = model.flat_parameters
         for units, name in zip(_hidden_units.hidden(model), ("3.weight", "5.weight"), strict=True):
             np.testing.assert_array_equal(units.weights_out(theta), model.state_dict()[name])

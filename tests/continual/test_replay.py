@@ -299,6 +299,25 @@ def test_gdumb_keeps_samples_of_tasks_that_it_learns(scenario):
     assert len(strategy.buffer) == 33
 
 
+@pytest.mark.parametrize("saved", [False, True])
+def test_gdumb_keeps_no_samples_of_a_task_that_did_not_end(saved, scenario, trainer, tmp_path):
+    strategy, plain = (continual.GDumb(trainer(), 40) for _ in "ab")
+    strategy.begin(scenario[0])
+    strategy.learn(scenario[0], steps=2)
+    if saved:
+        strategy.save(tmp_path / "strategy")
+        strategy = continual.GDumb(trainer(), 40)
+        strategy.load(tmp_path / "strategy")
+    strategy.begin(scenario[0])
+    plain.begin(scenario[0])
+    assert len(strategy.buffer) == len(plain.buffer) == 40
+    assert strategy.buffer._seen == plain.buffer._seen
+    strategy.learn(scenario[0], steps=2)
+    strategy.end(scenario[0])
+    strategy.begin(scenario[1])  # now the samples of the first stay
+    assert len(strategy.buffer._seen) == 4
+
+
 @pytest.mark.parametrize("how", ["fit", "begin", "step"])
 def test_logits_of_another_number_of_outputs_are_refused_before_anything_is_learned(
     how, scenario, trainer

@@ -185,6 +185,70 @@ def test_figures_of_an_epoch_in_parts_are_those_of_the_whole(scenario, trainer, 
             assert other[key] == pytest.approx(one[key], rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        continual.Naive,
+        lambda t: continual.EWC(t, 1.0),
+        lambda t: continual.AGEM(t, 20),
+        lambda t: continual.ContinualBackprop(t, replacement_rate=0.1, maturity=2),
+        continual.PackNet,
+    ],
+    ids=["Naive", "EWC", "AGEM", "ContinualBackprop", "PackNet"],
+)
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.filterwarnings("ignore:the penalty of", "ignore:PackNet is told")
+def test_steps_in_which_no_row_counts_are_skipped_also_where_each_is_saved(
+    make, every, clouds, trainer, tmp_path
+):
+    y = np.where(np.arange(480) % 7 < 5, -100, clouds.y)  # of two rows, often none counts
+    tasks = [continual.Task(clouds.x, y, clouds.x, clouds.y, index) for index in range(2)]
+    scenario = continual.Scenario([task.with_data(clouds.x[:40], y[:40]) for task in tasks])
+    options = {"epochs": 2, "batch_size": 2}
+    whole, parts = make(trainer()), make(trainer())
+    one = continual.run(whole, scenario, **options)
+    other = continual.run(
+        parts, scenario, save_every=every, checkpoint=tmp_path / "parts", **options
+    )
+    np.testing.assert_array_equal(
+        parts.trainer.model.flat_parameters, whole.trainer.model.flat_parameters
+    )
+    for found, wanted in zip(other.histories, one.histories, strict=True):
+        assert found.keys() == wanted.keys()
+        for key in found.keys() - {"seconds"}:
+            assert found[key] == pytest.approx(wanted[key], rel=1e-6)
+    assert np.isfinite(other.seconds)
+
+
+def test_an_interval_in_which_no_row_counts_has_no_figures(clouds, trainer, tmp_path):
+    y = clouds.y.copy()
+    y[:60] = -100
+    task = continual.Task(clouds.x[:80], y[:80], clouds.x, clouds.y)
+    inner = continual.ContinualBackprop(trainer())
+    strategy = continual.Naive(inner)
+    strategy.begin(task)
+    options = {"batch_size": 20, "shuffle": False}
+    assert strategy.learn(task, steps=3, **options) == {}
+    assert strategy.trainer.optimizer.steps == 0
+    assert not inner._age[0].any()
+    assert strategy.learn(task, steps=1, start=3, **options)["loss"][0] > 0
+
+    class InOrder(continual.Strategy):
+        def learn(self, task, **options):
+            return super().learn(task, **{**options, "shuffle": False})
+
+    result = continual.run(
+        InOrder(trainer()), continual.Scenario([task]), batch_size=20, epochs=2, evaluate_every=2,
+        save_every=1, checkpoint=tmp_path / "run",
+    )  # fmt: skip
+    losses = np.array(result.histories[0]["loss"])
+    assert result.steps == [0, 2, 4, 6, 8]
+    np.testing.assert_array_equal(np.isnan(losses), [True, False, True, False])
+    with pytest.raises(DataError, match="no row counts in 1 steps on task 0: each has a sample_w"):
+        continual.Naive(trainer()).fit(task.with_data(clouds.x, np.where(clouds.y, -100, 0)),
+                                       steps=1, batch_size=1)  # fmt: skip
+
+
 def test_samples_that_are_made_on_the_way_are_made_once_a_task(clouds, trainer):
     """Not once for each chunk of steps: a permutation of a large data set takes long."""
     made = []
@@ -404,7 +468,7 @@ def test_all_that_a_checkpoint_says_is_compared(scenario, tmp_path):
             continual.run(_made(), scenario, checkpoint=path, resume=True)
     content["version"] = 3
     save(path, arrays, text | {"thalweg.continual": json.dumps(content)})
-    with pytest.raises(UnsupportedError, match=r"has format 3; .* reads format 7\. Continue with"):
+    with pytest.raises(UnsupportedError, match=r"has format 3; .* reads format 8\. Continue with"):
         continual.run(_made(), scenario, checkpoint=path, resume=True)
 
 

@@ -35,6 +35,8 @@ class Admission:
     _only_in_tasks: str = ""
     #: The task that begins or ends now and was checked, here or by the strategy outside.
     _admitted: Task | None = None
+    #: Whether the latest task that it was to admit was refused.
+    _refused: bool = False
 
     def _admit(self, task: Task) -> None:
         """Let the classes of a task compete, or refuse it before anything is changed for it.
@@ -43,6 +45,7 @@ class Admission:
         """
         if task is self._admitted:
             return
+        self._refused = True
         check_task(task)
         self._check_penalties()
         self._check(task)
@@ -57,7 +60,7 @@ class Admission:
         except ThalwegError:
             trainer.loss = before
             raise
-        self._admitted = task
+        self._admitted, self._refused = task, False
 
     def _check_penalties(self) -> None:
         """Refuse a trainer with the penalties of strategies that are not among these."""

@@ -109,7 +109,7 @@ class LwF(Innermost):
         parts = []
         for x, y, _ in _batches.chunks(both, seed=self.trainer.model.seed, **options):
             history = twin.fit(x, y, batch_size=batch_size, shuffle=False)
-            history._counts = len(x), len(x)
+            history._counts = len(x), len(x), 0
             parts.append(history)
         return mean_history(twin.loss, parts)
 

@@ -147,6 +147,11 @@ OF_TASKS = {
     **dict.fromkeys(("task_id", "task_label"), "it is index"),
     **dict.fromkeys(("weights", "weight"), "it is sample_weight"),
 }
+#: To functions that judge samples.
+OF_PREDICTIONS = {
+    **dict.fromkeys(("task_id", "task_label", "task_labels", "context"), "it is task"),
+    **dict.fromkeys(("active", "allowed", "active_classes"), "it is classes"),
+}
 
 #: Names that others have in the module.
 NAMES = {

@@ -14,20 +14,6 @@ from thalweg.nn._layers._base import Activation
 _NO_UNITS = (nn.Dropout, nn.Flatten, nn.Identity)
 
 
-def part(model: Sequential, first: int, last: int) -> Sequential:
-    """Copy some layers of a model, with their parameters and state."""
-    mine = model.state_dict()
-    layers = model.layers[first:last]
-    copy = Sequential(*layers, dtype=model.dtype, seed=model.seed)
-    copy.load_state_dict(
-        {
-            key: mine[f"{int(key.split('.')[0]) + first}.{key.split('.', 1)[1]}"]
-            for key in copy.state_dict()
-        }
-    )
-    return copy
-
-
 def body(model: Sequential) -> Sequential:
     """Copy a model up to its last linear layer: it computes the features for classification.
 
@@ -42,12 +28,12 @@ def body(model: Sequential) -> Sequential:
             "the model has no features, which are the inputs of its last nn.Linear: it needs at"
             f" least 2 nn.Linear layers; got {len(places)}"
         )
-    return part(model, 0, places[-1])
+    return model[: places[-1]]
 
 
 @takes("metrics.activations", {})
 def activations(model: Sequential, x: npt.ArrayLike) -> list[Any]:
-    """Return the output of every hidden activation, except `nn.Identity`.
+    """Return the output of every activation behind the first linear layer, except `nn.Identity`.
 
     Raises
     ------
@@ -60,11 +46,13 @@ def activations(model: Sequential, x: npt.ArrayLike) -> list[Any]:
         raise ArgumentError(f"model must be an nn.Sequential; got {type(model).__name__}")
     given: list[Any] = []
     rows = _arrays.as_array(x, "x")
-    first = 0
+    # The layers from the latest linear one on, which takes `rows`; at first, all from the start.
+    first, linear = 0, False
     for place, layer in enumerate(model.layers[:-1]):
-        if not isinstance(layer, Activation) or isinstance(layer, _NO_UNITS):
-            continue
-        rows = part(model, first, place + 1)(rows)
-        first = place + 1
-        given.append(rows)
+        if isinstance(layer, nn.Linear):
+            if linear:
+                rows, first = model[first:place](rows), place
+            linear = True
+        elif linear and isinstance(layer, Activation) and not isinstance(layer, _NO_UNITS):
+            given.append(model[first : place + 1](rows))
     return given

@@ -87,6 +87,7 @@ class FROMP(Innermost):
     """
 
     gathers = ("_past", "_precision")
+    _by_parameter = ("_precision",)
     replays = True
     _does = (*Innermost._does, "looks")
     _only_learns = "its penalty for earlier tasks is added only while a task is learned"
@@ -171,7 +172,8 @@ class FROMP(Innermost):
         columns = np.arange(model.out_features) if chosen is None else np.array(chosen)
         competition, x = self.trainer._loss._competition, np.asarray(task.x)
         of_column = competition.heads_of(model.out_features)
-        of_row = of_column[np.asarray(task.y)]  # a label tells in which head outputs compete
+        # A label tells in which head outputs compete.
+        of_row = of_column[np.asarray(task.y, np.int64)]
         heads = {head: columns[of_column[columns] == head] for head in np.unique(of_row)}
         unsure = np.empty(len(x))
         for head, among in heads.items():

@@ -8,7 +8,6 @@ import numpy as np
 
 from thalweg import nn
 from thalweg._trainer import Trainer, _hooked
-from thalweg.continual._features import part
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Sequential
 
@@ -103,14 +102,14 @@ class Given:
     def __init__(self, model: Sequential, units: list[Units]) -> None:
         self._model = model
         firsts = [0, *(some.place for some in units)]
-        self._bounds = list(itertools.pairwise(firsts))
-        self._parts = [part(model, *pair) for pair in self._bounds]
+        self._pieces = [slice(*pair) for pair in itertools.pairwise(firsts)]
+        self._parts = [model[piece] for piece in self._pieces]
         self._averages = any("running_" in name for name in model.state_dict())
 
     def __call__(self, x: Any) -> list[Any]:
         """Compute an array of shape (n, width) for each layer of units."""
         if self._averages:  # not among the parameters, and updated in training, too
-            self._parts = [part(self._model, *pair) for pair in self._bounds]
+            self._parts = [self._model[piece] for piece in self._pieces]
         rows, found, start = np.asarray(x), [], 0
         theta = None if self._averages else self._model.flat_parameters
         for one in self._parts:

@@ -10,7 +10,6 @@ from thalweg._trainer import Trainer
 from thalweg._warn import warn
 from thalweg.continual import _hidden_units
 from thalweg.continual._elements import check_elementwise
-from thalweg.continual._features import part
 from thalweg.continual._outputs import outputs_of
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
@@ -20,7 +19,7 @@ from thalweg.nn import Sequential
 
 def _with(model: Sequential, parameters: Any) -> Sequential:
     """Copy a model, with other parameters."""
-    copy = part(model, 0, len(model))
+    copy = model[:]
     copy.flat_parameters = parameters
     return copy
 
@@ -108,6 +107,7 @@ class XdG(_Parts):
     """
 
     gathers = ("_task", "_whole")
+    _by_parameter = ("_whole",)
     _does = ("part", "gates")
 
     def __init__(self, inner: Trainer | Strategy, *, share: float = 0.8, seed: int = 0) -> None:
@@ -256,6 +256,7 @@ class PackNet(_Parts):
     """
 
     gathers = ("owner", "_free", "_taken", "_options")
+    _by_parameter = ("owner", "_free")
     _does = ("part", "owner", "place")
 
     def __init__(

@@ -11,9 +11,9 @@ from thalweg.continual._balanced import classes_of
 from thalweg.continual._buffers import Buffer, ReservoirBuffer
 from thalweg.continual._features import body
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Task, are_labels, counted
+from thalweg.continual._task import Task, counted
 from thalweg.errors import ArgumentError, ShapeError
-from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss
+from thalweg.nn import BCEWithLogitsLoss
 from thalweg.nn._losses import CoreLoss
 
 _MASK = (1 << 62) - 1
@@ -157,16 +157,6 @@ def keep(buffer: Buffer, trainer: Trainer, task: Task, group: int) -> None:
     x, y = counted(trainer.loss, task.x, as_kept(buffer, trainer, task.y))
     if len(y):
         buffer.add(group=group, features=features, x=x, y=y)
-
-
-def shares_of_rows(loss: Any, y: Any) -> Any:
-    """Return how much each row counts in a mean of a loss: 0 for ignored labels."""
-    if not isinstance(loss, CrossEntropyLoss) or not are_labels(y):
-        return np.ones(len(y))
-    weight = np.ones(len(y))
-    if loss.weight is not None:  # the loss refuses labels that are not classes
-        weight = np.take(np.asarray(loss.weight, np.float64), y.astype(np.int64), mode="clip")
-    return np.where(y == loss.ignore_index, 0, weight)
 
 
 def check_competing(strategy: Strategy, labels: Any) -> None:

@@ -68,7 +68,7 @@ class OGD(Projecting):
     >>> strategy = continual.OGD(trainer, 100)
     """
 
-    gathers = ("_directions",)
+    gathers = _by_parameter = ("_directions",)
     _does = ("projection", "looks", "plain tasks")
 
     def __init__(

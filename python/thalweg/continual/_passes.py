@@ -3,7 +3,6 @@
 `_batches` determines which rows a step takes.
 """
 
-import functools
 import time
 from typing import Any
 
@@ -13,6 +12,7 @@ from thalweg import _core
 from thalweg._figures import is_sum
 from thalweg._history import History
 from thalweg._trainer import Trainer
+from thalweg.callbacks._watch import Inner
 from thalweg.continual import _batches
 from thalweg.continual._task import Task, are_labels
 from thalweg.errors import ArgumentError
@@ -29,7 +29,7 @@ def by_step(strategy: Any, task: Task, **options: Any) -> History:
         loss = strategy.step(x, y)
         seconds = time.perf_counter() - began
         try:
-            figures = counted(loss, seconds, *_counts(trainer, y))
+            figures = counted(loss, seconds, *_counts(trainer, y)[:2])
         except (TypeError, ValueError):
             raise ArgumentError(
                 f"{type(strategy).__name__}.step must return the loss of the batch, such as what"
@@ -49,7 +49,10 @@ def train(
     shuffle: bool,
     drop_last: bool,
 ) -> History:
-    """Let a trainer take some steps on a task, and return their figures as one entry."""
+    """Let a trainer take some steps on a task, and return their figures as one entry.
+
+    The entry is empty if no row counts in any of them: such batches are skipped.
+    """
     task = task.with_data(np.asarray(task.x), np.asarray(task.y), task.sample_weight)
     rows = len(task.x)
     _batches.check_last(trainer, rows, steps, start, batch_size, drop_last)
@@ -58,7 +61,7 @@ def train(
     # not complete, or leave rows out, are gathered here.
     uneven = drop_last and rows > batch_size and rows % batch_size > 0
     in_core = shuffle and not uneven and isinstance(trainer._core, _core.Trainer)
-    at, end, parts, left_out = start, start + steps, [], None
+    at, end, parts = start, start + steps, []
     while at < end:
         number, place = divmod(at, batches)
         take = min(batches - place, end - at)
@@ -73,69 +76,88 @@ def train(
                 shuffle=shuffle, drop_last=drop_last,
                 most=_batches.steps_of_chunk(trainer, batch_size),
             ):  # fmt: skip
-                fit = functools.partial(
-                    trainer.fit, x, y, batch_size=batch_size, shuffle=False, sample_weight=weight
-                )
                 counts = _counts(trainer, y, weight, batch_size)
-                if counts[0] == 0:  # batches in which no row counts are skipped
-                    left_out = fit
+                if counts[0] == 0:  # a fit would refuse them: all of its batches would be skipped
                     continue
-                history = fit()
+                history = trainer.fit(
+                    x, y, batch_size=batch_size, shuffle=False, sample_weight=weight,
+                    callbacks=[Inner()],
+                )  # fmt: skip
                 history._counts = counts
                 parts.append(history)
         at += take
-    if not parts and left_out is not None:
-        left_out()  # raises: no row of any batch counts
     return mean_history(trainer.loss, parts)
 
 
 def _counts(
     trainer: Trainer, y: Any, weight: Any = None, batch_size: int | None = None
-) -> tuple[float, float]:
-    """Return what rows count in the means of loss and accuracy, as in the core.
+) -> tuple[float, float, float]:
+    """Return what rows count in the means of loss and accuracy, as in the core; see `History`.
 
     It skips batches in which no row counts for the loss.
     """
     loss, dtype, y = trainer.loss, trainer.model.dtype, np.asarray(y)
     each = np.ones(len(y)) if weight is None else np.asarray(weight, dtype).astype(np.float64)
-    of_loss = each
+    of_loss = each * shares_of_rows(trainer, y)
     if isinstance(loss, CrossEntropyLoss) and are_labels(y):
-        of_loss = each = np.where(y == loss.ignore_index, 0.0, each)
-        if loss.weight is not None:
-            # Labels that are no classes are an error later; any weight will do here.
-            of_loss = each * np.take(np.asarray(loss.weight, dtype), y, mode="clip")
+        each = np.where(y == loss.ignore_index, 0.0, each)
     if batch_size is not None:
         firsts = np.arange(0, len(y), batch_size)
         skipped = np.repeat(np.add.reduceat(of_loss, firsts) == 0, batch_size)[: len(y)]
         each = np.where(skipped, 0.0, each)
-    return float(of_loss.sum()), float(each.sum())
+    return float(of_loss.sum()), float(each.sum()), 0.0
+
+
+def shares_of_rows(trainer: Trainer, y: Any) -> Any:
+    """Return how much each row counts in the mean of a trainer's loss: 0 for ignored labels."""
+    loss = trainer.loss
+    if not isinstance(loss, CrossEntropyLoss) or not are_labels(y):
+        return np.ones(len(y))
+    shares = np.ones(len(y))
+    if loss.weight is not None:
+        of_class = np.asarray(loss.weight, trainer.model.dtype).astype(np.float64)
+        # Labels that are no classes are an error later; any weight will do here.
+        shares = np.take(of_class, y.astype(np.int64), mode="clip")
+    return np.where(y == loss.ignore_index, 0.0, shares)
 
 
 def counted(loss: Any, seconds: float, rows: float, right: float | None = None) -> History:
     """Return an entry with the loss of a step, and what its rows count there and in accuracies."""
     history = History(loss=[float(loss)], seconds=[seconds])
-    history._counts = rows, rows if right is None else right
+    history._counts = rows, rows if right is None else right, 0.0
     return history
+
+
+def were_skipped(part: History) -> bool:
+    """Whether no row counts in any step of a part, so that none was taken."""
+    return part._counts is not None and not any(part._counts[:2])
 
 
 def mean_history(loss: Any, parts: list[History]) -> History:
     """Merge several fits with a loss into one entry, as if they were one.
 
-    That has means weighted by what rows count, the sum of seconds, and the penalty at the end, as
-    in an entry of `Trainer.fit`; also the sum of losses that are sums.
+    That has means weighted by what rows count, or updates, the sum of seconds, and the penalty at
+    the end, as in an entry of `Trainer.fit`; also the sum of losses that are sums. Parts that were
+    skipped have no figures, and if there are no others, the entry is empty.
     """
+    parts = [part for part in parts if not were_skipped(part)]
     history = History()
-    of_loss, of_accuracy = np.array([part._counts or (1.0, 1.0) for part in parts]).T
-    for key in parts[0] if parts else ():
+    if not parts:
+        history._counts = 0.0, 0.0, 0.0
+        return history
+    known = np.array([part._counts or (1.0, 1.0, 1.0) for part in parts])
+    counts = dict(zip(("loss", "accuracy", "projected"), known.T, strict=True))
+    for key in parts[0]:
         values = np.array([part[key][-1] for part in parts])
         if key == "penalty":
             merged = values[-1]
         elif key == "seconds" or (key == "loss" and is_sum(loss)):
             merged = values.sum()
         else:
-            weights = of_accuracy if key == "accuracy" else of_loss
+            weights = counts.get(key, counts["loss"])
             there = weights > 0
             merged = values[there] @ weights[there] / weights.sum() if there.any() else np.nan
         history[key] = [float(merged)]
-    history._counts = float(of_loss.sum()), float(of_accuracy.sum())
+    of_loss, of_accuracy, updates = known.sum(axis=0).tolist()
+    history._counts = of_loss, of_accuracy, updates
     return history

@@ -95,6 +95,10 @@ def prequential(
     error ends the iterator, too: to go on behind a batch with a NaN, call this again with the rest
     of the stream and ``start``.
 
+    Each batch takes a prediction and some 10 to 25 microseconds in Python beside its step. For
+    streams of single rows that are faster, use the loss that `Trainer.step` returns, which is from
+    before the update, too.
+
     The mean over a sliding window follows from the scores, for instance ``np.convolve(scores,
     np.ones(50) / 50, "valid")``. A fading factor needs no window, and has about the same effect.
 

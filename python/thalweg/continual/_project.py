@@ -12,7 +12,7 @@ from thalweg._trainer import Trainer
 from thalweg.continual import _batches
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._memory import Drawing, KeepingTasks, buffer_of, check_competing, kept_rows
-from thalweg.continual._passes import mean_history
+from thalweg.continual._passes import mean_history, shares_of_rows, were_skipped
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, are_labels, counted
 from thalweg.errors import UnsupportedError
@@ -48,7 +48,10 @@ class Projecting(Strategy):
         with self._projecting(None) as core:
             history = self._projected(core, task, **options)
             updates, changed = core.projected()
-        history["projected"] = [changed / max(updates, 1)]
+        if not were_skipped(history):
+            history["projected"] = [changed / max(updates, 1)]
+        if history._counts is not None:
+            history._counts = *history._counts[:2], updates
         return history
 
     def step(self, x: Any, y: Any) -> float:
@@ -197,6 +200,7 @@ class AGEM(Projecting, KeepingTasks):
         # Batches in an update; the last update of a pass may have fewer.
         each = self.trainer._accumulate
         per_pass = _batches.per_pass(len(task.y), batch_size, options["drop_last"])
+        counts = shares_of_rows(self.trainer, np.asarray(task.y)) > 0
         at, end, parts = start, start + steps, []
         while at < end:
             stop = min(_batches.end_of_update(at + _CHUNK, per_pass, each), end)
@@ -205,7 +209,15 @@ class AGEM(Projecting, KeepingTasks):
             count = stop - at
             update = at // per_pass * -(-per_pass // each) + at % per_pass // each
             rows = kept_rows(len(self.buffer), task.index, seed, update, count, size)
-            core.recall(0, rows.ravel().tolist(), size)
+            if each == 1 and not counts.all():
+                # Steps in which no row counts are skipped, and their reference rows with them.
+                steps_of = _batches.rows_of_steps(
+                    task, len(counts), seed=seed, steps=count, start=at, batch_size=batch_size,
+                    most=1, **options,
+                )  # fmt: skip
+                rows = rows[[bool(counts[mine].any()) for mine in steps_of]]
+            if len(rows):
+                core.recall(0, rows.ravel().tolist(), size)
             part = super()._projected(
                 core, task, steps=count, start=at, batch_size=batch_size, **options
             )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from thalweg._history import History
-from thalweg.continual import _undo
+from thalweg.continual import _passes, _undo
 from thalweg.errors import ArgumentError
 
 #: What `Strategy.learn` is called with, besides the task.
@@ -63,7 +63,7 @@ def learn(strategy: Any, task: Any, **options: Any) -> History:
         if not isinstance(given, Mapping):
             raise TypeError
         history = given if isinstance(given, History) else _history(given)
-        if "seconds" not in history:
+        if "seconds" not in history and not _passes.were_skipped(history):
             history["seconds"] = [seconds]
         return history
     except (TypeError, ValueError):

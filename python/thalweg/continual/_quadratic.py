@@ -14,7 +14,7 @@ from thalweg._warn import warn
 from thalweg.continual import _protocol
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
-from thalweg.errors import DivergedError, ShapeError, UnsupportedError
+from thalweg.errors import DivergedError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss
 from thalweg.optim import SGD
 
@@ -35,6 +35,7 @@ class Quadratic(Strategy):
     """
 
     gathers: tuple[str, ...] = ("_importance", "_anchor", "ratios", "_stepped", "strength")
+    _by_parameter: tuple[str, ...] = ("_importance", "_anchor")
     _does: tuple[str, ...] = ("penalty", "importance")
 
     def __init__(self, inner: "Trainer | Strategy", strength: float) -> None:
@@ -243,16 +244,6 @@ class Quadratic(Strategy):
         """Restore a state that `state_dict` returned."""
         super().load_state_dict(state)
         self._set(self._importance, self._anchor)
-
-    def _check_state(self, state: Any) -> None:
-        super()._check_state(state)
-        for name in ("importance", "anchor"):
-            shape, count = np.shape(state[name]), self.trainer.model.num_parameters
-            if state[name] is not None and shape != (count,):
-                raise ShapeError(
-                    f"the {name} in the state has shape {shape}, but the model of this"
-                    f" {type(self).__name__} has {count} parameters"
-                )
 
 
 class Consolidating(Quadratic):

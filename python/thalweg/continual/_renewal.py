@@ -8,10 +8,10 @@ from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _hidden_units
-from thalweg.continual._passes import mean_history
+from thalweg.continual._passes import mean_history, were_skipped
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
-from thalweg.errors import UnsupportedError
+from thalweg.errors import ShapeError, UnsupportedError
 
 
 class ContinualBackprop(Strategy):
@@ -123,7 +123,8 @@ class ContinualBackprop(Strategy):
             hidden = self._given(x[rows])
             history = super()._learn(task, steps=1, start=start + at, **options)
             parts.append(history)
-            self._renew(hidden)
+            if not were_skipped(history):
+                self._renew(hidden)
         return mean_history(self.trainer.loss, parts)
 
     def step(self, x: Any, y: Any) -> float:
@@ -132,6 +133,16 @@ class ContinualBackprop(Strategy):
         loss = super().step(x, y)
         self._renew(hidden)
         return loss
+
+    def _check_state(self, state: Any) -> None:
+        super()._check_state(state)
+        mine = [units.width for units in self._units]
+        theirs = [len(utility) for utility in state["utility"]]
+        if theirs != mine:
+            raise ShapeError(
+                f"the utilities in the state are of {theirs} hidden units, but the model of this"
+                f" {type(self).__name__} has {mine}"
+            )
 
     def _renew(self, hidden: list[Any]) -> None:
         """Update the utility of units, and replace those that are due."""

@@ -19,10 +19,9 @@ from thalweg.continual._memory import (
     buffer_of,
     keep,
     kept_rows,
-    shares_of_rows,
 )
 from thalweg.continual._outputs import largest
-from thalweg.continual._passes import mean_history
+from thalweg.continual._passes import mean_history, shares_of_rows, were_skipped
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, are_labels
 from thalweg.errors import ArgumentError, UnsupportedError
@@ -154,7 +153,7 @@ class Replay(KeepingTasks):
         counts = np.tile([size, more], steps)
         counts[-2] = rows - size * (steps - 1)  # the last batch of a pass may be short
         # What a mean of the loss divides by, for each part; one that is 0 has no mean.
-        totals = np.add.reduceat(shares_of_rows(loss, y), np.cumsum(counts) - counts)
+        totals = np.add.reduceat(shares_of_rows(self.trainer, y), np.cumsum(counts) - counts)
         weights = np.tile([share, 1 - share], steps) / np.where(totals == 0, np.inf, totals)
         if getattr(loss, "reduction", "mean") == "sum":
             weights *= totals[::2].repeat(2)
@@ -211,6 +210,8 @@ class Replay(KeepingTasks):
         history = super()._learn(
             mixed, steps=1, start=0, batch_size=len(x), shuffle=False, drop_last=False
         )
+        if were_skipped(history):
+            return super().step(x, y)  # raises: no row counts
         return float(history["loss"][-1])
 
 
@@ -242,6 +243,7 @@ class GDumb(Keeping):
     learning".
     """
 
+    gathers = ("_before",)
     _does = ("rows", "own rows", "plain rows", "restart")
     _only_learns = "it trains a new network on its buffer for each task"
 
@@ -254,6 +256,8 @@ class GDumb(Keeping):
     def begin(self, task: Task) -> None:
         """Keep samples of the task, and reset the network."""
         self._admit(task)
+        if self._before is not None:  # the samples of a task that has not ended
+            self.buffer.load_state_dict(self._before)
         self._before = self.buffer.state_dict()
         keep(self.buffer, self.trainer, task, self._ended)
         self.trainer._become(self._initial)

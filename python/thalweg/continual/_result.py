@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _checks
+from thalweg import _checks, _habits
 from thalweg._atomic import replacing
 from thalweg._history import History
 from thalweg.continual import metrics
@@ -52,7 +52,8 @@ class Result:
         When each task ended, in steps since the start.
     histories : list of History
         One for each task, with an entry for each epoch; if the run was given ``steps``, or tasks
-        were judged more often, with an entry for each interval between judgements.
+        were judged more often, with an entry for each interval between judgements. Its figures are
+        NaN if no row counts in any of its steps, which are skipped then.
     """
 
     names: tuple[str, ...]
@@ -164,6 +165,7 @@ class Result:
         with replacing(path) as file:
             file.write(text.getvalue().encode())
 
+    @_habits.on_the_class("result = Result.load(path) reads the file")
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Result":
         """Read a JSON file that `save` or ``continual.run(..., log=path)`` has written.
@@ -179,6 +181,8 @@ class Result:
 
         Raises
         ------
+        ArgumentError
+            If it is called on a result instead of the class: it would not change that result.
         OSError
             If the file cannot be read.
         DataError

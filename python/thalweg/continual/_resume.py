@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from thalweg.continual._strategy import Strategy
 
 #: The version of the format that this module writes.
-_VERSION = 7
+_VERSION = 8
 #: Stands for what only one of two settings has.
 _NOTHING = {"type": "nothing"}
 
@@ -254,6 +254,13 @@ def packed(strategy: "Strategy", arrays: dict[str, Any]) -> Any:
         owner: Any = links(strategy)[len(inside)]
         within = vars(owner).get(path[len(inside)])
         who = type(within if isinstance(within, Buffer) else owner).__name__
+        if isinstance(value, np.ndarray):
+            masked = "a masked array" if isinstance(value, np.ma.MaskedArray) else "an array"
+            raise UnsupportedError(
+                f"the state of {who} contains {masked} of dtype {value.dtype} ({name}), which"
+                " cannot be saved to a file: keep numbers as float64, int64 or another dtype of at"
+                " most 8 bytes, text in lists, and a mask as an array of its own"
+            ) from None
         raise UnsupportedError(
             f"the state of {who} contains {value!r} ({name}), which cannot be saved to a file: let"
             f" {who}.state_dict return arrays and plain data instead, and {who}.load_state_dict"
@@ -292,12 +299,14 @@ def _unsaved(strategy: "Strategy") -> tuple["Strategy", str] | None:
 
 
 class _NoFile(Exception):
-    """Something that is neither an array nor plain data, and where it was."""
+    """Something that is neither an array that a file can hold nor plain data, and where it was."""
 
 
 def _pack(value: Any, name: str, arrays: dict[str, Any]) -> Any:
     """Move the arrays out of nested plain data."""
     if isinstance(value, np.ndarray):
+        if not _safetensors.can_hold(value):
+            raise _NoFile(value, name)
         arrays[name] = value
         return {"array": name}
     if isinstance(value, np.generic):

@@ -1,6 +1,7 @@
 """Runs: a strategy learns a scenario, and is judged on all tasks after each."""
 
 import contextlib
+import math
 import os
 import weakref
 from collections.abc import Iterator
@@ -15,9 +16,9 @@ from thalweg._trainer._penalties import OWN
 from thalweg._warn import warn
 from thalweg.continual import _batches, _protocol, _resume
 from thalweg.continual._baselines import Naive
-from thalweg.continual._calls import called
 from thalweg.continual._elsewhere import OF_RUNS
-from thalweg.continual._passes import mean_history
+from thalweg.continual._incomplete import called
+from thalweg.continual._passes import mean_history, were_skipped
 from thalweg.continual._quadratic import Quadratic
 from thalweg.continual._result import Result
 from thalweg.continual._scores import Metric, metric_of, score
@@ -235,8 +236,8 @@ class _Run:
         name = getattr(metric, "__name__", type(metric).__name__)
         self.result = Result(tuple(task.name for task in scenario), scenario.kind, name)
         self.task = self.taken = self.total = 0
-        #: What the rows of the latest entry count, see `History`.
-        self.counts: tuple[float, float] | None = None
+        #: What the latest entry counts, see `History`.
+        self.counts: tuple[float, float, float] | None = None
         self.bar: Any = None
         # Recorded before the first task, as training changes some of it.
         self.chosen: dict[str, Any] = {}
@@ -337,10 +338,15 @@ class _Run:
         judged = self.result.steps[-1] - (self.total - at)  # since the start of the task
         begins = max(0, judged, plan.epoch_of(task, at)[0])
         latest = History({key: values[-1:] for key, values in found.items()})
-        if begins < at and latest.keys() == part.keys():
-            latest._counts = self.counts
+        latest._counts = self.counts
+        if were_skipped(part):
+            if begins == at:  # until a row counts in this epoch
+                found.append({"loss": math.nan} | dict.fromkeys(found, math.nan) | {"seconds": 0.0})
+                self.counts = part._counts
+            return
+        if begins < at and (latest.keys() == part.keys() or were_skipped(latest)):
             if latest._counts is None or part._counts is None:  # of a strategy of the user's own
-                latest._counts, part._counts = (at - begins,) * 2, (steps,) * 2
+                latest._counts, part._counts = (at - begins,) * 3, (steps,) * 3
             part = mean_history(self.strategy.trainer.loss, [latest, part])
             for values in found.values():
                 values.pop()
@@ -396,8 +402,8 @@ class _Run:
         assert self.checkpoint is not None
         place = _resume.load(self.checkpoint, self.strategy, self.setting())
         self.task, self.taken, self.total = place["task"], place["taken"], place["total"]
-        if (counts := place.get("counts")) is not None:  # older files have none
-            self.counts = counts[0], counts[1]
+        counts = place["counts"]
+        self.counts = None if counts is None else tuple(counts)
         self.strategy.result = self.result = Result._of_plain(place["result"])
         if self.bar is not None:
             self.bar.update(self.total)

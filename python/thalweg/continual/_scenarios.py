@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from thalweg import _arrays, _checks
-from thalweg.continual._calls import called
 from thalweg.continual._elsewhere import OF_ARRAYS, OF_SCENARIOS, Kind, kind_of
+from thalweg.continual._incomplete import called
 from thalweg.continual._task import (
     Changed,
     Scenario,

@@ -13,7 +13,7 @@ import numpy as np
 from thalweg._spec import classes, rebuild
 from thalweg._trainer import Trainer
 from thalweg._trainer._file import _FUNCTION, _described
-from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
 from thalweg.nn import Sequential, _losses
 from thalweg.optim import Optimizer
 
@@ -117,7 +117,10 @@ class Stateful:
     """
 
     inner: Any
+    trainer: Trainer
     gathers: tuple[str, ...]
+    #: Those of a class that are arrays with a number for each parameter, in their last dimension.
+    _by_parameter: tuple[str, ...] = ()
     #: Checksums of the models that a user's constructor has made, by the names of attributes.
     _made_models: Mapping[str, int] = {}
 
@@ -156,6 +159,8 @@ class Stateful:
         ------
         ArgumentError
             If it is not from such a strategy around such others; nothing is loaded then.
+        ShapeError
+            If it is from one whose model has other parameters; nothing is loaded then.
         """
         self._check_state(state)
         for name in self._names_gathered():
@@ -186,13 +191,29 @@ class Stateful:
         for attribute in self._names_gathered():
             value, there = state[attribute.strip("_")], vars(self).get(attribute)
             check(name, attribute, value, there)
+        for attribute in self._names_of("_by_parameter"):
+            self._check_by_parameter(attribute.strip("_"), state[attribute.strip("_")])
         if self.inner is not None:
             self.inner._check_state(state["inner"])
 
+    def _check_by_parameter(self, name: str, array: Any) -> None:
+        """Refuse an array of a state that is of a model with another number of parameters."""
+        shape, count = np.shape(array), self.trainer.model.num_parameters
+        if array is not None and shape[-1:] != (count,):
+            raise ShapeError(
+                f"the {name} in the state has shape {shape}, but the model of this"
+                f" {type(self).__name__} has {count} parameters"
+            )
+
     @classmethod
     def _names_gathered(cls) -> list[str]:
-        """Return the names of the attributes that belong to the state, with those of all bases."""
-        return [name for kind in cls.__mro__ for name in vars(kind).get("gathers", ())]
+        """Return the names of the attributes that belong to the state."""
+        return cls._names_of("gathers")
+
+    @classmethod
+    def _names_of(cls, listed: str) -> list[str]:
+        """Return the names that an attribute of the class lists, with those of all bases."""
+        return [name for kind in cls.__mro__ for name in vars(kind).get(listed, ())]
 
 
 def note_models(strategy: Stateful) -> None:

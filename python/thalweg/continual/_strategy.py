@@ -13,17 +13,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from thalweg import _checks
+from thalweg._habits import takes
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _compatibility, _passes, _protocol, _resume, _undo
 from thalweg.continual._admission import Admission, check_task, check_trainer
 from thalweg.continual._buffers import Buffer, ReservoirBuffer
-from thalweg.continual._calls import called
-from thalweg.continual._elsewhere import ARGUMENTS, ELSEWHERE, OF_FITS, no_attribute
+from thalweg.continual._elsewhere import (
+    ARGUMENTS,
+    ELSEWHERE,
+    OF_FITS,
+    OF_PREDICTIONS,
+    no_attribute,
+)
+from thalweg.continual._incomplete import called
 from thalweg.continual._outputs import largest
 from thalweg.continual._state import Stateful, note_models
 from thalweg.continual._task import Task, check_rows
-from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.errors import ArgumentError, DataError, UnsupportedError
 from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, CustomLoss, DistillationLoss, Sequential
 
 if TYPE_CHECKING:
@@ -190,7 +197,8 @@ class Strategy(Admission, Stateful):
         Returns
         -------
         History
-            One entry for these steps.
+            One entry for these steps. It has no figures if no row counts in any of them, because of
+            weights of 0 or labels that the loss ignores: such steps are skipped.
 
         Raises
         ------
@@ -311,10 +319,13 @@ class Strategy(Admission, Stateful):
             count, per_pass = 1, _checks.integer("steps", steps, 1)
         # Holding a reference keeps samples that are made on demand from being made again.
         _held = task.x
+        links = [self, *_protocol.inside(self)]
+        for link in links:
+            link._refused = False
         before = _undo.Before(self)
-        _protocol.begin(self, task)
         history = History()
         try:
+            _protocol.begin(self, task)
             for number in range(count):
                 part = _protocol.learn(
                     self,
@@ -324,9 +335,16 @@ class Strategy(Admission, Stateful):
                     batch_size=batch_size,
                     drop_last=drop_last,
                 )
+                if _passes.were_skipped(part):
+                    raise DataError(
+                        f"no row counts in {per_pass} steps on task {task.index}: each has a"
+                        " sample_weight of 0, an ignored label, or a label whose class has weight 0"
+                    )
                 history.append({key: values[-1] for key, values in part.items()})
             _protocol.end(self, task)
         except BaseException as error:
+            if any(link._refused for link in links):
+                raise  # nothing has changed, also not what another strategy has left in the trainer
             self._abandon()
             if isinstance(error, Exception):
                 before.restore(error)
@@ -363,6 +381,7 @@ class Strategy(Admission, Stateful):
         self._asked = True
         return (self.trainer if self.inner is None else self.inner).step(x, y)
 
+    @takes("strategy.network", OF_PREDICTIONS)
     def network(self, task: int | None = None) -> Sequential:
         """Return the network that samples are judged by.
 
@@ -379,6 +398,7 @@ class Strategy(Admission, Stateful):
         """
         return self.trainer.model if self.inner is None else self.inner.network(task)
 
+    @takes("strategy.predict", OF_PREDICTIONS)
     def predict(
         self, x: Any, classes: Sequence[int] | None = None, *, task: int | None = None
     ) -> Any:
@@ -451,7 +471,8 @@ class Strategy(Admission, Stateful):
         ----------
         path : str or path-like
             The file. Model, trainer, strategies and buffers must be created like those that it was
-            written from.
+            written from. A learning rate or a strength must be what it was when `save` was called,
+            or when the run began.
 
         Raises
         ------

@@ -131,7 +131,7 @@ class SynapticIntelligence(Consolidating):
     ICML 2017, arXiv:1703.04200.
     """
 
-    gathers = ("_start", "_gained", "_path")
+    gathers = _by_parameter = ("_start", "_gained", "_path")
     _does = ("penalty", "path")
 
     def __init__(

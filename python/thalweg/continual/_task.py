@@ -11,8 +11,8 @@ import numpy as np
 
 from thalweg import _checks
 from thalweg._habits import takes
-from thalweg.continual._calls import called
 from thalweg.continual._elsewhere import OF_TASKS, Kind, kind_of
+from thalweg.continual._incomplete import called
 from thalweg.errors import ArgumentError, ShapeError
 
 

@@ -66,6 +66,7 @@ class RWalk(Consolidating):
     """
 
     gathers = ("_fisher", "_scores", "_walk")
+    _by_parameter = ("_fisher", "_scores")
     _does = (*Consolidating._does, "path")
 
     def __init__(
@@ -107,6 +108,11 @@ class RWalk(Consolidating):
         core.start_walk(None if walk is None else (self.alpha, self.eps, self.every))
         if walk is not None:
             core.set_walk(*walk)
+
+    def _check_state(self, state: Any) -> None:
+        super()._check_state(state)
+        for array in state["walk"][0] if state["walk"] else ():
+            self._check_by_parameter("walk", array)
 
     def _abandon(self) -> None:
         self._walk = None
