@@ -3,6 +3,7 @@
 import copy
 import errno
 import importlib
+import inspect
 import json
 import os
 import pickle
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg import _atomic, nn, optim
+from thalweg import _atomic, continual, nn, optim
 from thalweg._trainer._base import ATTRIBUTES
 from thalweg.callbacks import ModelCheckpoint
 from thalweg.optim import schedules
@@ -233,6 +234,97 @@ def test_files_of_others_and_of_the_future_are_named(tmp_path):
             nn.Sequential.load(path)
 
 
+def trained(model=None):
+    return tw.Trainer(model or make(), loss=nn.MSELoss(), optimizer=optim.Adam())
+
+
+@pytest.mark.parametrize(
+    ("kind", "make_one", "instead"),
+    [
+        (nn.Sequential, make, r"model\.follow\(nn\.Sequential\.load\(path\)\)"),
+        (tw.Trainer, trained, r"trainer = tw\.Trainer\.load\(path\)"),
+        (
+            continual.Result,
+            lambda: continual.run(
+                continual.Naive(trained()), continual.from_arrays([(np.eye(5), np.ones((5, 3)))])
+            ),
+            r"result = Result\.load\(path\)",
+        ),
+    ],
+)
+def test_what_load_returns_is_new_and_objects_say_so(kind, make_one, instead, tmp_path):
+    """`trainer.load(path)` alone would go on with the old numbers, without a word."""
+    thing, path = make_one(), tmp_path / "file"
+    thing.save(path)
+    for call in (lambda: thing.load(path), lambda: thing.load(path=path), lambda: thing.load()):
+        with pytest.raises(
+            tw.ArgumentError, match=rf"^{kind.__name__}\.load returns a new.*{instead}"
+        ):
+            call()
+    assert type(kind.load(path)) is kind
+    assert inspect.signature(thing.load) == inspect.signature(kind.load)
+    assert thing.load.__doc__ == kind.load.__doc__
+
+    class Own(kind):
+        @classmethod
+        def load(cls, path):
+            return super().load(path)
+
+    assert isinstance(Own.load(path), kind)
+
+
+def test_a_model_in_use_takes_the_numbers_of_a_file(tmp_path):
+    model, path = make(), tmp_path / "file"
+    model.save(path)
+    expected, trainer = model.flat_parameters, trained(model)
+    model.flat_parameters = 0 * expected
+    model.follow(nn.Sequential.load(path))
+    np.testing.assert_array_equal(trainer.model.flat_parameters, expected)
+
+
+def test_files_of_other_formats_say_how_they_are_read(tmp_path):
+    path = tmp_path / "net.npz"
+    for write, message in [
+        (
+            lambda: np.savez(path, **make().state_dict()),
+            r"zip archive; .*np\.load\(path",
+        ),
+        (lambda: path.write_bytes(pickle.dumps(make())), r"a pickle: .*pickle\.load$"),
+        (lambda: path.write_bytes(b"epoch,loss\n"), "not a complete safetensors file: "),
+    ]:
+        write()
+        with pytest.raises(tw.DataError, match=rf"net\.npz' is .*{message}"):
+            nn.Sequential.load(path)
+    # What the first of these says does it.
+    model, twin = make(), nn.Sequential(*make().layers)
+    np.savez(path, **model.state_dict())
+    twin.load_state_dict(np.load(path))
+    np.testing.assert_array_equal(twin.flat_parameters, model.flat_parameters)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zipped", "before"])
+def test_files_of_pytorchs_say_how_they_are_read(zipped, tmp_path):
+    torch = pytest.importorskip("torch")
+    path, model = tmp_path / "net.pt", make()
+    module = tw.torch.to_torch(model)
+    torch.save(module.state_dict(), path, _use_new_zipfile_serialization=zipped)
+    message = (
+        r"is a file of PyTorch.*model\.load_state_dict\(torch\.load\(path, weights_only=True\)\).*"
+        r"tw\.torch\.from_torch\(torch\.load\(path, weights_only=False\)\)$"
+    )
+    for load in (nn.Sequential.load, tw.Trainer.load):
+        with pytest.raises(tw.DataError, match=message):
+            load(path)
+    twin = nn.Sequential(*make().layers)
+    twin.load_state_dict(torch.load(path, weights_only=True))
+    np.testing.assert_array_equal(twin.flat_parameters, model.flat_parameters)
+    torch.save(module, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(tw.DataError, match=message):
+        nn.Sequential.load(path)
+    twin = tw.torch.from_torch(torch.load(path, weights_only=False))
+    np.testing.assert_array_equal(twin.flat_parameters, model.flat_parameters)
+
+
 def own_loss(output, target):
     """Squares, as a function that can be imported."""
     return float(((output - target) ** 2).mean()), 2 * (output - target) / output.size
@@ -387,6 +479,31 @@ def test_a_loop_by_hand_goes_on_in_the_middle_of_an_epoch(training, tmp_path, rn
     assert seen == losses
     for name, values in whole.model.state_dict().items():
         np.testing.assert_array_equal(part.model.state_dict()[name], values, err_msg=name)
+
+
+def test_a_fit_that_was_saved_in_the_middle_of_an_epoch_begins_it_again(tmp_path, rng):
+    """With the updates made so far, and the same batches in the same order."""
+    x, y, seen = rng.standard_normal((50, 5)), np.arange(50.0)[:, np.newaxis], []
+
+    def loss(output, target):
+        seen.append(target[:, 0].tolist())
+        return squares(output, target)
+
+    class Saves:
+        def on_step_end(self, trainer, record):
+            if (record["epoch"], record["batch"]) == (2, 3):
+                trainer.save(tmp_path / "training")
+
+    model = nn.Sequential(nn.Linear(5, 1), seed=9)
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam())
+    trainer.fit(x, y, epochs=2, batch_size=8, callbacks=[Saves()])
+    second = seen[7:]
+    seen.clear()
+    again = tw.Trainer.load(tmp_path / "training", loss=loss)
+    assert (again.epochs, again.optimizer.steps) == (1, 7 + 3)
+    again.fit(x, y, batch_size=8)
+    assert seen == second
+    assert (again.epochs, again.optimizer.steps) == (2, 7 + 3 + 7)
 
 
 COPIES = {
@@ -620,36 +737,117 @@ def test_a_file_that_must_not_be_replaced_is_named(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def watch(monkeypatch):
+    """Return a list that gets the size of each file that is synced, and "folder" for a folder."""
+    events, sync = [], os.fsync
+
+    def record(file):
+        found = os.fstat(file)
+        events.append("folder" if stat.S_ISDIR(found.st_mode) else found.st_size)
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", record)
+    return events
+
+
 def test_what_was_written_is_on_the_disk_before_it_has_the_name(tmp_path, monkeypatch):
-    path, events = tmp_path / "model", []
-    sync, replace = os.fsync, os.replace
-    monkeypatch.setattr(
-        os, "fsync", lambda file: (events.append(os.fstat(file).st_size), sync(file))
-    )
+    """And the name before `save` returns: or a power cut would bring back the old file."""
+    path, events, replace = tmp_path / "model", watch(monkeypatch), os.replace
     monkeypatch.setattr(os, "replace", lambda *names: (events.append("named"), replace(*names)))
     make().save(path)
-    assert events == [path.stat().st_size, "named"]
+    assert events == [path.stat().st_size, "named", "folder"]
+
+
+def test_what_a_mounted_file_is_overwritten_with_is_on_the_disk(tmp_path, monkeypatch):
+    path, events = tmp_path / "model", watch(monkeypatch)
+    path.write_text("of the host")
+
+    def busy(old, new):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), old, None, new)
+
+    monkeypatch.setattr(os, "replace", busy)
+    make().save(path)
+    assert events == [path.stat().st_size] * 2
+
+
+@pytest.mark.parametrize("refused", ["open", "fsync"])
+def test_a_folder_that_cannot_be_synced_is_no_error(refused, tmp_path, monkeypatch):
+    """On Windows folders are not opened, on some shares not synced: the file is complete."""
+    path, descriptors = tmp_path / "model", len(os.listdir("/dev/fd"))
+    usual = getattr(os, refused)
+
+    def refuse(file, *rest):
+        if stat.S_ISDIR(os.stat(file).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return usual(file, *rest)
+
+    monkeypatch.setattr(os, refused, refuse)
+    make().save(path)
+    nn.Sequential.load(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert len(os.listdir("/dev/fd")) == descriptors
+
+
+def half(path, age):
+    """Write what a process leaves that is killed while it saves, some seconds ago."""
+    path.write_text("half")
+    now = path.stat().st_mtime
+    os.utime(path, (now - age, now - age))
+    return path.name
 
 
 def test_what_killed_processes_have_left_is_removed_later(tmp_path):
-    """Once it is so old that nobody can still be writing it."""
-    old, new = tmp_path / "model.123-45.part", tmp_path / "model.678-9.part"
-    others = [tmp_path / "model.final.part", tmp_path / "model2.123-45.part"]
-    for path in (old, new, *others):
-        path.write_text("half")
-    hours_ago = old.stat().st_mtime - 2 * 3600
-    for path in (old, *others):
-        os.utime(path, (hours_ago, hours_ago))
+    """Once it is so old that nobody can still be writing it; with names by step, of any name."""
+    half(tmp_path / "model.123-0123456789abcdef.part", 3660)
+    half(tmp_path / "step-7.45-0000000000000000.part", 3660)
+    kept = {
+        half(tmp_path / name, age)
+        for name, age in {
+            "model.678-0123456789abcdef.part": 3540,  # somebody may be writing it
+            "model.final.part": 7200,
+            "model.part": 7200,
+            ".123-0123456789abcdef.part": 7200,  # of no name
+            "model.123-0123456789abcde.part": 7200,
+            "model.123-0123456789abcdef0.part": 7200,
+            "model.123-0123456789ABCDEF.part": 7200,
+            "model.x-0123456789abcdef.part": 7200,
+            "model.123-0123456789abcdef.part.bin": 7200,
+            "model-123-0123456789abcdef.part": 7200,
+            "step-7": 7200,
+        }.items()
+    }
+    folder, link = tmp_path / "a.1-0123456789abcdef.part", tmp_path / "b.1-0123456789abcdef.part"
+    folder.mkdir()
+    link.symlink_to("step-7")
+    os.utime(folder, (0, 0))
+    os.utime(link, (0, 0), follow_symlinks=False)
     make().save(tmp_path / "model")
-    assert {p.name for p in tmp_path.iterdir()} == {"model", new.name, *(p.name for p in others)}
+    assert {p.name for p in tmp_path.iterdir()} == {"model", folder.name, link.name, *kept}
+
+
+def test_an_abandoned_file_that_cannot_be_removed_does_not_keep_others(tmp_path, monkeypatch):
+    """It may be another user's, in a folder like /tmp."""
+    names = [half(tmp_path / f"{it}.1-0123456789abcdef.part", 7200) for it in "abc"]
+    unlink, refused = os.unlink, []
+
+    def first_refused(path):
+        refused[:] = refused or [path]
+        if path == refused[0]:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", first_refused)
+    make().save(tmp_path / "model")
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left == {"model", os.path.basename(refused[0])} < {"model", *names}
 
 
 @pytest.mark.parametrize("name", ["m" * 255, "\N{SNOWMAN}" * 85], ids=["ascii", "three bytes each"])
 def test_the_longest_names_are_names_too(name, tmp_path):
     """The name of the unfinished file, which is longer than it is short, is shortened."""
-    abandoned = tmp_path / f"{name[:50]}.123-45.part"
-    abandoned.write_text("half")
-    os.utime(abandoned, (0, 0))
+    with _atomic.replacing(tmp_path / name):
+        (unfinished,) = tmp_path.iterdir()
+    half(unfinished, 7200)  # as if that process had been killed
     make().save(tmp_path / name)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -35,6 +36,10 @@ from thalweg import callbacks, continual, curvature, nn, optim
         ("lerp", r"target\.follow\(model, tau\)"),
         ("update_target", r"target\.follow\(model, tau\)"),
         ("copy_", r"target\.follow\(model\) copies them"),
+        ("copy_from", r"target\.follow\(model\) copies them"),
+        ("reset_parameters", r"model\.follow\(nn\.Sequential\(\*model\.layers, .*seed=\.\.\.\)\)"),
+        ("learn_one", r"tw\.Trainer\(.*\)\.step\(\[x\], \[y\]\)"),  # river
+        ("predict_one", r"model\(\[x\]\)\[0\]"),
         ("grad_sample", r"trainer\.backward\(x\[i:i\+1\], y\[i:i\+1\]\)"),
         ("tie_weights", r"trainer\.gradient_hook"),
         ("bias", r'\(\)\["0\.bias"\], a copy; .*load_state_dict\(.* \| \{"0\.bias": values\}\)'),
@@ -58,6 +63,12 @@ def test_what_models_of_others_have(name, advice):
         ("train_on_batch", r"trainer\.step"),
         ("zero_grad", r"trainer\.model\.zero_grad\(\)"),
         ("save_model", r"trainer\.model\.save\(path\)"),
+        ("learn_one", r"trainer\.step\(\[x\], \[y\]\)"),
+        ("predict_one", r"trainer\.model\(\[x\]\)\[0\]"),
+        ("current_epoch", "it is trainer.epochs"),
+        ("global_step", "it is trainer.optimizer.steps"),
+        ("reset", r"twin = trainer\.copy\(\)"),
+        ("stop_training", "on_epoch_end returns True"),
         ("fitt", r"did you mean fit\?"),
     ],
 )
@@ -117,6 +128,7 @@ def test_what_trainers_of_others_have(name, advice, regressor):
         (tw, "vmap", r"single samples, call .*trainer\.backward\(x\[i:i\+1\]"),
         (tw, "per_sample_gradients", r"trainer\.backward\(x\[i:i\+1\], y\[i:i\+1\]\)"),
         (callbacks, "ProgressBar", "progress=True"),
+        (callbacks, "EMA", r"Trainer\(\.\.\., average=optim\.EMA\(\)\)"),
         (tw.solve, "lstsq", r"least_squares\(x, y\)"),
         (tw.diagnostics, "condition", r"conditioning\(model, x\)"),
         (tw.diagnostics, "dead_units", r"continual\.metrics\.plasticity\(model, x\)"),
@@ -147,6 +159,8 @@ def test_what_trainers_of_others_have(name, advice, regressor):
         (tw, "Sequential", "it is nn.Sequential"),
         (tw, "AdamW", "it is optim.AdamW"),
         (tw, "no_grad", "records nothing"),
+        (tw, "load_model", r"nn\.Sequential\.load reads models"),
+        (tw, "save_model", "have a method save"),
         (tw, "distributions", r"nn\.CustomLoss, or in a hand-written loop"),
         (tw, "set_seed", "seed=0"),
         (tw, "Tensor", "NumPy arrays"),
@@ -223,6 +237,8 @@ def test_another_optimizer_is_that_of_another_trainer(regressor):
     [
         ("trainer", "lr", r"it is trainer\.optimizer\.lr"),
         ("trainer", "clip_grad_norm", r"Trainer\(..., clip_grad_norm=...\)"),
+        ("trainer", "stop_training", "on_epoch_end returns True"),  # Keras
+        ("trainer", "should_stop", "on_epoch_end returns True"),  # Lightning
         ("optimizer", "learning_rate", r"it is optimizer\.lr"),
         ("optimizer", "momentum", r"make another SGD; state_dict\(\)\[.options.\]"),
         ("model", "flat_params", r"did you mean flat_parameters\?"),
@@ -402,6 +418,8 @@ def test_what_stands_for_a_number_is_one():
     assert optim.SAM(optim.SGD(0.5), 0.1, True).lr == 0.5
     with pytest.raises(tw.ArgumentError, match=r"lr must be a finite number.* got '0\.1'"):
         optim.SGD("0.1")
+    with pytest.raises(tw.ArgumentError, match=r">= 0; got an ndarray of shape \(30, 30\)$"):
+        optim.SGD(np.ones((30, 30)))  # as a parameter is elsewhere
 
 
 @pytest.mark.parametrize(
@@ -483,7 +501,41 @@ def with_model(**options):
         (lambda: nn.FourierFeatures(2, scale=5), "FourierFeatures .*'scale': it is sigma"),
         (
             lambda: nn.Sequential(nn.Linear(2, 1), random_state=0),
-            "Sequential .*'random_state': it is seed.* takes layers, dtype, seed",
+            r"Sequential .*'random_state': it is seed.* takes \*layers, dtype, seed",
+        ),
+        (
+            lambda: nn.Sequential(layers=[nn.Linear(2, 1)]),
+            r"Sequential .*'layers': layers come one by one: nn\.Sequential\(\*layers\)",
+        ),
+        (
+            lambda: nn.Sequential(nn.Linear(2, 1), name="critic"),
+            "Sequential .*'name': leave it out",
+        ),
+        (
+            lambda: with_model().model.load_state_dict({}, strict=False),
+            r"load_state_dict\(\) .*'strict': .*state_dict\(\) \| arrays\).* takes state_dict$",
+        ),
+        (lambda: optim.EMA(beta=0.99), "EMA .*'beta': it is decay"),
+        (
+            lambda: callbacks.EarlyStopping(baseline=0.9),
+            r"EarlyStopping .*'baseline': .*on_epoch_end .*returns True",
+        ),
+        (
+            lambda: callbacks.ModelCheckpoint("file", save_freq=5),
+            r"ModelCheckpoint .*'save_freq': .*on_epoch_end .*trainer\.save\(path\)",
+        ),
+        (lambda: with_model().fit([[1, 2]], [1], drop_last=True), r"fit.* 'drop_last': .*x\[:k\]"),
+        (
+            lambda: with_model().fit([[1, 2]], [1], clip_grad_norm=1.0),
+            r"fit.* 'clip_grad_norm': it is fixed .* Trainer\(\.\.\., clip_grad_norm=\.\.\.\)",
+        ),
+        (
+            lambda: with_model().fit([[1, 2]], [1], accumulate_grad_batches=2),
+            r"fit.* 'accumulate_grad_batches': it is fixed .*Trainer\(\.\.\., accumulate_grad",
+        ),
+        (
+            lambda: with_model().fit([[1, 2]], [1], initial_epoch=3),
+            r"fit.* 'initial_epoch': .*trainer\.epochs",
         ),
         (lambda: nn.HuberLoss(dleta=1), r"'dleta'; did you mean delta\? HuberLoss takes delta, "),
         (lambda: nn.HuberLoss(beta=2), r"'beta': .* is HuberLoss\(delta=b\) divided by b\. Hub"),
@@ -537,7 +589,29 @@ def with_model(**options):
             lambda: tw.Trainer.load("file", "float32"),
             r"Trainer\.load\(\) takes only path without a name; .*: precision=\.\.\., loss=",
         ),
+        (
+            lambda: with_model().plan(rows=3),
+            r"Trainer\.plan\(\) has no argument 'rows'\. .* takes batch_size$",
+        ),
+        (
+            lambda: with_model().set_penalty(None, ewc_lambda=3),
+            r"Trainer\.set_penalty\(\) .*'ewc_lambda': it is strength.* anchor, strength$",
+        ),
+        (
+            lambda: optim.Muon().add_group("*", requires_grad=False),
+            r"add_group\(\) .*'requires_grad': frozen=True leaves.* frozen, muon$",
+        ),
+        (lambda: tw.find_lr(with_model(), [[1]], [1], end_lr=1), r"find_lr .*'end_lr': it is max"),
+        (lambda: optim.minimize(abs, x0=[1]), r"optim\.minimize .*'x0': it is theta"),
         (lambda: optim.schedules.LinearLR()(3), r"LinearLR\(\.\.\.\)\.lr\(t, base=.*, total="),
+        (
+            lambda: nn.Residual(block=[]),
+            r"Residual .*'block': layers come one by one: .* \*layers$",
+        ),
+        (lambda: nn.TabularInput(3, cardinalities={}), r"'cardinalities': it is categories, \{col"),
+        (lambda: nn.TabularInput(3, {}, {}), r"takes only in_features, categories .*: pieces="),
+        (lambda: nn.Standardize.of([1.0, 2.0], axis=0), r"'axis': columns are scaled.* inverse$"),
+        (lambda: nn.utils.quantile_edges([0.0, 1.0], n_bins=2), r"'n_bins': it is pieces\."),
     ],
 )
 def test_names_of_arguments_of_others(call, message):
@@ -564,6 +638,7 @@ def test_names_of_arguments_of_others(call, message):
         (lambda: optim.schedules.StepLR(3), "get_last_lr", r"trainer\.optimizer\.lr"),
         (optim.schedules.ReduceLROnPlateau, "step", r"schedule=\.\.\.\) sets the rate"),
         (optim.Adam, "save", r"pickle\.dumps\(\(model, optimizer\)\)"),
+        (optim.Adam, "reset", r"optimizer\.load_state_dict\(fresh, model\)"),
         (optim.Adam, "load", r"trainer\.save\(path\) writes it with its model"),
     ],
 )
@@ -832,8 +907,11 @@ PLACES = (
 #: What they may call, except methods, and classes that are only results.
 CALLED = [
     *(tw.gradcheck, tw.gradgradcheck, tw.check_gradient, tw.check_hvp),
+    *(tw.find_lr, optim.minimize, tw.set_num_threads, tw.show_config),
     *(curvature.Operator, curvature.StabilityMonitor, tw.diagnostics.BalanceMonitor),
     *(continual.Task, continual.Scenario, continual.ReservoirBuffer, continual.BalancedBuffer),
+    *(nn.Residual, nn.TabularInput, nn.Standardize, nn.Standardize.of, nn.utils.quantile_edges),
+    *(tw.torch.to_torch, tw.torch.from_torch, tw.torch.residual),
     *(
         thing
         for place in PLACES
@@ -846,7 +924,10 @@ CALLED = [
 @pytest.mark.parametrize("function", CALLED, ids=lambda it: f"{it.__module__}.{it.__name__}")
 def test_unknown_arguments_are_answered_with_those_there_are(function):
     """Before anything else is looked at."""
-    known = ", ".join(inspect.signature(function).parameters) or "no arguments"
+    several = inspect.Parameter.VAR_POSITIONAL
+    arguments = inspect.signature(function).parameters.values()
+    names = ["*" * (it.kind is several) + it.name for it in arguments]
+    known = re.escape(", ".join(names)) or "no arguments"
     message = rf"{function.__name__} has no argument 'nonsense'\. .* takes {known}$"
     with pytest.raises(TypeError, match=message):
         function(nonsense=1)

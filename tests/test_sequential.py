@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg import nn
+from thalweg import nn, optim
 
 
 @pytest.fixture
@@ -371,6 +371,21 @@ def test_a_slice_that_makes_no_model_is_an_error():
         model[::-1]
 
 
+def test_arrays_of_another_head_say_how_the_rest_is_set():
+    body = nn.Linear(3, 4), nn.Tanh()
+    model, other = nn.Sequential(*body, nn.Linear(4, 2)), nn.Sequential(*body, seed=1)
+    with pytest.raises(
+        tw.ArgumentError, match=r"\['2\.weight', '2\.bias'\], unexpected none; .*only some$"
+    ):
+        model.load_state_dict(other.state_dict())
+    head = model.state_dict()["2.weight"]
+    model.load_state_dict(model.state_dict() | other.state_dict())
+    np.testing.assert_array_equal(model.state_dict()["0.weight"], other.state_dict()["0.weight"])
+    np.testing.assert_array_equal(model.state_dict()["2.weight"], head)
+    with pytest.raises(tw.ArgumentError, match=r"unexpected \['2\.weight', '2\.bias'\]$"):
+        other.load_state_dict(model.state_dict())
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_model_follows_another(dtype, rng):
     def make(seed):
@@ -391,6 +406,33 @@ def test_a_model_follows_another(dtype, rng):
         np.testing.assert_array_equal(values, goal[name], err_msg="all of the way is a copy")
     x = rng.standard_normal((7, 5))
     np.testing.assert_array_equal(target(x), critic(x))
+
+
+def test_a_model_that_diverged_is_followed_by_none():
+    layers = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
+    target, critic = (nn.Sequential(*layers, seed=seed) for seed in (0, 1))
+    before = target.state_dict()
+    trainer = tw.Trainer(critic, loss=nn.MSELoss(), optimizer=optim.SGD(lr=3e38))
+    trainer.step(np.arange(12.0).reshape(4, 3), np.full((4, 2), 1e9))
+    assert not np.isfinite(critic.flat_parameters).all()
+    for tau in (0.5, 1.0):
+        with pytest.raises(tw.DivergedError, match=r"model to follow holds -?(nan|inf) in \d\.\w+"):
+            target.follow(critic, tau)
+    for name, values in target.state_dict().items():
+        np.testing.assert_array_equal(values, before[name])
+
+
+def test_a_model_that_diverged_follows_another_back():
+    """A copy is exact, whatever was there; NaN would stay in (1 - tau) θ."""
+    broken, healthy = (nn.Sequential(nn.Linear(3, 2), seed=seed) for seed in (0, 1))
+    trainer = tw.Trainer(broken, loss=nn.MSELoss(), optimizer=optim.SGD(lr=3e38))
+    trainer.step(np.arange(12.0).reshape(4, 3), np.full((4, 2), 1e9))
+    assert not np.isfinite(broken.flat_parameters).all()
+    before = broken.flat_parameters
+    broken.follow(healthy, 0.0)
+    np.testing.assert_array_equal(broken.flat_parameters, before)
+    broken.follow(healthy)
+    np.testing.assert_array_equal(broken.flat_parameters, healthy.flat_parameters)
 
 
 def test_a_model_follows_none_of_other_layers():

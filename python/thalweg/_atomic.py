@@ -15,6 +15,8 @@ _ABANDONED = 3600.0
 #: How many characters of a file's name that of its unfinished one has: with the rest, and four
 #: bytes each, it stays below 255 bytes, the most that file systems take.
 _KEPT = 50
+#: The names of unfinished files: that of the file, the process, and random digits.
+_UNFINISHED = re.compile(r".+\.[0-9]+-[0-9a-f]{16}\.part", re.DOTALL)
 
 
 @contextlib.contextmanager
@@ -25,6 +27,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     unchanged. A link stays one: the file that it leads to is replaced. A file that is mounted by
     itself, as in containers, cannot be replaced: it is overwritten once the new one is complete.
     What is no file, such as a pipe or a device, is written to directly.
+
+    Until then, the file is beside its place, as ``"<name>.<process>-<random digits>.part"``. Such
+    files in this folder that are more than an hour old, of any name, are removed: the processes
+    that wrote them have been killed.
 
     Raises
     ------
@@ -52,15 +58,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())  # or a power cut might leave the name with an empty file
-        _sweep(target, os.stat(temporary).st_mtime)
+        _sweep(folder, os.stat(temporary).st_mtime)
         try:
             os.replace(temporary, target)
+            _settle(folder)  # or a power cut might bring back the file that was replaced
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise
             import shutil
 
-            shutil.copyfile(temporary, target)
+            with open(temporary, "rb") as source, open(target, "wb") as file:
+                shutil.copyfileobj(source, file)
+                file.flush()
+                os.fsync(file.fileno())
     except OSError as error:  # the user only knows the path
         opened = error.filename == temporary and not error.filename2  # not: renamed
         if temporary and opened and error.errno in _DENIED:
@@ -81,12 +91,28 @@ def _give(path: str, like: os.stat_result) -> None:
         os.chmod(path, stat.S_IMODE(like.st_mode))
 
 
-def _sweep(target: str, now: float) -> None:
-    """Remove what processes that were killed while they wrote to `target` have left."""
-    folder, name = os.path.split(target)
-    of_ours = re.compile(re.escape(name[:_KEPT]) + r"\.\d+-[\da-f]+\.part")
+def _settle(folder: str) -> None:
+    """Wait until a folder's names are on the disk, where the system can do this.
+
+    Windows opens no folders, and some file systems do not sync them. The new file is complete all
+    the same, so that an error would be misunderstood.
+    """
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def _sweep(folder: str, now: float) -> None:
+    """Remove what processes that were killed while they wrote to a folder have left there."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            # By age, since other machines that share the folder have processes of their own.
-            if of_ours.fullmatch(entry.name) and now - entry.stat().st_mtime > _ABANDONED:
-                os.unlink(entry.path)
+            if not _UNFINISHED.fullmatch(entry.name):
+                continue
+            with contextlib.suppress(OSError):  # of another user, or another process was faster
+                found = entry.stat(follow_symlinks=False)
+                # By age, since other machines that share the folder have processes of their own.
+                if stat.S_ISREG(found.st_mode) and now - found.st_mtime > _ABANDONED:
+                    os.unlink(entry.path)

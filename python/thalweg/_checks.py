@@ -15,10 +15,22 @@ import numpy as np
 from thalweg import _habits
 from thalweg.errors import ArgumentError
 
+#: Maximum number of characters that an error shows of a value.
+_SHOWN = 200
+
+
+def short(value: Any) -> str:
+    """Return how an error shows a value: as it is, or its kind and shape if it is long."""
+    text = repr(value)
+    if len(text) <= _SHOWN:
+        return text
+    shape = getattr(value, "shape", None)
+    return _habits.named(value) + (f" of shape {tuple(shape)}" if shape is not None else "")
+
 
 def given(value: Any) -> str:
     """Return how an error shows what was given where an object is needed."""
-    return f"the class {value.__name__}" if isinstance(value, type) else repr(value)
+    return f"the class {value.__name__}" if isinstance(value, type) else short(value)
 
 
 def one_of(name: str, value: Any, known: Iterable[str]) -> str:
@@ -28,7 +40,7 @@ def one_of(name: str, value: Any, known: Iterable[str]) -> str:
         return value
     listed = ", ".join(f'"{k}"' for k in known)
     raise ArgumentError(
-        f"{name} must be one of {listed}; got {value!r}{_habits.did_you_mean(value, known)}"
+        f"{name} must be one of {listed}; got {short(value)}{_habits.did_you_mean(value, known)}"
     )
 
 
@@ -41,11 +53,11 @@ def integer(name: str, value: Any, low: int, high: int = sys.maxsize, *, also: s
     wanted = f"{also} or {wanted}" if also else wanted
     # True is 1 to Python, but nobody means epochs=True.
     if isinstance(value, bool):
-        raise ArgumentError(f"{name} must be {wanted}; got {value!r}")
+        raise ArgumentError(f"{name} must be {wanted}; got {short(value)}")
     try:
         number = operator.index(value)
     except TypeError:
-        raise ArgumentError(f"{name} must be {wanted}; got {value!r}") from None
+        raise ArgumentError(f"{name} must be {wanted}; got {short(value)}") from None
     if not low <= number <= high:
         end = f", more than {high}" if number > high else ""
         raise ArgumentError(f"{name} must be {wanted}; got {number}{end}")
@@ -73,7 +85,7 @@ def real(
             wanted = f" in {closed[0]}{low:g}, {high:g}{closed[1]}"
         elif low > -math.inf:
             wanted = f" {'>=' if closed[0] == '[' else '>'} {low:g}"
-        raise ArgumentError(f"{name} must be a finite number{wanted}; got {value!r}")
+        raise ArgumentError(f"{name} must be a finite number{wanted}; got {short(value)}")
     return number
 
 
@@ -89,18 +101,18 @@ def sequence(name: str, value: Any) -> tuple[Any, ...]:
     no_axis = getattr(value, "ndim", 1) == 0  # as of NumPy's array(3.0), a class that is iterable
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) and not no_axis:
         return tuple(value)
-    raise ArgumentError(f"{name} must be a sequence; got {value!r}")
+    raise ArgumentError(f"{name} must be a sequence; got {short(value)}")
 
 
 def function(name: str, value: Any, of: str = "theta") -> Callable[..., Any]:
     """Return `value` if it can be called; `of` names its argument."""
     if callable(value):
         return value  # type: ignore[no-any-return]
-    raise ArgumentError(f"{name} must be a function of {of}; got {value!r}")
+    raise ArgumentError(f"{name} must be a function of {of}; got {short(value)}")
 
 
 def flag(name: str, value: Any) -> bool:
     """Return `value` if it is True or False (Python's or NumPy's)."""
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
-    raise ArgumentError(f"{name} must be True or False; got {value!r}")
+    raise ArgumentError(f"{name} must be True or False; got {short(value)}")

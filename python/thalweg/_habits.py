@@ -13,7 +13,10 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
+from thalweg.errors import ArgumentError
+
 _F = TypeVar("_F", bound=Callable[..., Any])
+_M = TypeVar("_M")
 
 #: Advice on names from other libraries, by the modules in which they are looked up.
 _OF_MODULES: dict[str, Mapping[str, str]] = {}
@@ -143,9 +146,11 @@ def name_methods(whole: str, *parts: type) -> None:
 
 
 def argument_names(function: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the names of a function's arguments that users pass."""
+    """Return the names of a function's arguments that users pass, ``*layers`` for any number."""
     return tuple(
-        name for name in inspect.signature(function).parameters if name not in ("self", "cls")
+        f"*{name}" if it.kind is it.VAR_POSITIONAL else name
+        for name, it in inspect.signature(function).parameters.items()
+        if name not in ("self", "cls")
     )
 
 
@@ -189,6 +194,37 @@ def takes(what: str, elsewhere: Mapping[str, str]) -> Callable[[_F], _F]:
     return decorate
 
 
+class _OfTheClass(classmethod):  # type: ignore[type-arg]  # Python 3.11 takes none here
+    """A class method that explains itself when it is called on an object."""
+
+    def __init__(self, method: "classmethod[Any, Any, Any]", instead: str) -> None:
+        super().__init__(method.__func__)
+        self._instead = instead
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        bound = super().__get__(instance, owner)
+        if instance is None:
+            return bound
+
+        @functools.wraps(bound)
+        def refuse(*args: Any, **kwargs: Any) -> Any:
+            raise ArgumentError(
+                f"{bound.__qualname__} returns a new object, and leaves the one that it is called "
+                f"on as it is: {self._instead}"
+            )
+
+        return refuse
+
+
+def on_the_class(instead: str) -> Callable[[_M], _M]:
+    """Make a class method refuse to be called on an object, where it would seem to change that."""
+
+    def decorate(method: _M) -> _M:
+        return cast("_M", _OfTheClass(cast("classmethod[Any, Any, Any]", method), instead))
+
+    return decorate
+
+
 def knows_no_unknown(function: _F) -> _F:
     """Hide ``**unknown``, which only serves to explain wrong names, from a function's signature.
 
@@ -216,7 +252,7 @@ def is_parameters(value: Any) -> bool:
 def named(value: Any) -> str:
     """Return how an error refers to an object too long to show."""
     kind = type(value).__name__
-    return f"{'an' if kind[0] in 'AEIOaeio' else 'a'} {kind}"
+    return f"{'an' if kind[0] in 'AEIOaeio' or kind == 'ndarray' else 'a'} {kind}"
 
 
 def shown(value: Any) -> str:

@@ -43,6 +43,16 @@ _CHECKSUM = "thalweg.crc32"
 #: What Python raises if something in a file is invalid.
 _OF_DAMAGE = (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError)
 
+#: How files of other formats begin: zip archives, pickles, and PyTorch's before they were archives.
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_TORCH = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9"
+
+
+def can_hold(array: npt.NDArray[Any]) -> bool:
+    """Whether a file can hold an array: numbers of at most 8 bytes, without a mask."""
+    known = array.dtype.newbyteorder("<") in _NAMES
+    return known and not isinstance(array, np.ma.MaskedArray)
+
 
 def save(
     path: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray[Any]], text: Mapping[str, str]
@@ -149,7 +159,26 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dic
         if end != len(data):
             raise ValueError(f"{len(data) - end} bytes follow its last array")
     except _OF_DAMAGE as error:
-        raise DataError(
-            f"{os.fspath(path)!r} is not a complete safetensors file: {error}"
-        ) from None
+        what = _of_others(raw) or f"is not a complete safetensors file: {error}"
+        raise DataError(f"{os.fspath(path)!r} {what}") from None
     return arrays, text
+
+
+def _of_others(raw: bytes) -> str:
+    """Say what to do with a file that is of another format, or return an empty string."""
+    if raw[8:9] == b"{":  # where the header of a safetensors file begins
+        return ""
+    if raw.startswith(_TORCH) or (raw.startswith(_ZIP) and b"/data.pkl" in raw[:512]):
+        return (
+            "is a file of PyTorch. If it holds a state dict, make the model and call "
+            "model.load_state_dict(torch.load(path, weights_only=True)); if it holds a module "
+            "and you trust it, call tw.torch.from_torch(torch.load(path, weights_only=False))"
+        )
+    if raw.startswith(_PICKLE):
+        return "is a pickle: if you trust it, read it with pickle.load"
+    if raw.startswith(_ZIP):
+        return (
+            "is a zip archive; if np.savez has written it, make the model and call "
+            "model.load_state_dict(np.load(path))"
+        )
+    return ""

@@ -54,6 +54,20 @@ def test_there_and_back(layers, x, dtype):
         np.testing.assert_array_equal(back.state_dict()[name], values, strict=True)
 
 
+@pytest.mark.parametrize(("layers", "x"), MODELS, ids=[repr(m[0][0])[:60] for m in MODELS])
+@DTYPES
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_every_module_can_be_compiled_and_computes_the_same(layers, x, dtype):
+    """Also in double precision: TorchScript would round numbers that are no tensors."""
+    module, x = tw.torch.to_torch(make(layers, dtype)), tensor(x, dtype)
+    for compiled in (
+        torch.jit.script(module),
+        torch.jit.trace(module, x),
+        torch.export.export(module, (x,)).module(),
+    ):
+        assert torch.equal(compiled(x), module(x))
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_softplus_is_exact_where_pytorchs_own_would_switch(dtype):
     model = nn.Sequential(nn.Softplus(0.5), nn.Linear(1, 1, bias=False), dtype=dtype)
@@ -377,6 +391,40 @@ REFUSED = [
 def test_what_there_is_no_layer_for_is_refused_by_name(make_module, error, message):
     with pytest.raises(error, match=message):
         tw.torch.from_torch(make_module())
+
+
+def test_a_state_dict_is_no_module():
+    state = theirs.Linear(30, 30).state_dict()
+    with pytest.raises(tw.ArgumentError, match=r"got an OrderedDict: .*load_state_dict\(it\)$"):
+        tw.torch.from_torch(state)
+    with pytest.raises(tw.ArgumentError, match=r"got a Tensor of shape \(1000,\)$"):
+        tw.torch.from_torch(torch.zeros(1000))
+
+
+def test_what_is_frozen_is_named_for_it_is_not_here():
+    module = theirs.Sequential(
+        theirs.Linear(2, 3), theirs.BatchNorm1d(3), tw.torch.residual(theirs.Linear(3, 3)),
+        theirs.Linear(3, 1),
+    )  # fmt: skip
+    for parameter in (*module[0].parameters(), *module[2].parameters(), module[3].bias):
+        parameter.requires_grad = False
+    message = (
+        r"^the model trains 0\.\*, 2\.0\.\*, 3\.bias, which requires_grad=False .*"
+        r'optimizer\.add_group\("0\.\*", frozen=True\) for each of them$'
+    )
+    with pytest.warns(UserWarning, match=message) as caught:
+        model = tw.torch.from_torch(module)
+    assert [it.filename for it in caught] == [__file__]
+    optimizer = optim.SGD(lr=0.1)
+    for pattern in ("0.*", "2.0.*", "3.bias"):
+        optimizer.add_group(pattern, frozen=True)
+    before = model.state_dict()
+    tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer).step([[1, 2], [3, 5]], [0, 1])
+    changed = {name for name, it in model.state_dict().items() if (it != before[name]).any()}
+    averages = {"1.running_mean", "1.running_var"}
+    assert changed - averages == {"1.weight", "1.bias", "3.weight"}
+    with pytest.warns(UserWarning, match=r'add_group\("0\.\*", frozen=True\)$'):
+        tw.torch.from_torch(module[0])
 
 
 def test_layers_of_the_users():

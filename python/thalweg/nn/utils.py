@@ -136,6 +136,7 @@ def _norms(cores: list[_core.Model]) -> list[float]:
     return norms
 
 
+@takes("quantile_edges", {"n_bins": "it is pieces"})
 def quantile_edges(column: Any, pieces: int = 16, *, dtype: str = "float32") -> list[float]:
     r"""Cut the range of a column into pieces that hold equally many samples.
 

@@ -7,12 +7,15 @@ installed.
 
 import typing as _typing
 
+from thalweg import _habits
+
 if _typing.TYPE_CHECKING:
     import torch
 
     from thalweg import nn
 
 
+@_habits.takes("torch.to_torch", {})
 def to_torch(model: "nn.Sequential") -> "torch.nn.Sequential":
     """Convert a model to PyTorch.
 
@@ -42,7 +45,8 @@ def to_torch(model: "nn.Sequential") -> "torch.nn.Sequential":
     Names and shapes in its ``state_dict()`` are those of `Sequential.state_dict`, plus PyTorch's
     ``num_batches_tracked``. `Residual`, `Sine`, `FourierFeatures`, `Standardize` and
     `TabularInput`, which PyTorch lacks, are modules of thalweg: loading their pickles
-    (``torch.save(module, path)``) needs thalweg; loading their ``state_dict()`` does not.
+    (``torch.save(module, path)``) needs thalweg; loading their ``state_dict()`` does not, nor does
+    what ``torch.jit.script``, ``torch.jit.trace`` and ``torch.export.export`` make of the module.
     `Softplus` has ``threshold=40``, as PyTorch's default would change results in float64. If the
     model begins with an `nn.Embedding`, the module takes int64 codes of shape (n,).
 
@@ -61,6 +65,7 @@ def to_torch(model: "nn.Sequential") -> "torch.nn.Sequential":
     return _to.module(model)
 
 
+@_habits.takes("torch.from_torch", {})
 def from_torch(module: "torch.nn.Module", *, seed: int = 0) -> "nn.Sequential":
     """Convert a PyTorch model.
 
@@ -94,12 +99,17 @@ def from_torch(module: "torch.nn.Module", *, seed: int = 0) -> "nn.Sequential":
     DataError
         If the parameters are not finite, or on the device ``meta``.
 
+    Warns
+    -----
+    UserWarning
+        If parameters are frozen (``requires_grad=False``): the model trains them, since this is a
+        matter of the optimizer here, ``optimizer.add_group("0.*", frozen=True)``.
+
     Notes
     -----
     Everything that affects what a layer computes is carried over or refused. The exception is the
     ``threshold`` of ``Softplus``, above which PyTorch returns the input: here it is exact, which is
-    up to 2e-9 more. Frozen parameters (``requires_grad=False``) are a matter of the optimizer here:
-    ``optimizer.add_group("0.*", frozen=True)``.
+    up to 2e-9 more.
 
     Examples
     --------
@@ -119,6 +129,7 @@ def from_torch(module: "torch.nn.Module", *, seed: int = 0) -> "nn.Sequential":
     return _from.model(module, seed)
 
 
+@_habits.takes("torch.residual", {})
 def residual(*modules: "torch.nn.Module") -> "torch.nn.Sequential":
     r"""Make a block of PyTorch modules whose output is added to its input, :math:`x + f(x)`.
 
@@ -152,8 +163,6 @@ def residual(*modules: "torch.nn.Module") -> "torch.nn.Sequential":
 
 if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name
     import sys as _sys
-
-    from thalweg import _habits
 
     __getattr__ = _habits.of_module(
         _sys.modules[__name__],

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _habits, nn
+from thalweg import _checks, _habits, nn
+from thalweg._warn import warn
 from thalweg.errors import ArgumentError, DataError, DtypeError, UnsupportedError
 from thalweg.torch import _modules
 from thalweg.torch._modules import torch
@@ -23,7 +24,8 @@ def model(module: torch.nn.Module, seed: int) -> nn.Sequential:
     """Make a model; see `thalweg.torch.from_torch`."""
     if not isinstance(module, torch.nn.Module):
         raise ArgumentError(
-            f"module must be a torch.nn.Module, e.g. a torch.nn.Sequential; got {module!r}"
+            "module must be a torch.nn.Module, e.g. a torch.nn.Sequential; got "
+            f"{_checks.short(module)}{_of_arrays(module)}"
         )
     tensors: dict[str, torch.Tensor] = {}
     whole = type(module) is torch.nn.Sequential
@@ -32,13 +34,42 @@ def model(module: torch.nn.Module, seed: int) -> nn.Sequential:
     _refuse_sharing(module)
     made = nn.Sequential(*layers, dtype=_dtype(module), seed=seed)
     try:
-        made.load_state_dict({name: tensor.cpu().numpy() for name, tensor in tensors.items()})
+        made.load_state_dict({name: it.detach().cpu().numpy() for name, it in tensors.items()})
     except ArgumentError as error:
         raise UnsupportedError(
             "parameters or buffers were added to modules, or removed from them: "
-            f"{str(error).partition(': ')[2]} (layers are numbered from 0)"
+            f"{str(error).partition(': ')[2].partition(';')[0]} (layers are numbered from 0)"
         ) from None
+    _warn_of_frozen(tensors)
     return made
+
+
+def _of_arrays(module: Any) -> str:
+    """Say what to do with a state dict, which does not tell the layers."""
+    if not isinstance(module, Mapping):
+        return ""
+    return ": make the model, nn.Sequential(...), and call model.load_state_dict(it)"
+
+
+def _warn_of_frozen(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Warn that parameters which do not train in PyTorch do here."""
+    trains: dict[str, dict[str, bool]] = {}  # the parameters of each layer
+    for name, tensor in tensors.items():
+        if isinstance(tensor, torch.nn.Parameter):
+            trains.setdefault(name.rpartition(".")[0], {})[name] = tensor.requires_grad
+    patterns: list[str] = []
+    for layer, parameters in trains.items():
+        if not any(parameters.values()):
+            patterns.append(f"{layer}.*")
+        else:
+            patterns += [name for name, it in parameters.items() if not it]
+    if patterns:
+        warn(
+            f"the model trains {', '.join(patterns)}, which requires_grad=False freezes in the "
+            "module: what trains is a matter of the optimizer here, "
+            f'optimizer.add_group("{patterns[0]}", frozen=True)'
+            f"{' for each of them' if patterns[1:] else ''}"
+        )
 
 
 def _parts(place: str, module: torch.nn.Module) -> Iterator[tuple[str, Any]]:
@@ -62,7 +93,8 @@ def _layers(
             made.append(nn.Residual(*_layers(_parts(place, module), here, tensors)))
             continue
         made.append(_layer(place, module))
-        tensors.update({here + name: tensor for name, tensor in module.state_dict().items()})
+        own = module.state_dict(keep_vars=True)  # parameters, which know whether they are frozen
+        tensors.update({here + name: tensor for name, tensor in own.items()})
     return made
 
 

@@ -24,7 +24,10 @@ class Residual(torch.nn.Sequential):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute x + f(x)."""
-        return x + super().forward(x)
+        y = x  # not super().forward(x), which TorchScript does not know
+        for module in self:
+            y = module(y)
+        return x + y
 
 
 class Sine(torch.nn.Module):
@@ -90,24 +93,37 @@ class Standardize(torch.nn.Module):
 class TabularInput(torch.nn.Module):
     """Numeric columns, and columns of codes, each as vectors of an ``Embedding``."""
 
+    #: The numeric columns, the number of edges of the pieces of each, and the columns of codes;
+    #: TorchScript needs the types.
+    numeric: list[int]
+    counts: list[int]
+    coded: list[int]
+    edges: torch.Tensor
+
     def __init__(self, in_features: int, categories: Categories, pieces: Pieces) -> None:
         super().__init__()
         self.in_features = in_features
         self.categories, self.pieces = tuple(categories), tuple(pieces)
+        self.coded = [column for column, *_ in self.categories]
         for column, codes, length in self.categories:
             self.add_module(str(column), torch.nn.Embedding(codes, length))
+        self.numeric = [column for column in range(in_features) if column not in self.coded]
+        edges = [dict(self.pieces).get(column, ()) for column in self.numeric]
+        self.counts = [len(it) for it in edges]
+        # A buffer, since TorchScript would round a list of numbers to single precision; not in the
+        # state dict, since the layer is made with them.
+        together = torch.tensor([edge for it in edges for edge in it], dtype=torch.float64)
+        self.register_buffer("edges", together, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Compute the numeric columns, spread over their pieces, and then the vectors."""
-        edges, coded = dict(self.pieces), {column for column, *_ in self.categories}
-        parts = [
-            _spread(x[:, [column]], edges[column]) if column in edges else x[:, [column]]
-            for column in range(self.in_features)
-            if column not in coded
-        ]
-        parts += [
-            self.get_submodule(str(column))(x[:, column].long()) for column, *_ in self.categories
-        ]
+        parts, start = [], 0
+        for index, column in enumerate(self.numeric):
+            part, count = x[:, column : column + 1], self.counts[index]
+            parts.append(_spread(part, self.edges[start : start + count]) if count else part)
+            start += count
+        for index, vectors in enumerate(self.children()):
+            parts.append(vectors(x[:, self.coded[index]].long()))
         return torch.cat(parts, dim=1)
 
     def extra_repr(self) -> str:
@@ -115,9 +131,8 @@ class TabularInput(torch.nn.Module):
         return f"{self.in_features}, pieces={dict(self.pieces)}"
 
 
-def _spread(x: torch.Tensor, edges: tuple[float, ...]) -> torch.Tensor:
-    """Spread a column over pieces; see `thalweg.nn.TabularInput`."""
-    b = x.new_tensor(edges)
+def _spread(x: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Spread a column over pieces with the edges b; see `thalweg.nn.TabularInput`."""
     y = (x - b[:-1]) / (b[1:] - b[:-1])
     low, high = torch.zeros_like(b[1:]), torch.ones_like(b[1:])
     low[0], high[-1] = -math.inf, math.inf  # the first is unbounded below, the last above

@@ -3,14 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
+from itertools import takewhile
 from typing import Any
 
 from thalweg import _checks
 from thalweg._description import description
 from thalweg._warn import warn_maker
 from thalweg.nn import init as _init
-from thalweg.nn._layers._activations import Sine
+from thalweg.nn._layers._activations import Identity, Sine
 from thalweg.nn._layers._base import Layer
+from thalweg.nn._layers._inputs import Flatten
+from thalweg.nn._layers._standardize import Standardize
 
 
 @description
@@ -26,7 +29,7 @@ class Linear(Layer):
     init : str, keyword only, default "kaiming_uniform"
         Distribution of the initial weights: a name from `thalweg.nn.init`. Before a `Sine`, use
         "siren_first" for the first layer, which takes coordinates, and "siren" for all others; a
-        model whose first layer uses "siren" gives a warning.
+        model whose first one uses "siren" gives a warning.
 
     Raises
     ------
@@ -77,12 +80,16 @@ _COORDINATES = 8
 
 def check_sines(layers: Sequence[Layer]) -> None:
     """Warn if a SIREN's first layer is initialized as a hidden one: its frequencies are too low."""
-    match layers:
+    # After these, it still gets the coordinates.
+    before = takewhile(lambda layer: isinstance(layer, (Standardize, Identity, Flatten)), layers)
+    place = sum(1 for _ in before)
+    match layers[place:]:
         case [Linear(init="siren", in_features=inputs) as first, Sine(), *_] if (
             inputs < _COORDINATES
         ):
             warn_maker(
-                f'layer 0 is {first!r}, but init="siren" is for later layers: on coordinates, the '
-                f"first Sine then has frequencies {30 / math.sqrt(6 * inputs):.1f} times lower "
-                'than in the paper. Use init="siren_first" there'
+                f'layer {place} is {first!r}, but init="siren" is for later layers: on '
+                "coordinates, the first Sine then has frequencies "
+                f"{30 / math.sqrt(6 * inputs):.1f} times lower than in the paper. Use "
+                'init="siren_first" there'
             )

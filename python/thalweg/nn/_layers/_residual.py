@@ -3,10 +3,17 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from thalweg import _habits
 from thalweg._description import description
 from thalweg.errors import ArgumentError
 from thalweg.nn._layers._base import Layer, check_layer
 from thalweg.nn._layers._tables import Embedding
+
+#: Other libraries' names for the arguments of `Residual`.
+_ELSEWHERE = {
+    **_habits.OF_LAYERS,
+    **dict.fromkeys(("module", "block", "fn"), "layers come one by one: nn.Residual(*layers)"),
+}
 
 
 @description
@@ -48,6 +55,7 @@ class Residual(Layer):
 
     layers: tuple[Layer, ...]
 
+    @_habits.takes("Residual", _ELSEWHERE)
     def __init__(self, *layers: Layer) -> None:
         if not layers:
             raise ArgumentError("Residual: layers is empty; a block needs at least one layer")

@@ -100,6 +100,7 @@ class Standardize(Layer):
         self._set(mean=rows["mean"], std=rows["std"], inverse=inverse)
 
     @classmethod
+    @_habits.takes("Standardize.of", {"axis": "columns are scaled, each over all rows"})
     def of(cls, x: Any, *, width: int | None = None, inverse: bool = False) -> "Standardize":
         r"""Compute means and deviations from the columns of an array.
 

@@ -6,10 +6,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _checks
+from thalweg import _checks, _habits
 from thalweg._description import description
 from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
 from thalweg.nn._layers._base import Layer
+
+#: Other libraries' names for the arguments of `TabularInput`.
+_ELSEWHERE = {
+    **_habits.OF_LAYERS,
+    **dict.fromkeys(
+        ("cardinalities", "cat_cardinalities", "embedding_sizes", "num_embeddings"),
+        "it is categories, {column: (codes, length)}",
+    ),
+    **dict.fromkeys(("bins", "edges"), "it is pieces, {column: edges}"),
+}
 
 
 @description
@@ -75,6 +85,7 @@ class TabularInput(Layer):
     categories: tuple[tuple[int, int, int], ...]
     pieces: tuple[tuple[int, tuple[float, ...]], ...]
 
+    @_habits.takes("TabularInput", _ELSEWHERE)
     def __init__(self, in_features: int, categories: Any = (), *, pieces: Any = ()) -> None:
         put, name = object.__setattr__, "TabularInput: "  # the dataclass is frozen
         put(self, "in_features", _checks.integer(name + "in_features", in_features, 1))

@@ -33,6 +33,19 @@ def _one_order(name: str, order: Any) -> int:
         raise ArgumentError(f"{error}. For u_xxx, make u_xx another output of the model") from None
 
 
+def checked_along(along: Any) -> Array:
+    """Return `along`, a matrix with one direction in each row, if it is valid."""
+    given = _arrays.finite(_arrays.as_numeric(along, "along"), "along")
+    if given.ndim != 2 or given.size == 0:
+        # (0, 1) may be a direction, or stand for two inputs.
+        advice = ". For a direction v it is [v]; for inputs 0 and 1, np.eye(in_features)[[0, 1]]"
+        raise ShapeError(
+            "along must have one row per direction, with one number per input; got shape "
+            f"{given.shape}{advice if given.ndim == 1 else ''}"
+        )
+    return given
+
+
 @description
 class DerivativeLoss(FunctionLoss):
     r"""A loss on the outputs and their first and second derivatives with respect to the inputs.
@@ -59,7 +72,9 @@ class DerivativeLoss(FunctionLoss):
           those for which `order` asks for second derivatives.
 
         They may be overwritten. `target` holds the corresponding rows of `y`, unchanged and
-        read-only: the points themselves, source terms, data. The function returns a tuple ``(loss,
+        read-only: the points themselves, source terms, data. If `y` has shape (n,), so has
+        `target`, and ``u - target`` would be the differences of all pairs of rows, of shape (n, n):
+        give it a column, ``y[:, None]``. The function returns a tuple ``(loss,
         gradients)``: a number, and a tuple with one array for each of ``u``, ``du`` and ``d2u``, of
         the same shape: the derivatives of the loss with respect to its elements. None stands for an
         array of zeros. A third item is a dict of figures for the history, as from `CustomLoss`.
@@ -75,8 +90,9 @@ class DerivativeLoss(FunctionLoss):
         computed. For :math:`u_{xxx}`, make :math:`u_{xx}` another output `w`, with
         :math:`(w - u_{xx})^2` in the loss, and use :math:`w_x`.
     along : array_like, shape (directions, in_features), keyword only, optional
-        Directions, one per row; by default those of the inputs, in order. With ``np.eye(3)[:2]``,
-        nothing is differentiated with respect to the last of three inputs. Mixed derivatives are
+        Directions, one per row, even if there is only one; by default those of the inputs, in
+        order. With ``np.eye(3)[:2]``, nothing is differentiated with respect to the last of three
+        inputs. Mixed derivatives are
         differences: :math:`u_{xy} = (u_{vv} - u_{ww})/4` along :math:`v = (1, 1)` and
         :math:`w = (1, -1)`.
 
@@ -87,7 +103,8 @@ class DerivativeLoss(FunctionLoss):
     UnsupportedError
         From a `Trainer`, if the model has layers that do not support these derivatives. `Linear`,
         `Residual`, `Standardize`, element-wise layers except `Dropout`, and `FourierFeatures` with
-        nothing but `Standardize` before it support them. (Activations with kinks have second
+        nothing but `Standardize` before it support them; in place of `Embedding` or `TabularInput`,
+        use one-hot columns, and `along` for the other ones. (Activations with kinks have second
         derivatives of 0, from which nothing is learned: `Tanh`, `Sine`, `SiLU`, `GELU` or
         `Softplus` are usual here. The trainer warns if a model has no others and `order` asks for
         second derivatives.)
@@ -126,12 +143,7 @@ class DerivativeLoss(FunctionLoss):
         FunctionLoss.__post_init__(self)  # `description` creates the class anew, so no super()
         self._set(order=checked_order(self.order))
         if self.along is not None:
-            along = np.atleast_2d(_arrays.finite(_arrays.as_numeric(self.along, "along"), "along"))
-            if along.ndim != 2 or along.size == 0:
-                raise ShapeError(
-                    "along must have one row per direction, with one number per input; got shape "
-                    f"{np.shape(self.along)}"
-                )
+            along = checked_along(self.along)
             self._set(along=tuple(tuple(float(x) for x in row) for row in along))
         from thalweg import _calls  # it imports the losses
 

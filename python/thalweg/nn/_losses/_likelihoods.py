@@ -21,7 +21,9 @@ class GaussianNLLLoss(CoreLoss):
     others the *logarithms* of the variances, `s`. So any output is a valid variance, and none
     overflows. Value and gradient equal those of PyTorch's ``GaussianNLLLoss()(y[:, :k], t, y[:,
     k:].exp())``, which takes the variance as a separate argument. As there, the gradient ignores
-    the bound :math:`\varepsilon`.
+    the bound :math:`\varepsilon`: where it applies, the gradient with respect to `s` is not that of
+    the loss, which is constant there. Second derivatives are those of this gradient, see
+    `thalweg.curvature.Operator`; and `thalweg.gradcheck` fails there.
 
     Parameters
     ----------

@@ -32,11 +32,12 @@ _OWN = (
     "models are computed in the core, layer by layer; prepare data before you pass them to a "
     "model, or write a training loop that calls model.forward and model.backward"
 )
-_MODES = "model(x) evaluates; model.forward(x, training=True) is the forward pass of training"
+#: The two ways in which a model computes, where others have a flag.
+MODES = "model(x) evaluates; model.forward(x, training=True) is the forward pass of training"
 
 #: Attributes of other libraries' models.
 _ELSEWHERE = {
-    **dict.fromkeys(("eval", "train", "training"), _MODES),
+    **dict.fromkeys(("eval", "train", "training"), MODES),
     **dict.fromkeys(("append", "add", "insert", "extend", "pop", "add_module"), _FIXED),
     **{name: _OF_LAYER.format(name) for name in ("weight", "bias")},
     **dict.fromkeys(("weights", "get_weights", "coefs_", "intercepts_"), _BY_NAME),
@@ -77,7 +78,25 @@ _ELSEWHERE = {
     **dict.fromkeys(("freeze", "trainable"), _FROZEN),
     "requires_grad_": _FROZEN,
     **dict.fromkeys(
-        ("soft_update", "update_target", "polyak", "polyak_update", "lerp", "lerp_", "copy_"),
+        ("reset_parameters", "reset", "reset_states", "reinitialize", "init_weights"),
+        "model.follow(nn.Sequential(*model.layers, dtype=model.dtype, seed=...)) makes it as new; "
+        "the optimizer keeps its averages",
+    ),
+    "learn_one": f"{_TRAINER}.step([x], [y]) trains on one sample",
+    "predict_one": "call the model with one row: model([x])[0]",
+    **dict.fromkeys(
+        (
+            "soft_update",
+            "update_target",
+            "polyak",
+            "polyak_update",
+            "lerp",
+            "lerp_",
+            "copy_",
+            "copy_from",
+            "hard_update",
+            "assign",
+        ),
         "target.follow(model, tau) moves its parameters part of the way to those of model, and "
         "target.follow(model) copies them",
     ),
@@ -97,7 +116,8 @@ _ELSEWHERE = {
 #: Arguments of other libraries' models.
 _OF_MODELS = {
     **dict.fromkeys(("random_state", "key", "rng"), "it is seed"),
-    **dict.fromkeys(("layers", "name"), "layers come one by one: nn.Sequential(*layers)"),
+    "layers": "layers come one by one: nn.Sequential(*layers)",
+    "name": "leave it out: a subclass of nn.Sequential can have a name",
     "device": "all is computed on the CPU",
 }
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg import _arrays, _safetensors, _spec
+from thalweg import _arrays, _habits, _safetensors, _spec
 from thalweg._arrays import Array
 from thalweg.errors import DataError, DivergedError, UnsupportedError
 from thalweg.nn import _layers, _names
@@ -57,6 +57,7 @@ class Kept(Parameters):
         arrays, text = self._finite_state_dict(), json.dumps(self._description())
         _safetensors.save(path, arrays, {"thalweg": text})
 
+    @_habits.on_the_class("model.follow(nn.Sequential.load(path)) gives it the numbers of the file")
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Sequential":
         """Read a model written by `save`.
@@ -69,10 +70,13 @@ class Kept(Parameters):
         Returns
         -------
         Sequential
-            The same model, bit for bit, with gradients of zero.
+            The same model, bit for bit, with gradients of zero. To give its numbers to a model that
+            is in use: ``model.follow(nn.Sequential.load(path))``.
 
         Raises
         ------
+        ArgumentError
+            If it is called on a model instead of the class: it would not change that model.
         OSError
             If the file cannot be read.
         DataError

@@ -13,6 +13,11 @@ from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn import _names
 from thalweg.nn._sequential._base import SequentialBase
 
+#: How to set some arrays only.
+_SOME = "model.load_state_dict(model.state_dict() | arrays) sets only some"
+#: PyTorch's arguments of `Parameters.load_state_dict`.
+_OF_LOAD = {"strict": _SOME, "assign": "leave it out: arrays are copied"}
+
 
 class Parameters(SequentialBase):
     """The part of a model that holds its numbers."""
@@ -25,7 +30,9 @@ class Parameters(SequentialBase):
         only in `state_dict`.
 
         Assigning sets them, so ``model.flat_parameters -= 0.1 * model.flat_gradients`` is a step of
-        gradient descent. Values must be finite; otherwise nothing is set.
+        gradient descent. Values must be finite; otherwise nothing is set. Changing elements of the
+        copy, as in ``model.flat_parameters[:9] = 0``, leaves the model as it is: name the copy,
+        change it, and assign it back.
         """
         return self._core.parameters()
 
@@ -38,7 +45,8 @@ class Parameters(SequentialBase):
     def follow(self, other: "Parameters", tau: float = 1.0) -> None:
         """Move towards another model with the same layers: θ ← (1 − τ) θ + τ θ_other.
 
-        Running averages of normalizations move too. This is how a target network in reinforcement
+        Running averages of normalizations move too, and the numbers of `Standardize` and
+        `FourierFeatures`. This is how a target network in reinforcement
         learning follows the learning one (Lillicrap et al. 2016, arXiv:1509.02971, section 3), in
         one pass over the numbers.
 
@@ -47,13 +55,16 @@ class Parameters(SequentialBase):
         other : Sequential
             A model with parameters of the same names, shapes and dtype. It is not changed.
         tau : float, default 1.0
-            From 0, which changes nothing, to 1, which copies.
+            From 0, which changes nothing, to 1, which copies: whatever this model held, even NaN.
 
         Raises
         ------
         ArgumentError
             If `other` is not a `Sequential` or differs in shapes or dtype, or `tau` is not between
-            0 and 1. Nothing is changed then.
+            0 and 1.
+        DivergedError
+            If `other` holds NaN or infinity, as after a step that diverged. This model keeps its
+            numbers in either case.
 
         Examples
         --------
@@ -95,7 +106,9 @@ class Parameters(SequentialBase):
 
         They are those of `backward`. A step of `thalweg.Trainer` with a loss of `thalweg.nn` does
         not write its gradients here; one with a custom loss does, see `CustomLoss`. Assigning sets
-        them, e.g. to clip them between `backward` and an optimizer's `step`.
+        them, e.g. to clip them between `backward` and an optimizer's `step`. Changing elements of
+        the copy, as in ``model.flat_gradients[mask] = 0``, does not: name the copy, change it, and
+        assign it back, as the example of `unflatten` does.
         """
         return self._core.gradients()
 
@@ -153,7 +166,8 @@ class Parameters(SequentialBase):
         Returns
         -------
         dict of str to ndarray
-            Copies; ``"0.weight"`` has shape (out_features, in_features) and ``"0.bias"``
+            Copies, which `load_state_dict` sets: changing one leaves the model as it is.
+            ``"0.weight"`` has shape (out_features, in_features) and ``"0.bias"``
             (out_features,), where 0 is the layer's position. A `BatchNorm1d` has ``"1.weight"``,
             ``"1.bias"``, ``"1.running_mean"`` and ``"1.running_var"``, all (num_features,). Layer 0
             of a `Residual` at position 2 has ``"2.0.weight"``.
@@ -166,10 +180,13 @@ class Parameters(SequentialBase):
         )
         return {name: (parameters | averages)[name].copy() for name in names}
 
+    @_habits.takes("Sequential.load_state_dict()", _OF_LOAD)
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Set everything by name; names and shapes must be exactly those of `state_dict`.
 
-        The only exception is ``num_batches_tracked``, which PyTorch lists too: it is ignored.
+        The only exception is ``num_batches_tracked``, which PyTorch lists too: it is ignored. To
+        set only some arrays, for instance all but those of a new head, combine them with the
+        model's own: ``model.load_state_dict(model.state_dict() | arrays)``.
 
         Parameters
         ----------
@@ -198,9 +215,11 @@ class Parameters(SequentialBase):
             if name not in names and not str(name).endswith(".num_batches_tracked")
         ]
         if missing or unexpected:
+            some = len(missing) < len(names)
+            hint = f"; {_SOME}" if some and not unexpected else ""
             raise ArgumentError(
                 "state_dict does not belong to this model: "
-                f"missing {missing or 'none'}, unexpected {unexpected or 'none'}"
+                f"missing {missing or 'none'}, unexpected {unexpected or 'none'}{hint}"
             )
         # Everything is checked before anything is set; the core finds negative variances.
         parameters = self._flat(blocks, state_dict)
