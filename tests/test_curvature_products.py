@@ -572,6 +572,7 @@ BAD = [
     (lambda m, x, y, v: Operator(m, x, y, loss=SMOOTH, kind="hess"), "ArgumentError", "hessian"),
     (lambda m, x, y, v: jvp(m, x, v, dx=x[1:]), "ShapeError", "dx"),
     (lambda m, x, y, v: jvp("model", x, v), "ArgumentError", "model"),
+    (lambda m, x, y, v: jvp(m, x), "ArgumentError", "needs a direction: v, .* or dx"),
 ]
 
 

@@ -145,6 +145,20 @@ def test_the_spectrum_of_marchenko_and_pastur(rng):
     assert abs(curvature.logdet(covariance).value / np.log(exact).sum() - 1) <= 0.05
 
 
+def test_nan_is_no_number_that_all_eigenvalues_are_below():
+    found = curvature.spectral_density(np.diag([1.0, 2.0, 3.0]))
+    np.testing.assert_equal(found.cdf([np.nan, -np.inf, np.inf])[:2], [np.nan, 0])
+    assert found.cdf(np.inf) == pytest.approx(1)
+
+
+def test_means_of_functions_that_are_not_finite_there_are_refused():
+    """They were NaN."""
+    found = curvature.spectral_density(np.diag([-1.0, 2.0, 3.0]))
+    with pytest.raises(tw.DataError, match=r"f is nan at -1, near an eigenvalue"):
+        found.mean(np.log)
+    assert found.mean(np.ones_like).value == pytest.approx(1)
+
+
 def test_estimates_tell_how_far_off_they_are(rng):
     matrix = symmetric(rng, np.linspace(1, 3, 80))
     for estimate, exact in (
@@ -163,9 +177,12 @@ def test_too_few_steps_for_a_logdet_are_noticed():
     with pytest.warns(RuntimeWarning, match=r"too few steps make it too large.* use more steps"):
         few = curvature.logdet(values.__mul__, size=300, steps=60)
     assert few.value > exact + 8 * few.standard_error
+    with pytest.warns(RuntimeWarning, match="with half of them, a change by more than 1%: too few"):
+        curvature.logdet(values.__mul__, size=300, steps=60, probes=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         enough = curvature.logdet(values.__mul__, size=300, steps=300)
+        curvature.logdet(values.__mul__, size=300, steps=300, probes=1)
         shifted = curvature.logdet(values.__mul__, size=300, shift=1e-2)
         single = curvature.logdet(np.diag([1.0, 2.0]), steps=1)  # half of it is one, too
     assert abs(enough.value - exact) < 3 * enough.standard_error

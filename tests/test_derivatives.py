@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,7 +178,7 @@ def test_of_a_sine_they_are_known():
     np.testing.assert_allclose(u[:, 0], np.sin(z), rtol=1e-14)
     np.testing.assert_allclose(du[:, :, 0], [3 * np.cos(z), 4 * np.cos(z)], rtol=1e-14)
     np.testing.assert_allclose(d2u[:, :, 0], [-9 * np.sin(z), -16 * np.sin(z)], rtol=1e-14)
-    u, du = tw.curvature.jet(model, x, order=1, along=[1, 1])
+    u, du = tw.curvature.jet(model, x, order=1, along=[[1, 1]])
     np.testing.assert_allclose(du[:, :, 0], [7 * np.cos(z)], rtol=1e-14)
     _, _, both = tw.curvature.jet(model, x, along=[[1, 1], [1, -1]])
     np.testing.assert_allclose((both[0] - both[1])[:, 0] / 4, -12 * np.sin(z), rtol=1e-13)
@@ -444,6 +446,8 @@ def test_second_derivatives_that_are_not_wanted_are_left_out(rng):
             "order must be an integer from 1 to 2; got 3.* For u_xxx, make u_xx another output",
         ),
         ({"along": []}, tw.ShapeError, "along must have one row per direction"),
+        ({"along": np.ones((0, 2))}, tw.ShapeError, "along must have one row per direction"),
+        ({"along": (0, 1)}, tw.ShapeError, r"shape \(2,\)\. For a direction v it is \[v\]; .*eye"),
         ({"along": [[1.0, np.nan]]}, tw.DataError, "along"),
         ({"along": [["a"]]}, tw.DtypeError, "along"),
     ],
@@ -457,12 +461,19 @@ def test_inputs_are_looked_at():
     model = network()
     with pytest.raises(tw.ShapeError, match="each of the 2 directions; got 3"):
         tw.curvature.jet(model, np.ones((3, 2)), order=(1, 2, 1))
-    with pytest.raises(tw.ShapeError, match=r"2 numbers each, .* inputs; got shape \(3,\)"):
-        tw.curvature.jet(model, np.ones((3, 2)), along=[1.0, 2.0, 3.0])
+    with pytest.raises(tw.ShapeError, match=r"2 numbers each, .* inputs; got shape \(1, 3\)"):
+        tw.curvature.jet(model, np.ones((3, 2)), along=[[1.0, 2.0, 3.0]])
+    with pytest.raises(tw.ShapeError, match=r"got shape \(2,\)\. For a direction v it is \[v\]"):
+        tw.curvature.jet(model, np.ones((3, 2)), along=(0, 1))
     with pytest.raises(tw.ShapeError, match=r"input has shape \(3, 4\)"):
         tw.curvature.jet(model, np.ones((3, 4)))
     with pytest.raises(tw.DataError, match="is NaN"):
         tw.curvature.jet(model, np.full((3, 2), np.nan))
+    single = nn.Sequential(nn.Linear(2, 1))
+    with pytest.raises(tw.DataError, match=r"along\[0, 1\] = 1e\+300 is too large for float32"):
+        tw.curvature.jet(single, np.ones((3, 2)), along=[[1.0, 1e300]])
+    with pytest.raises(tw.DataError, match=r"along\[0, 1\] is nan"):
+        tw.curvature.jet(single, np.ones((3, 2)), along=[[1.0, np.nan]])
     with pytest.raises(tw.ThalwegError, match="no rows"):
         tw.curvature.jet(model, np.ones((0, 2)))
     huge = nn.Sequential(nn.Linear(1, 1), nn.Sine(omega=1e30), dtype="float32")
@@ -515,6 +526,24 @@ def test_what_needs_more_derivatives_says_what_else_there_is(call):
         call(trainer, np.ones((3, 2)), np.ones((3, 3)))
 
 
+def test_rates_and_steps_that_need_more_name_those_that_do_not():
+    x, y, loss = np.ones((6, 2)), np.ones((6, 3)), nn.DerivativeLoss(heat)
+    trainer = tw.Trainer(network(), loss=loss, optimizer=optim.SGD(lr=0.1))
+    with pytest.raises(
+        tw.UnsupportedError, match=r'^lr="auto" .* but tw.find_lr\(trainer, x, y\) is'
+    ):
+        trainer.fit(x, y, lr="auto")
+    with pytest.raises(tw.UnsupportedError, match=r"^sharpness=True .*; find_lr works without it"):
+        tw.find_lr(trainer, x, y, sharpness=True)
+    assert tw.find_lr(trainer, x, y).suggestion > 0
+    with pytest.raises(tw.ArgumentError, match=r"MSELoss\(\); .* solve\.nonlinear_least_squares$"):
+        tw.Trainer(network(), loss=loss, optimizer=optim.LevenbergMarquardt())
+    # Which find_lr does not support either.
+    whole = tw.Trainer(network(), loss=loss, optimizer=optim.LBFGS())
+    with pytest.raises(tw.UnsupportedError, match=r"^second derivatives of custom losses"):
+        whole.fit(x, y, batch_size=None, lr="auto")
+
+
 def test_curvatures_are_those_of_differences_of_gradients(rng):
     """As its error suggests: of the largest eigenvalue, by a function and a dense matrix."""
     x, target = rng.standard_normal((20, 2)), rng.standard_normal((20, 3))
@@ -535,3 +564,62 @@ def test_curvatures_are_those_of_differences_of_gradients(rng):
     found = tw.curvature.top_eigenvalues(product, size=size, tol=1e-6)
     dense = np.stack([product(v) for v in np.eye(size)])
     assert found.values[0] == pytest.approx(np.linalg.eigvalsh(dense)[-1], rel=1e-5)
+
+
+def recipe():
+    """The function `by_construction` of the manual, with no names but those that it uses."""
+    page = (Path(__file__).parent.parent / "docs" / "equations.md").read_text(encoding="utf-8")
+    code = re.search(r"^>>> def by_construction.*?(?=^```)", page, re.M | re.S)[0]
+    names = {"np": np, "nn": nn}
+    exec(re.sub(r"^(>>>|\.\.\.) ", "", code, flags=re.M), names)
+    return names["by_construction"]
+
+
+def conditions(twice):
+    """Some g and d of two inputs, with first derivatives and the second ones in some directions."""
+
+    def parts(x):
+        a, b = x[:, :1], x[:, 1:]
+        g = np.sin(a + 2 * b), np.stack([np.cos(a + 2 * b), 2 * np.cos(a + 2 * b)])
+        d = a**2 * b + 1, np.stack([2 * a * b, a**2])
+        return (*g, np.stack([-g[0], -4 * g[0]])[twice]), (*d, np.stack([2 * b, 0 * b])[twice])
+
+    return parts
+
+
+@pytest.mark.parametrize(
+    ("order", "twice"),
+    [(1, []), ((1, 1), []), ((2, 1), [0]), ((1, 2), [1]), (2, [0, 1]), ((2, 2), [0, 1])],
+)
+def test_the_recipe_for_conditions_by_construction_is_right_for_any_order(order, twice, rng):
+    def function(*arrays_and_target):
+        arrays = arrays_and_target[:-1]
+        factors = [np.cos(np.arange(a.size)).reshape(a.shape) for a in arrays]
+        value = sum(float((f * a**2).sum()) for f, a in zip(factors, arrays, strict=True))
+        gradients = [2 * f * a for f, a in zip(factors, arrays, strict=True)]
+        return value, gradients, {"first": arrays[1].mean()}
+
+    x = rng.standard_normal((7, 2))
+    model = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1), dtype="float64")
+    loss = recipe()(function, conditions(twice), order)
+    assert tw.gradcheck(model, x, x, loss=loss)
+    # The derivatives of u are those of g + d N: its first ones, by differences.
+    found = tw.Trainer(model, loss=loss, optimizer=optim.SGD()).evaluate(x, x)
+    ends = []
+    for step in np.vstack([np.eye(2), -np.eye(2)]) * 1e-5:
+        (g, *_), (d, *_) = conditions(twice)(x + step)
+        ends.append(g + d * model(x + step))
+    assert found["first"] == pytest.approx(np.mean([ends[0] - ends[2], ends[1] - ends[3]]) / 2e-5)
+
+
+def test_the_recipe_for_conditions_refuses_derivatives_that_do_not_fit(rng):
+    """Second derivatives in both directions, of an order with one: no silent broadcasting."""
+    x = rng.standard_normal((7, 2))
+    model = nn.Sequential(nn.Linear(2, 5), nn.Tanh(), nn.Linear(5, 1), dtype="float64")
+    loss = recipe()(
+        lambda u, du, d2u, x: (float(d2u[0].sum()), (0 * u, 0 * du, np.ones((1, 7, 1)))),
+        conditions([0, 1]),
+        (2, 1),
+    )
+    with pytest.raises(ValueError, match="broadcast"):
+        tw.Trainer(model, loss=loss, optimizer=optim.SGD()).step(x, x)

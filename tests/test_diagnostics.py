@@ -14,7 +14,7 @@ from thalweg import diagnostics, nn, optim
 
 def stretched(rng, angle, n=4000):
     """Points with deviations 10 and 1 along axes turned by an angle; otherwise uncorrelated."""
-    q, _ = np.linalg.qr(rng.standard_normal((n, 3)) - [0, 0, 0])
+    q, _ = np.linalg.qr(rng.standard_normal((n, 3)))
     q = q - q.mean(axis=0)
     q, _ = np.linalg.qr(q)
     c, s = np.cos(angle), np.sin(angle)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg import solve
+from thalweg import nn, optim, solve
 
 # Statistical Reference Datasets, https://www.itl.nist.gov/div898/strd/nls/nls_main.shtml: works of
 # the United States government, in the public domain. Each file has the data, two starting points
@@ -80,15 +80,15 @@ def load(name):
     return x, y, table[:, :2].T, table[:, 2], float(squares.split(":")[1])
 
 
+def of_complex_steps(residual):
+    """The exact Jacobian of a function that accepts complex numbers."""
+    return lambda b: np.stack([residual(b + e).imag / 1e-30 for e in 1e-30j * np.eye(len(b))], 1)
+
+
 def functions(name):
-    """Residuals and their Jacobian; derivatives by complex steps are exact."""
+    """Residuals and their Jacobian."""
     (x, y, *_), model = load(name), MODELS[name]
-
-    def jacobian(b):
-        steps = 1e-30j * np.eye(len(b))
-        return np.stack([model(b + step, x).imag / 1e-30 for step in steps], axis=1)
-
-    return lambda b: model(b, x) - y, jacobian
+    return lambda b: model(b, x) - y, of_complex_steps(lambda b: model(b, x))
 
 
 def digits(found, certified):
@@ -108,6 +108,7 @@ def test_certified_parameters_of_nist_are_found_from_both_starts(name):
         assert name == "Lanczos1" or fit.sum_of_squares <= squares * (1 + 1e-9)
         assert (np.diff(fit.history["sum_of_squares"]) <= 0).all()
         assert len(fit.history["damping"]) == len(fit.history["rejected"])
+        assert fit.evaluations < (1700 if name == "MGH10" else 600)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="needs scipy")
@@ -219,6 +220,72 @@ def test_columns_that_almost_vanish_do_not_hold_the_others(factors, geodesic):
 
 
 @pytest.mark.parametrize("geodesic", [True, False])
+@pytest.mark.parametrize("factor", [1, 10, 100])
+def test_a_jacobian_that_is_singular_at_the_solution_does_not_stop_the_method(factor, geodesic):
+    """Problem 13 of Moré, Garbow & Hillstrom, Powell's singular function.
+
+    Each step halves the parameters. Below 1e-10 the least damping held them, for 10,000
+    evaluations.
+    """
+
+    def residual(b):
+        linear = b[0] + 10 * b[1], np.sqrt(5) * (b[2] - b[3])
+        return np.array([*linear, (b[1] - 2 * b[2]) ** 2, np.sqrt(10) * (b[0] - b[3]) ** 2])
+
+    fit = solve.nonlinear_least_squares(
+        residual, of_complex_steps(residual), np.multiply([3, -1, 0, 1], factor), geodesic=geodesic
+    )
+    assert fit.converged, fit
+    assert fit.sum_of_squares < 1e-50
+    assert fit.evaluations < 300
+
+
+def box(b):
+    """Problem 12: three exponentials through ten points."""
+    t = np.arange(1, 11) / 10
+    return exp(-t * b[0]) - exp(-t * b[1]) - b[2] * (exp(-t) - exp(-10 * t))
+
+
+def beale(b):
+    """Problem 5."""
+    return np.array([1.5, 2.25, 2.625]) - b[0] * (1 - b[1] ** np.arange(1, 4))
+
+
+@pytest.mark.parametrize("geodesic", [True, False])
+@pytest.mark.parametrize(
+    ("residual", "start", "valleys"),
+    [
+        # Its second column is 1e-45 at first, and the first step leads to 1e45, where it is 0.
+        (box, [0, 1000, 2000], (0, 0.07558874)),
+        # From columns as long as 1e6 to one of 0.1 in three steps, faster than damping falls.
+        (beale, [100, 100], (0, 0.452)),
+    ],
+)
+def test_steps_that_only_the_damping_makes_short_do_not_count_as_converged(
+    residual, start, valleys, geodesic
+):
+    """It "converged" after two to seven evaluations, to sums of squares of 7 to 5000."""
+    fit = solve.nonlinear_least_squares(
+        residual, of_complex_steps(residual), start, geodesic=geodesic
+    )
+    assert fit.converged, fit
+    assert any(fit.sum_of_squares == pytest.approx(v, rel=1e-3, abs=1e-20) for v in valleys), fit
+
+
+@pytest.mark.parametrize("name", sorted(MODELS.keys() - {"BoxBOD"}))
+def test_steps_that_are_not_bent_find_them_too(name):
+    """But for BoxBOD from its first start, whence MINPACK, too, leaves for infinity."""
+    residual, jacobian = functions(name)
+    _, _, starts, certified, _ = load(name)
+    for start in starts:
+        fit = solve.nonlinear_least_squares(residual, jacobian, start, geodesic=False)
+        assert digits(fit.theta, certified) >= 6, fit
+        assert fit.converged, fit
+        # MGH10's first takes 5628: along a valley in which b[0] falls to 1e-53 and returns.
+        assert fit.evaluations < (6000 if name == "MGH10" else 700)
+
+
+@pytest.mark.parametrize("geodesic", [True, False])
 @pytest.mark.parametrize(
     ("residual", "slope", "minimum"),
     [
@@ -253,3 +320,24 @@ def test_the_residual_is_called_no_more_often_than_allowed(most, geodesic):
     )  # fmt: skip
     assert fit.evaluations == len(calls) <= most
     assert not fit.converged
+    assert "another step would call residual more than max_evaluations times" in fit.message
+
+
+def test_after_a_search_in_vain_other_residuals_are_fitted_with_the_damping_from_before(rng):
+    """A float32 network at its minimum: the damping stayed at 1e14, and no step was made again."""
+    x = rng.standard_normal((60, 2))
+    y = np.sin(2 * x[:, :1]) * x[:, 1:] + 0.1 * rng.standard_normal((60, 1))
+    model = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 1), seed=1)
+    optimizer = optim.LevenbergMarquardt()
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer)
+    with pytest.warns(RuntimeWarning, match="changed no parameter"):
+        first = trainer.fit(x, y, epochs=300, batch_size=None)
+    there = model.flat_parameters
+    assert first["loss"][-1] == first["loss"][-2]
+    assert sum(first["rejected"][-2:]) == 0  # the search is not repeated
+    assert optimizer.damping < 1e6
+    with pytest.warns(RuntimeWarning, match="changed no parameter"):
+        trainer.fit(x, y, epochs=2, batch_size=None)
+    np.testing.assert_array_equal(model.flat_parameters, there)
+    other = trainer.fit(x, y + 1, epochs=3, batch_size=None)["loss"]
+    assert other[-1] < 1.01 * first["loss"][-1] < other[0] / 10

@@ -111,6 +111,7 @@ def test_samples_of_any_size_are_solved(scale, rng):
     found = solve.least_squares(scale * x, y)
     assert found.rank == 3
     np.testing.assert_allclose(scale * found.coef, expected.coef, rtol=1e-12)
+    assert not solve.ridge(min(scale, 1e-200) * x, y, alpha=1e200).coef.any()  # without a warning
     penalty = 1e-6 if scale > 1 else 0
     found = solve.ridge(scale * x, y, alpha=penalty)
     np.testing.assert_allclose(scale * found.coef, expected.coef, rtol=1e-12)
@@ -227,6 +228,20 @@ def test_ridge_tends_to_the_smallest_fit_linearly_in_the_penalty(rng):
     ]
     assert off[0] / off[1] == pytest.approx(100, rel=0.01)
     assert off[1] / off[2] == pytest.approx(100, rel=0.01)
+
+
+@pytest.mark.parametrize("shape", [(30, 4), (4, 30)])
+def test_no_penalty_is_too_small_for_columns_that_depend_on_each_other(shape, rng):
+    """At 1e-14, a tenth or more of the coefficients was rounding, multiplied; at 1e-18, all."""
+    x, y = rng.standard_normal(shape), rng.standard_normal(shape[0])
+    x = np.column_stack([x, x[:, 0], 3 * x[:, 1]])
+    smallest = solve.least_squares(x, y, rank_deficient="min_norm")
+    for alpha in (1e-10, 1e-14, 1e-18, 1e-30, 1e-300):
+        fit = solve.ridge(x, y, alpha=alpha)
+        off = np.linalg.norm(fit.coef - smallest.coef) / np.linalg.norm(smallest.coef)
+        assert off <= alpha + 1e-12
+        assert fit.dof == pytest.approx(smallest.dof, rel=1e-9)
+        assert fit.rank == smallest.rank
 
 
 def test_targets_move_the_solution_by_at_most_half_the_inverse_root_of_the_penalty(rng):
@@ -419,6 +434,17 @@ def test_a_bottleneck_has_the_best_fit_of_its_rank(rank, rng):
     assert reached == pytest.approx(mse, rel=1e-6)
 
 
+def test_a_bottleneck_as_wide_as_the_rank_of_the_samples_is_none(rng):
+    x = rng.standard_normal((30, 2)) @ rng.standard_normal((2, 5))
+    y = rng.standard_normal((30, 4))
+    for width, rank, dof in ((1, 1, np.nan), (2, 2, 3), (3, 2, 3)):
+        model = nn.Sequential(nn.Linear(5, width), nn.Linear(width, 4), dtype="float64")
+        fit = solve.network(model, x, y, rank_deficient="min_norm")
+        assert fit.rank == rank
+        np.testing.assert_equal(fit.dof, dof)
+        assert ((model(x) - y) ** 2).sum() == pytest.approx(fit.sum_of_squares, rel=1e-12)
+
+
 def test_networks_that_have_no_formula_are_refused_and_left_alone(rng):
     x, y = rng.standard_normal((30, 5)), rng.standard_normal((30, 4))
     for layers, pattern in [
@@ -508,6 +534,9 @@ def test_units_that_depend_on_each_other_but_for_rounding_to_float32_are_found(r
         solve.last_layer(model, x, y)
     np.testing.assert_array_equal(model.flat_parameters, before)
     assert solve.last_layer(model, x, y, alpha=1e-3).rank == 3
+    smallest = solve.last_layer(model, x, y, rank_deficient="min_norm").coef
+    damped = solve.last_layer(model, x, y, alpha=1e-13).coef
+    np.testing.assert_allclose(damped, smallest, rtol=1e-9)
     assert solve.last_layer(model, x, y, rcond=1e-12).condition > 1e6
     fit = solve.last_layer(model, x, y, rank_deficient="min_norm")
     assert fit.rank == 3
@@ -613,6 +642,13 @@ def test_rounding_of_a_constant_column_is_no_feature(solver, rng):
 
 def test_the_largest_numbers_are_solved_or_refused():
     assert solve.quadratic([[1.7e308]], [-1.7e308]).x == pytest.approx(1)
+    assert solve.quadratic([[0.8]], [-1.5e154]).value == pytest.approx(-(1.5e154 / 1.6 * 1.5e154))
+    for h, b in ((1, 1e200), (1e-300, 1e5)):  # it was -inf
+        with pytest.raises(tw.DataError, match="the value at the minimum is too low for float64"):
+            solve.quadratic([[h]], [b])
+    with pytest.raises(tw.DataError, match="squared residuals is too large for float64; scale y"):
+        solve.least_squares([[1.0], [2.0], [3.0]], [1e200, 0, 1e200])
+    assert solve.least_squares([[1.0], [2.0], [3.0]], [1e153, 0, 1e153]).sum_of_squares > 6e305
     x = np.array([[1e308], [1.5e308], [1.2e308]])
     for options in {}, {"rank_deficient": "min_norm"}:
         with pytest.raises(tw.DataError, match="the sum of x is too large"):

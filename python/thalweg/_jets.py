@@ -9,6 +9,7 @@ from thalweg import _arrays, _core
 from thalweg._arrays import Array
 from thalweg.errors import ArgumentError, ShapeError, ThalwegError
 from thalweg.nn import Sequential
+from thalweg.nn._losses._derivatives import checked_along
 
 #: Users' names for the outputs and their first and second derivatives.
 NAMES = ("u", "du", "d2u")
@@ -34,12 +35,12 @@ class Jets:
         if along is None:
             directions = np.eye(inputs, dtype=model.dtype)
         else:
-            directions = np.atleast_2d(_arrays.as_numeric(along, "along")).astype(model.dtype)
-        if directions.ndim != 2 or directions.shape[1] != inputs or len(directions) == 0:
-            raise ShapeError(
-                f"along must have one row per direction, with {inputs} numbers each, as many as "
-                f"the model has inputs; got shape {np.shape(along)}"
-            )
+            directions = _arrays.as_dtype(checked_along(along), model.dtype, "along").copy()
+            if directions.shape[1] != inputs:
+                raise ShapeError(
+                    f"along must have one row per direction, with {inputs} numbers each, as many "
+                    f"as the model has inputs; got shape {directions.shape}"
+                )
         count = len(directions)
         orders = [order] * count if isinstance(order, int) else list(order)
         if len(orders) != count:

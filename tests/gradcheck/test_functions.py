@@ -296,6 +296,23 @@ def test_kinks_are_found_where_they_explain_a_difference(place, method):
         assert not tw.check_gradient(f, wrong, theta, method=method)
 
 
+def test_many_kinks_within_a_step_are_suggested_as_a_cause(rng):
+    """A right gradient cannot be checked at absolute residuals about as small as the steps."""
+    features, residuals = rng.standard_normal((2, 50, 8))
+    theta = rng.standard_normal(8)
+
+    def report_at(size):
+        left = features @ theta - size * residuals[:, 0]
+        f = lambda w: np.abs(features @ w - left).mean()  # noqa: E731
+        slope = lambda w: features.T @ np.sign(features @ w - left) / 50  # noqa: E731
+        return tw.check_gradient(f, slope, theta)
+
+    report = report_at(5e-5)
+    assert (report.passed, report.kinks) == (False, 0)
+    assert "absolute values of residuals about as small as the step, check it" in str(report)
+    assert report_at(1)
+
+
 def test_a_block_that_is_one_kink_does_not_pass():
     report = tw.check_gradient(np.abs, np.ones(()), 0.0)
     assert (report.passed, report.blocks[0].verdict, report.kinks) == (False, "all kinks", 1)

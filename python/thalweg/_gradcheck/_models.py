@@ -89,6 +89,10 @@ def gradcheck(
     `nn.BatchNorm1d` uses the batch's statistics, as in training, but does not update its running
     averages.
 
+    Where a variance is below the bound of `nn.GaussianNLLLoss`, the check fails rightly: the loss
+    does not depend on it there, but its gradient ignores the bound, by intention. The same holds
+    for `gradgradcheck`.
+
     A float32 gradient passes if its norm-relative distance from the float64 one is at most 2e-6
     times the root of the number of linear layers, or 2^-23 of the whole gradient. In well-trained
     models it is larger, since residuals are differences of nearly equal numbers. Both gradients are

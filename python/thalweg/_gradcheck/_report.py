@@ -322,7 +322,8 @@ class GradcheckReport:
                 f"{', '.join(bent)}: doubling the step (h in the table) changes the differences. "
                 "If the function is noisy, as with float32 inside, try a larger h, such as 5e-3. "
                 "If it varies a lot within a step, try a smaller h, another method, or parameters "
-                "scaled to about 1"
+                "scaled to about 1. If it has kinks there, as of absolute values of residuals "
+                "about as small as the step, check it where these are larger, as before training"
             )
         if single:
             advice.append(

@@ -51,7 +51,7 @@ def jet(
         The order of the highest derivatives; a sequence gives it for each direction. What is not
         needed is not computed.
     along : array_like, shape (directions, in_features), keyword only, optional
-        Directions, one in each row; by default each input in turn.
+        Directions, one in each row, even if there is only one; by default each input in turn.
 
     Returns
     -------

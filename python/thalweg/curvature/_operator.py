@@ -10,7 +10,7 @@ import numpy.typing as npt
 from thalweg import _arrays, _checks, _core, _parts
 from thalweg._arrays import Array
 from thalweg._habits import takes
-from thalweg.errors import ShapeError, UnsupportedError
+from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
 from thalweg.nn import Loss, Sequential
 from thalweg.nn._losses import CoreLoss, FunctionLoss, loss_of
 
@@ -79,7 +79,10 @@ class Operator:
     `nn.PoissonNLLLoss` of logarithms; but not for `nn.GaussianNLLLoss`, whose :math:`G` may have
     negative eigenvalues. :math:`F` is the expectation over labels drawn from the model, never the
     "empirical Fisher" of the true ones. Kinks, as of `nn.ReLU` or `nn.L1Loss`, are ignored: the
-    second derivative there is that next to them.
+    second derivative there is that next to them. Where `nn.GaussianNLLLoss` bounds a variance,
+    derivatives pass through the bound, as its gradient does: :math:`H` is what differentiating
+    twice gives in PyTorch, and not a second derivative of the loss, which is constant along that
+    variance.
 
     A product is exact, by forward-over-reverse differentiation [1]_ and, for :math:`G`, as in [2]_,
     and takes about twice as long as a gradient. What depends only on the point, such as
@@ -326,10 +329,11 @@ def jvp(
     x : array_like, shape (n, in_features)
         The samples.
     v : array_like, shape (num_parameters,), optional
-        The direction of the parameters, in the order of `Sequential.flat_parameters`; by default 0.
+        The direction of the parameters, in the order of `Sequential.flat_parameters`; 0 if only
+        `dx` is given.
     dx : array_like, shape (n, in_features), keyword only, optional
-        The direction of the inputs; by default 0. It is ignored in the categorical columns of
-        `nn.TabularInput`, where the derivative with respect to a code is 0.
+        The direction of the inputs; 0 if only `v` is given. It is ignored in the categorical
+        columns of `nn.TabularInput`, where the derivative with respect to a code is 0.
     training : bool, keyword only, default False
         As for `Operator`, but with another default: this function differentiates what ``model(x)``
         returns, in evaluation, while `hvp`, `gnvp` and `Operator` refer to the loss that training
@@ -345,7 +349,7 @@ def jvp(
     Raises
     ------
     ArgumentError, ShapeError, DataError, DtypeError
-        If an argument is not as above.
+        If an argument is not as above, or there is no direction.
 
     Examples
     --------
@@ -357,6 +361,10 @@ def jvp(
     (1, 2)
     """
     x = _parts.checked(model)._matrix(x, "x")
+    if v is None and dx is None:
+        raise ArgumentError(
+            "jvp needs a direction: v, of the parameters, or dx, of the inputs, or both"
+        )
     n = model.num_parameters
     v = np.zeros(n, model.dtype) if v is None else _arrays.flat(v, model.dtype, n, "v")
     if dx is not None:

@@ -4,7 +4,6 @@ Networks learn low frequencies before high ones: the kernel of gradient descent 
 eigenvalues there. Rahaman et al. 2019, arXiv:1806.08734.
 """
 
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import numpy.typing as npt
 from thalweg import _arrays, _checks, _parts
 from thalweg._habits import takes
 from thalweg._trainer import Trainer
+from thalweg._warn import warn
 from thalweg.callbacks import Callback
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import Sequential
@@ -47,7 +47,7 @@ class SpectralBias(Callback):
     ----------
     x : array_like, shape (n,) or (n, 1)
         Positions of the samples: increasing, equally spaced, the last one step short of a whole
-        period.
+        period, as from ``np.linspace(-1, 1, n, endpoint=False)``.
     y : array_like, shape (n,) or (n, 1); or callable
         The target there. A function is also evaluated between the samples, to check whether
         content above the Nyquist frequency folds back onto lower ones.
@@ -71,7 +71,8 @@ class SpectralBias(Callback):
     -----
     UserWarning
         If a frequency is at or above the Nyquist frequency, n / 2, where samples cannot distinguish
-        it from a lower one; or if a target function has more than 0.1% of its energy there.
+        it from a lower one; or if a target function has more than 0.1% of its energy there, as also
+        one has whose first sample is repeated at the end of the period.
 
     Raises
     ------
@@ -81,6 +82,7 @@ class SpectralBias(Callback):
         If an argument is not as above.
     """
 
+    @takes("SpectralBias", {})
     def __init__(
         self,
         x: Any,
@@ -111,10 +113,9 @@ class SpectralBias(Callback):
         period = float(distances.mean()) * n
         if (high := self.frequencies[2 * self.frequencies >= n]).size:
             lower = [int(min(k % n, -k % n)) for k in high]
-            warnings.warn(
+            warn(
                 f"frequencies {high.tolist()} are not below the Nyquist frequency, {n / 2:g} of "
-                f"{n} samples: they look the same as {lower} there. Use more samples",
-                stacklevel=2,
+                f"{n} samples: they look the same as {lower} there. Use more samples"
             )
         height = 0.0
         if callable(y):
@@ -393,19 +394,30 @@ def _eigenvalues(gradients: _Vector, rows: int) -> _Vector:
 
 def _warn_of_folding(y: Callable[[Any], Any], start: float, period: float, n: int) -> float:
     """Warn if a target has energy above the Nyquist frequency; return its mean magnitude."""
+    share, height = _above(y, start, period, n)
+    if share > _FOLDED:
+        if _above(y, start, period * (n - 1) / n, n - 1)[0] <= _FOLDED:  # hence a jump at the end
+            advice = (
+                f". It has a period of {n - 1} steps, so the last sample repeats the first: leave "
+                "it out, as np.linspace(..., endpoint=False) does"
+            )
+        else:
+            advice = ", and folds back onto lower frequencies. Use more samples"
+        warn(
+            f"{share:.1%} of the target's energy is at or above the Nyquist frequency, {n / 2:g} "
+            f"of {n} samples{advice}"
+        )
+    return height
+
+
+def _above(y: Callable[[Any], Any], start: float, period: float, n: int) -> tuple[float, float]:
+    """Return the share of energy above the Nyquist frequency, and the mean magnitude."""
     fine = 16 * n
     values = _column(y(start + period * np.arange(fine) / fine), "y")
     energy = np.abs(np.fft.rfft(values)) ** 2
     energy[0] = 0
-    above = float(energy[(n + 1) // 2 :].sum())
-    if above > _FOLDED * float(energy.sum()):
-        warnings.warn(
-            f"{above / energy.sum():.1%} of the target's energy is at or above the Nyquist "
-            f"frequency, {n / 2:g} of {n} samples, and folds back onto lower frequencies. Use more "
-            "samples",
-            stacklevel=3,
-        )
-    return float(np.abs(values).mean())
+    above, whole = float(energy[(n + 1) // 2 :].sum()), float(energy.sum())
+    return above / whole if whole > 0 else 0.0, float(np.abs(values).mean())
 
 
 def _column(values: Any, name: str) -> _Vector:

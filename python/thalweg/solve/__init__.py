@@ -1,7 +1,8 @@
-"""Problems that need no iterative search: their minimum has a formula.
+"""Problems whose minimum has a formula, or is found by steps that do.
 
 What is linear in its parameters is solved in one call, by the factorizations of `numpy.linalg` in
 float64. That gives a baseline before any training, and a way to refit the last layer afterwards.
+`nonlinear_least_squares` solves such a problem in each of its steps.
 """
 
 import typing as _typing

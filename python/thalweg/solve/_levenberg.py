@@ -18,6 +18,7 @@ to), only a large μ holds its parameter, and holds all others, too. So both hav
 and take turns of some steps: the other one goes on if the cost fell less than in its last turn.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -29,8 +30,10 @@ Vector: TypeAlias = npt.NDArray[np.float64]
 #: Residuals at a point; None where they are not defined.
 Residual: TypeAlias = Callable[[Vector], Vector | None]
 
-#: Smaller damping has no effect in double precision, and larger damping leaves no step.
-_LEAST, _MOST = 1e-20, 1e20
+#: The root of smaller damping is rounding relative to J's columns; larger damping leaves no step.
+_LEAST, _MOST = 1e-32, 1e20
+#: What damping is multiplied by until a step is not short for no other reason.
+_RELIEF = 1e-3
 #: A step is accepted only if its gain exceeds this.
 _GAIN = 1e-4
 #: The largest acceleration relative to the step, and the h of its difference quotient.
@@ -52,7 +55,7 @@ class Metric:
     memory: float  # the share of the largest norms so far that is left after a step
     damping: float  # μ
     growth: float = 2.0  # a rejection multiplies the damping by this, and doubles it
-    scale: Vector | None = None  # the diagonal of D
+    scale: Vector | None = None  # the diagonal of D; 0 where J never had but zeros
     gain: float = _HOPE  # the share of the cost that the last turn removed
 
     def follow(self, norms: Vector) -> Vector:
@@ -71,6 +74,8 @@ class Damping:
         self.active = 0
         self.steps = 0  # in this turn
         self.left = 1.0  # the share of the cost before this turn
+        #: Where no step was found: parameters, Jᵀr, and why.
+        self.stuck: tuple[Vector, Vector, str] | None = None
 
     @property
     def damping(self) -> float:
@@ -124,27 +129,38 @@ def step(
 ) -> Outcome:
     """Take one accepted step, after as many rejected ones as necessary; update `state`.
 
+    If none is found, `state` is as before: a later step, of other residuals, then begins with
+    damping that was right here, and not with the one that ended the search.
+
     `tolerances` are ftol, xtol and gtol, for the relative predicted decrease, the relative step,
     and the cosines of the angles between residuals and J's columns. The method stops at or below
-    the last, or if with either metric, no step is better or a tolerance is met.
+    the last, or if with either metric, no step is better or a tolerance is met: by a step that is
+    not short only because the damping is large, unless longer ones were rejected.
     """
     ftol, xtol, gtol = tolerances
     size = len(theta)
+    gradient = jacobian.T @ r
+    if state.stuck is not None:
+        where, there, why = state.stuck
+        if np.array_equal(theta, where) and np.array_equal(gradient, there):
+            return Outcome(theta, r, 0, 0, why)
+    before = copy.deepcopy(state.metrics), state.active, state.steps, state.left
     # QR of J, with Qᵀr in the last column; stacked below, this is QR of the stacked J.
     full: Any = np.linalg.qr(np.column_stack([jacobian, r]), mode="r")
     upper, rotated = full[:size, :size], full[:size, size]
     norms: Any = np.linalg.norm(upper, axis=0)
-    norms[norms == 0] = 1.0
     scales = [metric.follow(norms) for metric in state.metrics]
     cost, evaluations, rejected = norm2(r), 0, 0
-    cosines = np.abs(upper.T @ rotated) / norms
+    cosines = np.abs(upper.T @ rotated) / np.where(norms > 0, norms, 1.0)
     if cosines.max() <= gtol * np.sqrt(cost):  # at r = 0, too
+        state.metrics = before[0]
         return Outcome(theta, r, 0, 0, "gtol")
     ended = False  # with one metric: the other may still find a better point
+    refused = False  # a step of the active metric
     shortest, contradicted = np.inf, False
     while True:
         metric, scale = state.metrics[state.active], scales[state.active]
-        root: Vector = float(np.sqrt(metric.damping)) * scale
+        root: Vector = float(np.sqrt(metric.damping)) * np.where(scale > 0, scale, 1.0)
         triangle, right = _stacked(upper, rotated, root)
         solution: Any = np.linalg.solve(triangle, right)
         delta: Vector = -solution
@@ -158,8 +174,11 @@ def step(
             why = "xtol"
         elif predicted <= ftol * cost:
             why = "ftol"
+        if why and not refused and metric.damping > _LEAST:
+            metric.damping = max(_RELIEF * metric.damping, _LEAST)
+            continue
         if why and not ended:
-            ended = True
+            ended, refused = True, False
             state.switch(0.0)
             continue
         if not why and evaluations + 1 + geodesic > max_evaluations:
@@ -185,7 +204,7 @@ def step(
                 state.count(norm2(new) / cost)
                 return Outcome(theta + move, new, rejected, evaluations, "")
             tried = tried if geodesic else new
-        rejected += 1
+        rejected, refused = rejected + 1, True
         metric.damping *= metric.growth
         metric.growth *= 2
         slope = 2 * share * (flat + bent)  # the decrease along the tangent
@@ -200,6 +219,8 @@ def step(
     rounded = np.sqrt(cost) <= _ROUNDED * np.linalg.norm(norms * theta)
     if why != "evaluations" and contradicted and slanted and not rounded:
         why = "uphill"
+    state.metrics, state.active, state.steps, state.left = before
+    state.stuck = theta, gradient, why
     return Outcome(theta, r, rejected, evaluations, why)
 
 

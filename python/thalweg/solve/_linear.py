@@ -56,8 +56,9 @@ class LinearFit:
         coefficients without a penalty, and less with one. Hastie, Tibshirani & Friedman 2009, "The
         elements of statistical learning", section 3.4.1. The variance of the noise is about
         ``sum_of_squares / (n - dof)``, and the score of generalized cross-validation is
-        ``n * sum_of_squares / (n - dof) ** 2``, of `n` rows and one column of targets. NaN where
-        fitted values are not linear in the targets, as through a bottleneck of `network`.
+        ``n * sum_of_squares / (n - dof) ** 2``, of `n` rows (of a weight above 0) and one column of
+        targets. NaN where fitted values are not linear in the targets, as through a bottleneck of
+        `network`.
     """
 
     coef: _Matrix
@@ -116,7 +117,10 @@ class Problem:
         if not np.isfinite(coef).all():
             raise DataError("the coefficients are too large for float64; scale x and y")
         intercept = self.y_mean - self.x_mean @ coef
-        squares = float(((self.y - self.x @ coef) ** 2).sum())
+        with np.errstate(over="ignore", invalid="ignore"):  # checked below
+            squares = float(((self.y - self.x @ coef) ** 2).sum())
+        if not np.isfinite(squares):
+            raise DataError("the sum of squared residuals is too large for float64; scale y")
         if self.one:
             coef, intercept = coef[:, 0], intercept[0]
         dof += float(self.centred)
@@ -336,8 +340,10 @@ def ridge(
     x, y, intercept, sample_weight
         As in `least_squares`.
     alpha : float, "gcv", "l_curve", or sequence of float, shape (m,), keyword only
-        The penalty, at least 0. At 0, this is `least_squares`, including its errors. For several
-        penalties, the SVD is computed once.
+        The penalty, at least 0. At 0, this is `least_squares`, including its errors; as it tends to
+        0, the coefficients tend to those of ``rank_deficient="min_norm"`` there, whose default
+        `rcond` decides here, too, which singular values count as 0. For several penalties, the SVD
+        is computed once.
 
         ``"gcv"`` chooses it by generalized cross-validation: the least :math:`n \lVert y - \hat y
         \rVert^2 / (n - \mathrm{tr}\,A)^2`, where :math:`\hat y = A y` are the fitted values. It
@@ -446,11 +452,12 @@ def chosen(method: str, data: Problem, svd: _Decomposed) -> float:
 def penalized(data: Problem, penalty: float, svd: _Decomposed) -> LinearFit:
     """Solve a prepared problem with a penalty, above 0, which is the λ of the sum."""
     u, s, vt, rank = svd
-    shrunk = np.zeros_like(s)
-    # s / (s² + penalty), whose square may overflow
-    shrunk[s > 0] = 1 / (s[s > 0] + penalty / s[s > 0])
-    coef = vt.T @ (shrunk[:, np.newaxis] * (u.T @ data.y))
-    return data.fit(coef, rank, _ratio(s, rank), "SVD", float((s * shrunk).sum()))
+    # Beyond the rank there is only rounding, which a small penalty would multiply.
+    kept = s[:rank]
+    with np.errstate(over="ignore"):  # nothing is left then
+        shrunk = 1 / (kept + penalty / kept)  # s / (s² + penalty), whose square may overflow
+    coef = vt[:rank].T @ (shrunk[:, np.newaxis] * (u[:, :rank].T @ data.y))
+    return data.fit(coef, rank, _ratio(s, rank), "SVD", float((kept * shrunk).sum()))
 
 
 def _svd(x: _Matrix, rcond: float) -> _Decomposed:

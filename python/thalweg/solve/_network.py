@@ -56,8 +56,8 @@ def network(
     model : Sequential
         Its weights are replaced. The factors are balanced,
         :math:`W_{l+1}^\top W_{l+1} = W_l W_l^\top`, and so have the smallest
-        :math:`\sum_l \lVert W_l \rVert^2` among all with this product; biases other than the one
-        that is used are 0.
+        :math:`\sum_l \lVert W_l \rVert^2` among all with this product. Only the last bias is used:
+        others are 0, and layers behind it pass its outputs on.
     x : array_like, shape (n, in_features)
         The samples.
     y : array_like, shape (n, out_features), or (n,) for one output
@@ -126,7 +126,7 @@ def network(
     data = problem(x, y, biased is not None, sample_weight)
     found = fit(data, rank_deficient, _resolved(model, data) if rcond is None else rcond)
     rank = min(widths)
-    if rank < min(widths[0], widths[-1]):
+    if rank < min(found.rank, widths[-1]):
         found = _reduced(data, found, rank)
 
     # Layers after the last bias pass its outputs on; those up to it form the product.
@@ -178,7 +178,7 @@ def last_layer(
         As in `least_squares`, if there is no penalty: units that are always 0 are common after
         ReLU.
     rcond : float, keyword only, optional
-        As in `least_squares`; by default the larger of its default there and
+        As in `least_squares`, also with a penalty; by default the larger of its default there and
         :math:`4 \varepsilon \sqrt p` for `p` features, with the :math:`\varepsilon` of the model's
         dtype. The outputs of earlier layers are rounded to that precision: if one float32 unit is
         three times another, what distinguishes them beyond that is rounding.

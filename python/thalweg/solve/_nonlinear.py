@@ -20,7 +20,7 @@ _MESSAGES = {
     "damping": "no step decreases the sum of squares, however small",
     "uphill": "no step decreases the sum of squares, however small, although the Jacobian says so: "
     "check it with tw.check_gradient, or the residuals are not smooth there",
-    "evaluations": "residual was called max_evaluations times",
+    "evaluations": "another step would call residual more than max_evaluations times",
 }
 
 
@@ -100,12 +100,16 @@ def nonlinear_least_squares(
         The initial :math:`\mu`, relative to the squared norms of the columns of `J`.
     geodesic : bool, keyword only, default True
         Whether steps are bent by half of the geodesic acceleration, at the cost of one more
-        evaluation of the residuals each.
+        evaluation of the residuals each. That helps far from the solution: of NIST's problems, one
+        is solved from its far start only so (BoxBOD), and one in 1600 evaluations in place of 5600
+        (MGH10). Most others take fewer without it.
     ftol, xtol, gtol : float, keyword only
         The method stops when the predicted decrease is at most `ftol` times the sum of squares,
         when :math:`\lVert D\delta \rVert` is at most `xtol` times :math:`\lVert D\theta \rVert`, or
-        when the cosine of the angle between `r` and each column of `J` is at most `gtol`.
-        (MINPACK's tests and scipy's names; the defaults are close to what float64 can resolve.)
+        when the cosine of the angle between `r` and each column of `J` is at most `gtol`. A step
+        that is short only because :math:`\mu` is large does not count, unless longer ones were
+        rejected. (MINPACK's tests and scipy's names; the defaults are close to what float64 can
+        resolve.)
     max_evaluations : int, keyword only, optional
         The largest number of calls of `residual`; by default 2000 (p + 1).
 

@@ -133,7 +133,9 @@ def quadratic(h: npt.ArrayLike, b: npt.ArrayLike, c: float = 0.0) -> Minimum:
     x: _Vector = np.linalg.solve(factor.T, half)
     with np.errstate(over="ignore", invalid="ignore"):  # checked below
         slope = h @ x + b
+        value = c + float(b / 2 @ x)  # for Hx = -b; xᵀHx/2 + bᵀx would cancel
     if not np.isfinite(slope).all():
         raise DataError("the minimum is too far away for float64; scale h and b")
-    value = c + float(b @ x) / 2  # for Hx = -b; xᵀHx/2 + bᵀx would cancel
+    if not np.isfinite(value):
+        raise DataError("the value at the minimum is too low for float64; scale h and b")
     return Minimum(x, value, length(slope), values)
