@@ -149,11 +149,49 @@ def test_after_an_interruption_the_best_weights_can_be_restored(optimizer, blobs
     best, last = expected.model.state_dict(), trainer.model.state_dict()
     assert not np.array_equal(last["0.weight"], best["0.weight"])
     stop.restore(trainer)
-    whole.restore(expected)  # has been done, and changes nothing
     for model in (trainer.model, expected.model):
         for name, value in model.state_dict().items():
             np.testing.assert_array_equal(value, best[name])
+    for done, of in ((whole, expected), (stop, trainer)):  # both have been restored
+        of.model.flat_parameters = other = np.ones(of.model.num_parameters)
+        done.restore(of)
+        np.testing.assert_array_equal(of.model.flat_parameters, other)
     trainer.fit(blobs.x, blobs.y, epochs=2, callbacks=[Error(), stop])
+
+
+@pytest.mark.parametrize("how", ["stop", "error", "Ctrl-C"])
+def test_a_fit_that_ends_within_an_epoch_leaves_nothing_for_the_next_update(how, blobs):
+    """Gradients of its last batches wait for others, which will not come."""
+
+    class Ends:
+        def on_step_end(self, trainer, record):
+            assert trainer._core.gathered()[1] == 1
+            if how == "error":
+                raise ZeroDivisionError
+            if how == "Ctrl-C":
+                raise KeyboardInterrupt
+            return True
+
+    model = nn.Sequential(nn.Linear(5, 3))
+    loss, optimizer = nn.CrossEntropyLoss(), optim.SGD()
+    trainer = tw.Trainer(model, loss=loss, optimizer=optimizer, accumulate_grad_batches=3)
+    with contextlib.suppress(ZeroDivisionError, KeyboardInterrupt):
+        trainer.fit(blobs.x, blobs.y, batch_size=8, callbacks=[Ends()])
+    assert trainer._core.gathered() is None
+
+
+def test_other_callbacks_do_not_add_figures_of_a_fit(classifier, blobs):
+    """Others may come from one, but these only with data: refused before the first epoch."""
+
+    class Adds:
+        def on_epoch_end(self, trainer, record):
+            record["error"] = 1.0
+
+    for name in ("val_loss", "val_accuracy"):
+        stop = EarlyStopping(name)
+        with pytest.raises(tw.ArgumentError, match=f"monitors '{name}'; pass validation_data"):
+            classifier.fit(blobs.x, blobs.y, callbacks=[Adds(), stop])
+    assert classifier.optimizer.steps == 0
 
 
 def test_weights_that_were_not_kept_cannot_be_restored(classifier, blobs):
@@ -218,13 +256,60 @@ def test_a_figure_of_a_callback_may_have_any_name(classifier, blobs):
 
 
 def test_the_callback_that_adds_a_figure_comes_first(classifier, blobs):
-    with pytest.raises(tw.ArgumentError, match=r"'val_auc'.* adds it must come before this one"):
+    with pytest.raises(
+        tw.ArgumentError, match=r"'val_auc'.* adds it must come before this one"
+    ) as e:
         classifier.fit(blobs.x, blobs.y, callbacks=[EarlyStopping("val_auc"), Auc()])
+    assert "validation_data" not in str(e.value)  # which would not help
     assert classifier.optimizer.steps == 0
     # Whether one that comes before adds it, is seen at the end of the first epoch.
     with pytest.raises(tw.ArgumentError, match=r"'val_f1'.* adds it must come before this one"):
         classifier.fit(blobs.x, blobs.y, callbacks=[Auc(), EarlyStopping("val_f1")])
     assert classifier.history.epochs == 1
+
+
+def test_a_figure_of_some_epochs_is_nan_in_the_others(classifier, blobs):
+    class Rarely(Auc):
+        def __init__(self, otherwise):
+            self.otherwise = otherwise
+
+        def on_epoch_end(self, trainer, record):
+            if record["epoch"] % 2 == 1:
+                record.update(self.otherwise)
+            else:
+                super().on_epoch_end(trainer, record)
+
+    stop = EarlyStopping("val_auc", patience=2)
+    with pytest.raises(tw.ArgumentError, match="in every epoch, with NaN where it has none") as e:
+        classifier.fit(blobs.x, blobs.y, epochs=9, callbacks=[Rarely({}), stop])
+    assert "validation_data" not in str(e.value)
+    rarely = Rarely({"val_auc": np.nan})
+    history = classifier.fit(blobs.x, blobs.y, epochs=9, callbacks=[rarely, stop])
+    assert (history.epochs, stop.best_epoch) == (9, 8)
+    np.testing.assert_array_equal(history["val_auc"][:4], [np.nan, 1 / 2, np.nan, 3 / 4])
+
+
+def test_arguments_of_a_callback_cannot_be_set_later(tmp_path):
+    """They had no effect."""
+    stop, save = EarlyStopping(), ModelCheckpoint(tmp_path / "model")
+    for callback, name, value in (
+        (stop, "patience", 5), (stop, "monitor", "loss"), (stop, "restore_best_weights", True),
+        (save, "path", "other"), (save, "monitor", "loss"),
+    ):  # fmt: skip
+        kind = type(callback).__name__
+        with pytest.raises(
+            AttributeError, match=rf"{kind}.{name} .*{kind}\(\.\.\., {name}=\.\.\.\)"
+        ):
+            setattr(callback, name, value)
+    assert stop.monitor == "val_loss"
+    save.best = None  # begins anew
+
+    class Own(EarlyStopping):
+        def __init__(self, patience):
+            super().__init__(patience=patience)
+            self.patience = patience
+
+    assert Own(3).patience == 3
 
 
 def test_a_figure_that_cannot_come_is_refused_before_the_first_step(regressor, rng):

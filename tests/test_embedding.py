@@ -109,6 +109,20 @@ def test_groups_are_by_the_names_of_the_state_dict(pattern, frozen, make, rng, t
         assert same == frozen
 
 
+def test_a_state_that_does_not_fit_leaves_an_optimizer_of_another_model():
+    """Its groups get other names in the core first, with which the state was lost."""
+    model = nn.Sequential(nn.Linear(2, 3))
+    optimizer = optim.Adam(lr=0.1).add_group("0.weight", frozen=True)
+    model.flat_gradients = np.ones(model.num_parameters)
+    optimizer.step(model)
+    state, before = optimizer.state_dict(), repr(optimizer.state_dict())
+    with pytest.raises(tw.ShapeError, match="has shape"):
+        optimizer.load_state_dict(state, network())
+    assert repr(optimizer.state_dict()) == before
+    optimizer.step(model)
+    assert optimizer.steps == 2
+
+
 def test_groups_of_optimizers_that_step_by_hand(rng):
     model = network()
     optimizer = optim.SGD(lr=0.5).add_group("0.weight", frozen=True)

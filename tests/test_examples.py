@@ -66,6 +66,8 @@ def test_heat(tmp_path):
     k, off = re.search(r"k = ([\d.]+), .* by ([\d.]+)", text).groups()
     assert abs(float(k) - 0.2) < 0.01
     assert float(off) < 0.01  # the noise
+    least, most = re.search(r"k is ([\d.]+) to ([\d.]+)", text).groups()
+    assert float(most) - float(least) < 0.01  # it is one number
 
 
 def test_the_rows_of_heat_are_told_by_what_they_hold(rng):

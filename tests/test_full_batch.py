@@ -111,6 +111,35 @@ def test_lbfgs_without_a_line_search_is_that_of_pytorch():
     np.testing.assert_allclose(trainer.history["loss"], expected, rtol=1e-10)
 
 
+@pytest.mark.parametrize("moved", ["targets", "weights"])
+def test_lbfgs_takes_no_change_of_data_or_weights_for_curvature(rng, moved):
+    """A pair of a gradient before it and one after it had the difference of two losses in it."""
+    x = rng.standard_normal((200, 3))
+    model = nn.Sequential(nn.Linear(3, 1, bias=False), dtype="float64")
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.LBFGS())
+    for place in 10 * rng.standard_normal((10, 3)):
+        if moved == "weights":
+            model.flat_parameters = place
+        y = x @ (place if moved == "targets" else np.ones(3))
+        trainer.fit(x, y, batch_size=None)
+        assert trainer.evaluate(x, y)["loss"] < 1e-8
+    state, hessian = trainer.optimizer.state_dict(), 2 / 200 * x.T @ x
+    steps = [name for name in state["arrays"] if name.startswith("old_stps.")]
+    assert len(steps) >= 10
+    for name in steps:
+        y = state["arrays"][name.replace("stps", "dirs")]
+        assert np.abs(y - hessian @ state["arrays"][name]).max() < 1e-6 * np.abs(y).max()
+
+
+def test_lbfgs_leaves_a_pair_open_only_where_the_last_point_is_not_evaluated(waves):
+    searching, plain = optim.LBFGS(), optim.LBFGS(0.1, max_iter=4, line_search_fn=None)
+    for optimizer, last, pairs in ((searching, 0, 20), (plain, 0.1, 3)):
+        make(optimizer).fit(*waves, batch_size=None)
+        scalars = optimizer.state_dict()["scalars"]
+        assert scalars["t"] == last
+        assert sum(name.startswith("ro.") for name in scalars) == pairs
+
+
 def test_a_step_by_hand_is_one_of_fit(waves):
     x, y = waves
     fitted, by_hand = make(optim.LBFGS()), make(optim.LBFGS())
@@ -123,6 +152,84 @@ def test_a_step_by_hand_is_one_of_fit(waves):
     assert by_hand.optimizer.steps == fitted.optimizer.steps == 3
     with pytest.raises(tw.ArgumentError, match="closure"):
         by_hand.optimizer.step(by_hand.model)
+
+
+def test_a_step_by_hand_also_counts_dropout_and_statistics_once(waves):
+    """Each evaluation dropped other elements, of which the line search knew nothing."""
+    x, y = waves
+    layers = [nn.BatchNorm1d(6), nn.Dropout(0.2)]
+    fitted, by_hand = make(optim.LBFGS(), layers=layers), make(optim.LBFGS(), layers=layers)
+    fitted.fit(x, y, epochs=3, batch_size=None)
+    losses = [
+        by_hand.optimizer.step(by_hand.model, lambda: by_hand.backward(x, y)) for _ in range(3)
+    ]
+    assert losses == fitted.history["loss"]
+    for now, was in zip(state_of(by_hand)[:3], state_of(fitted)[:3], strict=True):
+        assert np.array_equal(now, was)
+
+
+def state_of(trainer):
+    """Everything that a step may change; the gradients come last."""
+    core = trainer.model._core
+    return core.parameters(), core.averages(), core.passes(), core.gradients()
+
+
+@pytest.mark.parametrize("calls", [1, 3])
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_a_step_by_hand_that_fails_changes_nothing(waves, calls, error):
+    x, y = waves
+    trainer = make(optim.LBFGS(), layers=[nn.BatchNorm1d(6), nn.Dropout(0.2)])
+    model, optimizer = trainer.model, trainer.optimizer
+    optimizer.step(model, lambda: trainer.backward(x, y))
+    model.flat_gradients = np.arange(model.num_parameters)
+    before, state, left = state_of(trainer), repr(optimizer.state_dict()), [calls]
+
+    def closure():
+        loss = trainer.backward(x, y)
+        left[0] -= 1
+        if not left[0]:
+            raise error
+        return loss
+
+    with pytest.raises(error):
+        optimizer.step(model, closure)
+    for now, was in zip(state_of(trainer), before, strict=True):
+        assert np.array_equal(now, was)
+    assert repr(optimizer.state_dict()) == state
+
+
+def test_a_file_written_within_a_step_by_hand_has_the_weights_before_it(waves, tmp_path):
+    """As within any other, and not those that the line search is trying."""
+    x, y = waves
+    trainer = make(optim.LBFGS())
+    model = trainer.model
+
+    def closure():
+        model.save(tmp_path / "model")
+        return trainer.backward(x, y)
+
+    for _ in range(2):
+        before = model.flat_parameters
+        trainer.optimizer.step(model, closure)
+        kept = nn.Sequential.load(tmp_path / "model").flat_parameters
+        assert np.array_equal(kept, before)
+        assert not np.array_equal(model.flat_parameters, before)
+
+
+def test_steps_by_hand_belong_to_their_model(waves):
+    """Curvature of the first model was taken for that of any other."""
+    x, y = waves
+    one, other = make(optim.LBFGS()), make(optim.SGD(), seed=5)
+    lbfgs = optim.LBFGS()
+    with pytest.raises(ZeroDivisionError):
+        lbfgs.step(other.model, lambda: 1 / 0)  # which is no step
+    lbfgs.step(one.model, lambda: one.backward(x, y))
+    before = other.model.flat_parameters
+    with pytest.raises(tw.ArgumentError, match="LBFGS belongs to another model"):
+        lbfgs.step(other.model, lambda: other.backward(x, y))
+    assert np.array_equal(other.model.flat_parameters, before)
+    with pytest.raises(tw.ArgumentError, match=r"step takes the model, an nn\.Sequential; got"):
+        lbfgs.step(one, lambda: one.backward(x, y))
 
 
 def test_lbfgs_rejects_pairs_of_negative_curvature():
@@ -169,6 +276,25 @@ def test_the_line_search_comes_back_from_steps_that_overflow(waves):
 
 
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("how", ["fit", "step", "by hand"])
+def test_a_step_without_a_search_that_overflows_has_diverged(waves, how):
+    """In its last iteration, which evaluates no loss: data were said to be infinite."""
+    x, y = waves
+    lbfgs = optim.LBFGS(lr=1e45, max_iter=1, line_search_fn=None)
+    trainer = make(lbfgs, dtype="float32")
+    before = trainer.model.flat_parameters
+    steps = {
+        "fit": lambda: trainer.fit(x, y, batch_size=None),
+        "step": lambda: trainer.step(x, y),
+        "by hand": lambda: lbfgs.step(trainer.model, lambda: trainer.backward(x, y)),
+    }
+    with pytest.raises(tw.DivergedError, match=r"^a parameter became infinite with lr=1e\+45"):
+        steps[how]()
+    assert np.array_equal(trainer.model.flat_parameters, before)
+    assert lbfgs.state_dict()["scalars"] == {}
+    assert lbfgs.steps == 0
+
+
 @pytest.mark.parametrize("scale", [1e8, 1e15, 1e18])
 def test_badly_scaled_data_overflow_in_silence(scale, rng):
     x = np.column_stack([rng.standard_normal(64), scale * (1 + rng.standard_normal(64))])
@@ -381,6 +507,42 @@ def test_bad_data_change_nothing(waves, kind):
         assert repr(trainer.optimizer.state_dict()) == repr(state)
 
 
+@pytest.mark.parametrize("kind", BOTH)
+def test_a_state_of_another_size_is_refused(waves, kind):
+    """It was the next step that failed, by adding arrays of two sizes."""
+    trainer = make(kind())
+    trainer.fit(*waves, epochs=3, batch_size=None)
+    optimizer, model = trainer.optimizer, trainer.model
+    state, before = optimizer.state_dict(), repr(optimizer.state_dict())
+    for name, array in state["arrays"].items():
+        arrays = {**state["arrays"], name: array[:5]}
+        expected = rf"^{name} has shape \(5,\), expected \({model.num_parameters},\)$"
+        with pytest.raises(tw.ShapeError, match=expected):
+            optimizer.load_state_dict({**state, "arrays": arrays}, model)
+    if kind is optim.LevenbergMarquardt:
+        scalars = {**state["scalars"], "active": 2.0}
+        with pytest.raises(tw.ArgumentError, match="active is 2"):
+            optimizer.load_state_dict({**state, "scalars": scalars}, model)
+    assert repr(optimizer.state_dict()) == before
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_gradients_that_are_not_finite_are_no_obstacle(waves, kind, tmp_path):
+    """A step could not restore them, and files then had the weights before it for ever."""
+    x, y = waves
+    trainer = make(kind())
+    model = trainer.model
+    model.forward(x, training=True)
+    model.backward(np.full((60, 2), 1e308))
+    assert not np.isfinite(model.flat_gradients).all()
+    before = model.flat_parameters
+    trainer.step(x, y)
+    model.save(tmp_path / "model")
+    kept = nn.Sequential.load(tmp_path / "model").flat_parameters
+    assert np.array_equal(kept, model.flat_parameters)
+    assert not np.array_equal(kept, before)
+
+
 def test_lbfgs_takes_losses_of_ones_own_schedules_and_callbacks(waves):
     x, y = waves
 
@@ -412,6 +574,18 @@ def test_classifiers_show_their_accuracy(blobs):
         history = trainer.fit(blobs.x, blobs.y, epochs=3, batch_size=None)
     assert history["accuracy"][0] == pytest.approx(before["accuracy"])
     assert history["accuracy"][-1] == 1.0
+
+
+@pytest.mark.parametrize("kind", BOTH)
+def test_a_batch_of_all_samples_is_in_their_order(waves, kind):
+    """To the bit: in another order, sums would be rounded otherwise."""
+    x, y = waves
+    ends = []
+    for batch_size in (None, len(x)):
+        trainer = make(kind())
+        trainer.fit(x, y, epochs=5, batch_size=batch_size)
+        ends.append(trainer.model.flat_parameters)
+    assert np.array_equal(*ends)
 
 
 def test_no_batch_size_takes_all_samples_at_once(waves):

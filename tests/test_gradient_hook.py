@@ -11,6 +11,7 @@ from thalweg import continual, nn, optim
 from thalweg.errors import (
     ArgumentError,
     DataError,
+    DivergedError,
     DtypeError,
     ShapeError,
     UnsupportedError,
@@ -169,6 +170,37 @@ def test_hooks_come_in_order_and_before_penalty_and_clipping():
     np.testing.assert_allclose(it.model.flat_parameters, wanted, rtol=1e-9)
 
 
+def test_a_hook_does_not_write_to_what_an_earlier_one_returned():
+    mine = trainer()
+    own = np.ones(mine.model.num_parameters)
+
+    def halve(gradient):
+        gradient /= 2
+        return gradient
+
+    with mine.gradient_hook(lambda gradient: own), mine.gradient_hook(halve):
+        for _ in range(2):
+            mine.step(X, Y)
+            np.testing.assert_array_equal(mine.model.flat_gradients, 0.5)
+    np.testing.assert_array_equal(own, 1)
+
+
+def test_figures_of_a_custom_loss_are_there():
+    def loss(output, target):
+        return *squares(output, target), {"mean": output.mean()}
+
+    it = trainer(loss)
+    expected = it.model(X).mean()
+    with it.gradient_hook(same):
+        it.step(X, T)
+        assert it.figures == pytest.approx({"mean": expected})
+        assert "mean" in it.fit(X, T)
+    plain = trainer()
+    with plain.gradient_hook(same):
+        plain.step(X, Y)
+        assert plain.figures == {}
+
+
 def test_custom_losses_have_it_too():
     plain, hooked = trainer(squares), trainer(squares)
     plain.fit(X, T, epochs=2)
@@ -225,6 +257,50 @@ def test_after_an_error_the_model_is_as_it_was(hook, error, message, loss):
         for now, was in zip(state(), before, strict=True):
             np.testing.assert_array_equal(now, was)
         assert it.optimizer.steps == steps
+
+
+@pytest.mark.parametrize("hooked", [False, True], ids=["plain", "hooked"])
+@pytest.mark.parametrize("loss", [nn.MSELoss(), squares], ids=["of the core", "custom"])
+def test_a_batch_that_diverges_can_be_given_again(loss, hooked):
+    """What was gathered before it is still there; those in Python discarded it."""
+    fails, other = (trainer(loss, accumulate_grad_batches=2) for _ in range(2))
+    for it in (fails, other):
+        with it.gradient_hook(same) if hooked else contextlib.nullcontext():
+            it.step(X, T)
+            if it is fails:
+                with np.errstate(over="ignore"), pytest.raises(DivergedError):
+                    it.step(X, T * 1e200)
+            it.step(X, T)
+            assert it.optimizer.steps == 1
+    np.testing.assert_array_equal(fails.model.flat_parameters, other.model.flat_parameters)
+
+
+@pytest.mark.parametrize("where", ["hook", "custom loss"])
+def test_an_update_that_overflows_leaves_the_model_as_it_was(where):
+    """Two gradients that are finite, and their sum is not: the averages of its batch remained."""
+
+    def huge(gradient):
+        return np.full_like(gradient, 1e308)
+
+    def loss(output, target):
+        return 0.0, huge(output) / len(output)
+
+    def state():
+        core = it.model._core
+        return core.parameters(), core.averages(), core.passes(), core.gradients()
+
+    layers = nn.BatchNorm1d(8), nn.Dropout(0.3), nn.ReLU()
+    it = trainer(loss if where == "custom loss" else None, layers=layers, accumulate_grad_batches=2)
+    y = T if where == "custom loss" else Y
+    with it.gradient_hook(huge) if where == "hook" else contextlib.nullcontext():
+        it.step(X, y)
+        before = state()
+        with pytest.raises(DivergedError):
+            it.step(X, y)
+    for now, was in zip(state(), before, strict=True):
+        np.testing.assert_array_equal(now, was)
+    assert it._core.gathered() is None  # which could not be used
+    assert it.optimizer.steps == 0
 
 
 @pytest.mark.parametrize("loss", [nn.MSELoss(), squares], ids=["of the core", "custom"])

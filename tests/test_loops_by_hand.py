@@ -242,3 +242,21 @@ def test_an_agent_that_is_copied_or_pickled_goes_on_bit_for_bit(copied):
     assert twin.trainer.model is twin.critic
     assert twin.updates.model is twin.target
     np.testing.assert_array_equal(twin.learn(), agent.learn())
+
+
+@pytest.mark.parametrize("again", ["file", "copy", "deepcopy", "pickle"])
+def test_gradients_that_wait_for_an_update_are_not_in_files_and_copies(again, tmp_path):
+    """They belong to the loop that adds them up, which begins with `zero_grad`."""
+    trainer = make()
+    trainer.backward(X, Y)
+    before = trainer.model.flat_gradients
+    trainer.save(tmp_path / "trainer")
+    other = {
+        "file": lambda: tw.Trainer.load(tmp_path / "trainer"),
+        "copy": trainer.copy,
+        "deepcopy": lambda: copy.deepcopy(trainer),
+        "pickle": lambda: pickle.loads(pickle.dumps(trainer)),
+    }[again]()
+    assert not other.model.flat_gradients.any()
+    assert before.any()
+    np.testing.assert_array_equal(trainer.model.flat_gradients, before)

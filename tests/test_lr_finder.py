@@ -1,5 +1,7 @@
 """The range test of learning rates."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -297,3 +299,15 @@ def test_a_narrow_range_takes_no_more_copies_than_rates(blobs, monkeypatch):
         found = tw.find_lr(trainer, blobs.x, blobs.y, min_lr=0.1, max_lr=high, steps=10)
         assert 0.1 <= found.suggestion <= high
         assert len(made) <= 10
+
+
+def test_of_batches_it_takes_the_rows(blobs):
+    batches = [(blobs.x[:50], blobs.y[:50]), (blobs.x[50:], blobs.y[50:])]
+    with pytest.raises(
+        tw.ArgumentError, match=r"y is missing.*pass the rows of some: (.*)"
+    ) as error:
+        tw.find_lr(make(optim.SGD(0.1)), batches)
+    scope = {"np": np, "itertools": itertools, "batches": batches}
+    exec(str(error.value).rpartition("some: ")[2], scope)  # what it says works
+    found = tw.find_lr(make(optim.SGD(0.1)), scope["x"], scope["y"])
+    assert found.suggestion == tw.find_lr(make(optim.SGD(0.1)), blobs.x, blobs.y).suggestion

@@ -42,6 +42,9 @@ def test_every_fit_has_its_share_of_the_threads(workers, share, blobs):
         tw.train_many(trainers, blobs.x, blobs.y, workers=workers, epochs=1,
                       callbacks=lambda _: [Look()])  # fmt: skip
         assert seen == {share}
+        seen.clear()
+        tw.train_many(trainers[:2], blobs.x, blobs.y, workers=workers, callbacks=lambda _: [Look()])
+        assert seen == {4}, "no more workers than there are fits"
         assert tw.get_num_threads() == 8, "of the thread that called, nothing changes"
     finally:
         tw.set_num_threads(before)
@@ -278,6 +281,59 @@ def test_the_same_fit_twice_is_a_warning(lr, blobs):
             tw.train_many(trainers, blobs.x, blobs.y)
     else:
         tw.train_many(trainers, blobs.x, blobs.y)
+
+
+def test_penalties_and_hooks_also_make_a_difference(blobs):
+    """Neither is shown by a trainer."""
+    pulled = [make(0), make(0)]
+    pulled[1].set_penalty(np.ones(pulled[1].model.num_parameters))
+    tw.train_many(pulled, blobs.x, blobs.y)
+    hooked = [make(0), make(0)]
+    with hooked[0].gradient_hook(np.sign), hooked[1].gradient_hook(np.tanh):
+        tw.train_many(hooked, blobs.x, blobs.y)
+
+
+def test_limits_of_one_also_make_a_difference(blobs):
+    """Such a limit was not shown."""
+    trainers = [
+        tw.Trainer(
+            nn.Sequential(nn.Linear(5, 3)),
+            loss=nn.CrossEntropyLoss(),
+            optimizer=optim.SGD(),
+            **options,
+        )
+        for options in ({}, {"clip_grad_norm": 1.0}, {"clip_grad_value": 1.0})
+    ]  # fmt: skip
+    tw.train_many(trainers, blobs.x, blobs.y)
+
+
+def test_each_fit_has_one_bar(blobs, monkeypatch):
+    """And the check of its data has none."""
+    tqdm = pytest.importorskip("tqdm.auto")
+    bars = []
+    monkeypatch.setattr(tqdm, "tqdm", lambda *args, **kwargs: bars.append(1) or Bar())
+
+    class Bar:
+        n = 0
+
+        def __getattr__(self, name):
+            return lambda *args, **kwargs: None
+
+    tw.train_many([make(0), make(1)], blobs.x, blobs.y, progress=True)
+    assert len(bars) == 2
+
+
+def test_a_schedule_of_zeros_is_told(blobs):
+    """The check of all data, which warns of nothing, had already told it."""
+    schedule = optim.schedules.LinearLR(1.0, 0.0, total_iters=2)
+    trainer = tw.Trainer(
+        nn.Sequential(nn.Linear(5, 3)),
+        loss=nn.CrossEntropyLoss(),
+        optimizer=optim.SGD(),
+        schedule=schedule,
+    )
+    with pytest.warns(UserWarning, match="gives a rate of 0"):
+        tw.train_many([trainer], blobs.x, blobs.y, epochs=9)
 
 
 def test_the_same_trainers_with_other_data_or_weights_are_not_the_same(blobs):

@@ -1,5 +1,6 @@
 """Data too large for the memory are a MemoryError, and everything is as it was."""
 
+import platform
 import subprocess
 import sys
 import textwrap
@@ -47,3 +48,32 @@ def test_too_little_memory_is_an_error(call):
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60
     )
     assert done.stdout.split("\n")[:2] == ["MemoryError", "went on"], done.stdout + done.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others keep freed memory or do not")
+@pytest.mark.parametrize("how", ["loss", "hook"])
+def test_steps_in_python_do_not_get_their_memory_from_the_system_again(how):
+    """The pages of two copies, 160 of them, took several times as long as the rest of a step."""
+    script = f"""
+        import contextlib, resource
+        import numpy as np, thalweg as tw
+        from thalweg import nn, optim
+
+        def squares(output, target):
+            return float(((output - target) ** 2).mean()), 2 * (output - target) / output.size
+
+        model = nn.Sequential(nn.Linear(64, 256), nn.Linear(256, 256), nn.Linear(256, 4))
+        loss = squares if {how == "loss"} else nn.MSELoss()
+        trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam())
+        with contextlib.ExitStack() as stack:
+            if {how == "hook"}:
+                stack.enter_context(trainer.gradient_hook(lambda gradient: 2 * gradient))
+            for step in range(150):
+                if step == 50:
+                    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+                trainer.step(np.zeros((1, 64), "f4"), np.ones((1, 4), "f4"))
+        print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 100)
+    """
+    script = textwrap.dedent(script)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert float(done.stdout) < 10, done.stderr

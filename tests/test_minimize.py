@@ -180,6 +180,18 @@ def test_a_line_search_that_was_cut_short_accuses_no_gradient():
         optim.minimize(hilly, [1.0], optim.LBFGS(lr=8, max_eval=2), 9)
 
 
+def test_the_last_point_must_also_have_a_value():
+    """No step begins there, so that nothing else would notice."""
+
+    def cliff(theta):
+        return (theta.sum() if theta[0] > 0 else np.inf), np.ones_like(theta)
+
+    with pytest.raises(tw.DivergedError, match=r"is inf at theta = \[0\.\] after 2 steps"):
+        optim.minimize(cliff, [1.0], optim.SGD(lr=0.5), 2)
+    descent = optim.minimize(cliff, [1.0], optim.SGD(lr=0.5), 1)
+    np.testing.assert_array_equal(descent.values, [1.0, 0.5])
+
+
 def test_infinite_values_shorten_the_steps_of_a_line_search():
     lowest = []
 

@@ -306,7 +306,11 @@ def test_an_initialization_has_the_distribution_of_its_name(name, expected):
 
 
 def test_the_spread_before_the_sines_of_a_siren():
-    """1, as in the paper, and in its code, which has biases, 300 over the width more."""
+    """1, as in the paper, and in its code, which has biases, 300 over the width more.
+
+    Before a sine of another omega, its weights are multiplied by 30 / omega, whatever the omega of
+    the sine that they come from.
+    """
     width, sines = 100, np.sin(np.linspace(-np.pi, np.pi, 40, endpoint=False))  # of variance 1/2
     model = nn.Sequential(nn.Linear(width, 4000, init="siren"), dtype="float64", seed=3)
     x, variances = np.random.default_rng(0).choice(sines, (300, width)), []
@@ -315,6 +319,16 @@ def test_the_spread_before_the_sines_of_a_siren():
         model.load_state_dict(state | {"0.bias": bias * state["0.bias"]})
         variances.append(np.var(30 * model(x)))
     np.testing.assert_allclose(variances, [1 + 300 / width, 1], rtol=0.05)
+    for omega in (1, 30, 1000):
+        before = nn.Linear(1, width, init="siren_first"), nn.Sine(200)  # as in the recipe for sound
+        model = nn.Sequential(
+            *before, nn.Linear(width, 4000, init="siren", bias=False), dtype="float64"
+        )
+        state = model.state_dict()
+        state["2.weight"] *= 30 / omega
+        model.load_state_dict(state)
+        coordinates = np.random.default_rng(0).uniform(-1, 1, (300, 1))
+        np.testing.assert_allclose(np.var(omega * model(coordinates)), 1, rtol=0.05)
 
 
 def test_a_siren_whose_first_layer_is_drawn_as_the_others_is_told():
@@ -325,8 +339,14 @@ def test_a_siren_whose_first_layer_is_drawn_as_the_others_is_told():
     ) as told:
         nn.Sequential(*hidden)
     assert told[0].filename == __file__
+    scaled = nn.Standardize([0, 5], [1, 2])
+    for before in ([scaled], [nn.Flatten(), scaled, nn.Identity()]):
+        with pytest.warns(UserWarning, match=f"layer {len(before)} is .* times lower"):
+            nn.Sequential(*before, *hidden)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        nn.Sequential(nn.FourierFeatures(2, 1), *hidden)
+        nn.Sequential(scaled, nn.Linear(2, 64, init="siren_first"), *hidden[1:])
         nn.Sequential(nn.Linear(2, 64, init="siren_first"), *hidden[1:])
         nn.Sequential(nn.Linear(64, 64, init="siren"), *hidden[1:])
         nn.Sequential(nn.Linear(2, 64, init="siren"), nn.Tanh(), *hidden[2:])

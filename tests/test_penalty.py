@@ -255,6 +255,47 @@ def test_with_a_function_as_loss_it_is_the_same(kind, options, rng, tmp_path):
     assert trainer.penalty == 0
 
 
+@pytest.mark.parametrize("where", ["batches", "validation"])
+@pytest.mark.parametrize("loss", [nn.MSELoss(), squares], ids=["of the core", "custom"])
+def test_a_fit_that_is_undone_leaves_integrals_along_the_path(loss, where, rng):
+    """Fits in the core did so, and those in Python kept what undone updates had added."""
+
+    def fails():
+        yield x, y
+        yield x, y[:1]
+
+    model = nn.Sequential(nn.Linear(5, 3), dtype="float64")
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=0.1))
+    x, y = rng.standard_normal((20, 5)), rng.standard_normal((20, 3))
+    trainer._follow(True)
+    trainer._core.start_walk((0.9, 1e-3, 1))
+    trainer.fit(x, y, epochs=3)
+    before = [trainer._path(), *trainer._core.walk()[0]]
+    data = (fails,) if where == "batches" else (x, y)
+    validation = None if where == "batches" else fails
+    with pytest.raises(tw.ShapeError):
+        trainer.fit(*data, validation_data=validation)
+    for now, was in zip([trainer._path(), *trainer._core.walk()[0]], before, strict=True):
+        np.testing.assert_array_equal(now, was)
+    assert before[0].all()
+    assert before[1].all()
+
+
+def test_a_trainer_that_goes_back_keeps_what_counts():
+    """Strategies close gates; a penalty for the whole network would pull at weights of 0."""
+    trainer = make(accumulate_grad_batches=2)
+    n = trainer.model.num_parameters
+    trainer.set_penalty(np.ones(n), np.zeros(n))
+    before, counts = trainer.copy(), np.arange(n) % 2
+    trainer._count(counts)
+    gated = trainer.penalty
+    trainer.step(np.ones((4, 5)), np.ones(4, int))
+    trainer._become(before)
+    assert trainer._core.gathered() is None
+    assert trainer.penalty == gated
+    assert gated < before.penalty
+
+
 def test_optimizers_of_all_data_have_none():
     model = nn.Sequential(nn.Linear(1, 1))
     for loss in (nn.MSELoss(), squares):

@@ -1,6 +1,7 @@
 """Schedules: against PyTorch's, against closed forms, and in training."""
 
 import itertools
+import re
 import warnings
 
 import numpy as np
@@ -199,6 +200,19 @@ def test_steps_by_hand_follow_the_schedule():
         before = after
 
 
+def test_steps_by_hand_that_are_taken_back_follow_the_schedule_again():
+    """Rates are computed in blocks, and the block of earlier steps had gone."""
+    schedule = schedules.ExponentialLR(0.999)
+    trainer, batch = make(schedule)
+    trainer.step(*batch())
+    state = trainer.optimizer.state_dict()
+    for _ in range(1100):
+        trainer.step(*batch())
+    trainer.optimizer.load_state_dict(state, trainer.model)
+    trainer.step(*batch())
+    assert trainer.optimizer.lr == rates(schedule, 2, base=0.5)[1]
+
+
 class Rates:
     """Notes the rate of every batch."""
 
@@ -231,6 +245,39 @@ def test_a_fit_in_one_go_uses_the_same_rates_as_one_batch_by_batch():
     np.testing.assert_array_equal(*ends)
 
 
+def test_a_rate_that_the_schedule_undoes_is_a_warning_again_after_a_fit_that_is_undone():
+    trainer, _ = make(schedules.ExponentialLR(0.5))
+    trainer.optimizer.lr = 0.3
+    told = r"lr was set to 0\.3"
+    with pytest.warns(UserWarning, match=told), pytest.raises(tw.DivergedError):
+        trainer.fit(X * 1e150, Y * 1e150, epochs=5)
+    assert trainer.optimizer.lr == 0.3
+    with pytest.warns(UserWarning, match=told):
+        trainer.fit(X, Y)
+
+
+@pytest.mark.parametrize("per", ["step", "epoch"])
+def test_a_rate_that_overflows_is_named_before_the_first_step(per):
+    """NumPy warned of an overflow, and the error named neither the schedule nor the time."""
+    schedule = schedules.ExponentialLR(10.0, per=per)
+    trainer, _ = make(schedule)
+    before = trainer.model.flat_parameters
+    units = "updates" if per == "step" else "epochs"
+    message = rf"ExponentialLR.*, based on 0\.5, .* rate of inf for t=309, .* fit of 400 {units}"
+    with pytest.raises(tw.ArgumentError, match=message):
+        trainer.fit(X, Y, epochs=400, batch_size=None)
+    np.testing.assert_array_equal(trainer.model.flat_parameters, before)
+    assert trainer.optimizer.lr == 0.5
+    trainer, _ = make(schedule, lr=1e-300)
+    trainer.fit(X, Y, epochs=10, batch_size=None)
+    with pytest.raises(tw.ArgumentError, match=r"for t=309,"):
+        trainer.fit(X, Y, epochs=400, batch_size=None)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        trainer.step(X, Y)  # although rates are computed in advance
+    assert not seen
+
+
 def test_a_step_that_fails_leaves_the_rate_as_it_was():
     trainer, _ = make(schedules.LinearWarmup(10))
     with pytest.raises(tw.ShapeError):
@@ -258,6 +305,36 @@ def test_a_rate_that_the_schedule_undoes_is_a_warning():
         again, _ = make(schedules.ReduceLROnPlateau(monitor="loss"))  # goes on from any rate
         again.optimizer.lr = 0.2
         again.fit(X, Y)
+
+
+class Sets:
+    """Sets rates itself, as Keras' LearningRateScheduler."""
+
+    def __init__(self, name, rate=0.3):
+        self._rate = rate
+        setattr(self, name, self._set)
+
+    def _set(self, trainer, record=None):
+        trainer.optimizer.lr = self._rate
+
+
+@pytest.mark.parametrize("name", ["on_fit_begin", "on_step_end", "on_epoch_end"])
+def test_a_rate_that_the_schedule_undoes_within_a_fit_is_one_warning(name):
+    """It had no effect, and nothing said so."""
+    for data in ((X, Y), ([(X, Y)],)):
+        trainer, _ = make(schedules.ExponentialLR(0.5))
+        with pytest.warns(UserWarning, match=r"lr was set to 0\.3, .*yourself, leave") as caught:
+            trainer.fit(*data, epochs=4, callbacks=[Sets(name), Rates()])
+        assert [warning.filename for warning in caught] == [__file__]
+        assert trainer.optimizer.steps == 4
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for schedule in (None, schedules.ReduceLROnPlateau(monitor="loss")):
+            trainer, _ = make(schedule)
+            trainer.fit(X, Y, epochs=4, callbacks=[Sets(name)])
+            assert trainer.optimizer.lr == 0.3
+        trainer, _ = make(schedules.ExponentialLR(0.5))
+        trainer.fit(X, Y, epochs=4, callbacks=[Sets(name, 0.5)])  # what the schedule is based on
 
 
 def test_a_fit_to_batches_can_be_given_the_rate_of_its_schedule():
@@ -433,6 +510,60 @@ def test_a_fit_that_mostly_stands_still_is_a_warning():
         make(schedules.LinearLR(1.0, 0.0), lr=0.0)[0].fit(X, Y, epochs=30)  # as it was asked to
 
 
+LOW = r"for (\d+) of the (\d+) updates up to the end of this fit.*; per=\"epoch\" counts epochs"
+
+
+@pytest.mark.parametrize(
+    ("schedule", "low", "largest"),
+    [
+        (schedules.StepLR(30), "250", "0.5"),
+        (schedules.ExponentialLR(0.95), "220", "0.5"),
+        (schedules.OneCycleLR(0.01, total_steps=20), "381", "0.01"),  # does not use the base
+    ],
+    ids=repr,
+)
+def test_a_fit_that_hardly_learns_is_a_warning(schedule, low, largest):
+    """Schedules that count epochs in PyTorch's loops, as they were ported, count updates."""
+    trainer, _ = make(schedule)
+    with pytest.warns(UserWarning, match=LOW) as caught:
+        trainer.fit(X, Y, epochs=400, batch_size=10)
+    (message,) = (str(warning.message) for warning in caught)
+    assert message.startswith(f"{schedule!r} gives at most 0.0001 of its largest rate, {largest}, ")
+    assert re.search(LOW, message).groups() == (low, "400")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trainer.fit(X, Y, epochs=400, batch_size=10)  # it has been said
+    trainer, _ = make(schedule)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for _ in range(20):  # the same in a loop over epochs
+            trainer.fit(X, Y, epochs=20, batch_size=10)
+    assert [bool(re.search(LOW, str(warning.message))) for warning in seen] == [True]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("fits", [1, 200])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        schedules.CosineAnnealingLR(400),
+        schedules.CosineAnnealingLR(),
+        schedules.OneCycleLR(1e-6, total_steps=400),
+        schedules.PolynomialLR(400, 4.0),
+        schedules.WarmupStableDecay(50, 100, 400, decay="1-sqrt"),
+        schedules.LinearWarmup(10**6),
+        schedules.ExponentialLR(1.1),  # as for finding a rate
+        schedules.LambdaLR(lambda t: 1e-5),
+        schedules.StepLR(60, per="epoch"),
+    ],
+    ids=lambda schedule: type(schedule).__name__,
+)
+def test_rates_that_are_low_in_the_end_are_no_warning(schedule, fits):
+    trainer, _ = make(schedule, lr=1e-20)
+    for _ in range(fits):  # at the end of a cosine, one of many short ones is all low
+        trainer.fit(X, Y, epochs=200 // fits, batch_size=5)
+
+
 def test_a_plateau_lowers_the_rate_at_the_end_of_an_epoch():
     """Rates so small that nothing is learned, so nothing gets better."""
 
@@ -550,6 +681,11 @@ def test_a_divergence_takes_the_schedule_back():
             "pct_start must be at most 0.5 with three_phase",
         ),
         (lambda: schedules.LinearWarmup(5, then=0.1), "not a schedule"),
+        (
+            lambda: schedules.LinearWarmup(5, then=schedules.ReduceLROnPlateau()),
+            r"not a schedule that depends on time alone: first .* in a fit of its own, then .* a "
+            r"second Trainer of the same model and optimizer with schedule=ReduceLROnPlateau\(",
+        ),
         (
             lambda: schedules.LinearWarmup(5, then=schedules.StepLR(2, per="epoch")),
             "they must be equal",

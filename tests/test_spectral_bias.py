@@ -142,6 +142,18 @@ def test_samples_that_cannot_tell_frequencies_apart_are_said():
     diagnostics.SpectralBias(x, lambda x: waves(x, [3, 9]), [3, 9])  # no warning: an error here
 
 
+def test_a_sample_that_repeats_the_first_is_named_as_the_cause():
+    """A wave jumps at the end of that period; more samples would not help."""
+    with pytest.warns(UserWarning, match=r"63 steps, .* leave it out, .*endpoint=False") as told:
+        diagnostics.SpectralBias(np.linspace(-1, 1, 64), lambda x: waves(x, [3]), [6])
+    assert told[0].filename == __file__
+    diagnostics.SpectralBias(
+        np.linspace(-1, 1, 64, endpoint=False), lambda x: waves(x, [3]), [6]
+    )  # no warning
+    with pytest.warns(UserWarning, match=r"10 samples, and folds back .* Use more samples"):
+        diagnostics.SpectralBias(np.linspace(-1, 1, 10), lambda x: waves(x, [3]), [1])
+
+
 def test_what_spectral_bias_refuses(rng):
     x = np.arange(16) / 16
     for kind, pattern, arguments in [
@@ -230,3 +242,8 @@ def test_what_are_no_inputs_and_no_trainer_is_refused():
         diagnostics.SpectralBias(x, waves(x, [1]), [1], inputs=5)
     with pytest.raises(tw.ArgumentError, match="trainer must be a Trainer"):
         diagnostics.spectral_bias(None, x, waves(x, [1]), [1])
+
+
+def test_arguments_that_do_not_exist_are_explained():
+    with pytest.raises(TypeError, match=r"SpectralBias has no argument 'evry'; did you mean every"):
+        diagnostics.SpectralBias(np.arange(8) / 8, np.sin, [1], evry=3)

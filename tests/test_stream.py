@@ -1,5 +1,9 @@
 """Batches from an iterable: the same bits as from arrays."""
 
+import contextlib
+import itertools
+import types
+
 import numpy as np
 import pytest
 
@@ -114,6 +118,81 @@ def test_callbacks_and_progress_see_what_they_see_with_arrays(data):
     assert len(seen[0].seen) == 2 * (4 + 1)
 
 
+def test_a_bar_counts_all_batches_whose_number_it_learns_by_counting(data, monkeypatch):
+    tqdm = pytest.importorskip("tqdm.auto")
+    bars = []
+
+    class Bar(tqdm.tqdm):
+        def close(self):
+            bars.append((self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr(tqdm, "tqdm", Bar)
+    x, y, _ = data
+    make().fit(lambda: iter(cut(x, y)), epochs=3, progress=True)
+    assert set(bars) == {(12, None)}  # closed once more when it is deleted
+
+
+@pytest.mark.parametrize("kind", ["core", "custom", "hook", "stream"])
+def test_a_fit_discards_what_waited_for_its_update(data, kind):
+    """Of a fit that Ctrl-C ended, for instance; not if it fails before its first step."""
+    x, _, _ = data
+    y = x[:, :2]
+
+    def trained(gathers):
+        trainer = tw.Trainer(
+            nn.Sequential(nn.Linear(4, 2)),
+            loss=squares if kind == "custom" else nn.MSELoss(),
+            optimizer=optim.SGD(lr=0.1),
+            accumulate_grad_batches=2,
+        )
+        hook = trainer.gradient_hook(lambda gradient: gradient)
+        with hook if kind == "hook" else contextlib.nullcontext():
+            if gathers:
+                trainer.step(x, y)
+                bad = ([x],) if kind == "stream" else (x[:, :3], y)
+                with pytest.raises(tw.ThalwegError, match=r"must be|expected"):
+                    trainer.fit(*bad)
+                assert trainer._core.gathered()[1] == 1
+            good, more = ((cut(x, y),), {}) if kind == "stream" else ((x, y), {"batch_size": 16})
+            trainer.fit(*good, epochs=2, **more)
+        return trainer.model.flat_parameters
+
+    assert np.array_equal(trained(gathers=True), trained(gathers=False))
+
+
+@pytest.mark.parametrize("loss", [nn.MSELoss(), squares], ids=["of the core", "custom"])
+def test_a_fit_that_fails_leaves_nothing_for_the_next_update(data, loss):
+    x, _, _ = data
+    trainer = make(loss=loss, accumulate_grad_batches=4)
+    before = trainer.model.flat_parameters
+
+    def batches():
+        yield from cut(x, x[:, :2])[:2]
+        assert trainer._core.gathered()[1] == 2
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit(batches)
+    assert trainer._core.gathered() is None
+    assert np.array_equal(trainer.model.flat_parameters, before)
+
+
+@pytest.mark.parametrize("loss", [None, squares], ids=["stream", "custom"])
+def test_an_epoch_takes_its_own_time(data, loss, monkeypatch):
+    """Each look at the clock takes a second, and all epochs look equally often."""
+    x, _, _ = data
+    y, seconds = x[:, :2], itertools.count()
+    fake = types.SimpleNamespace(perf_counter=lambda: float(next(seconds)))
+    monkeypatch.setattr("thalweg._trainer._slices.time", fake)
+    trainer = make(loss=loss or nn.MSELoss())
+    arguments = (x, y) if loss else (cut(x, y),)
+    history = trainer.fit(*arguments, epochs=3, validation_data=(x, y))
+    first, *others = history["seconds"]
+    assert others == [first] * 2
+    assert first > 0
+
+
 def test_an_error_names_the_batch_and_leaves_all_as_it_was(data):
     x, y, _ = data
     batches = cut(x, y)
@@ -145,7 +224,7 @@ def linear(loss, optimizer):
 
 
 @pytest.mark.parametrize("loss", [nn.MSELoss(), squares])
-def test_an_error_of_the_source_comes_out_whatever_overflowed(loss):
+def test_an_error_about_a_batch_comes_out_whatever_overflowed(loss):
     """A step by hand may have left an infinite square of a gradient in the optimizer."""
     trainer = linear(loss, optim.Adam())
     trainer.step(*LARGE)
@@ -154,9 +233,9 @@ def test_an_error_of_the_source_comes_out_whatever_overflowed(loss):
 
     def batches():
         yield np.array([[1.0, 1.0], [1.0, -1.0]]), LARGE[1]
-        raise OSError("the disk is gone")
+        yield np.array([[1.0, 1.0], [1.0, np.nan]]), LARGE[1]
 
-    with pytest.raises(OSError, match="the disk is gone"):
+    with pytest.raises(tw.DataError, match=r"x\[1, 1\] is NaN"):
         trainer.fit(batches)
     np.testing.assert_array_equal(trainer.model.flat_parameters, before)
     assert trainer.optimizer.steps == 1

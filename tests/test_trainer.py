@@ -3,6 +3,8 @@
 import contextlib
 import copy
 import gc
+import itertools
+import math
 import pickle
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg import nn, optim
+from thalweg import continual, nn, optim
 
 from .helpers import squares
 
@@ -836,6 +838,40 @@ def test_the_trainer_shows_what_is_in_use_and_how_far_it_is(blobs):
     assert text.endswith(")  # after 1 epoch, 2 updates")
 
 
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({}, None),
+        ({"clip_grad_norm": 1.0}, "clip_grad_norm=1.0"),
+        ({"clip_grad_value": 1.0}, "clip_grad_value=1.0"),
+        ({"clip_grad_norm": math.inf}, "clip_grad_norm=inf"),
+        ({"accumulate_grad_batches": 2}, "accumulate_grad_batches=2"),
+    ],
+)
+def test_a_limit_of_one_is_no_default(options, shown):
+    """As one batch per update is, which is not shown: the limit was taken for that."""
+    model = nn.Sequential(nn.Linear(5, 3))
+    text = repr(tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(), **options))
+    optional = [line.strip() for line in text.splitlines() if "clip" in line or "accum" in line]
+    assert optional == ([f"{shown},"] if shown else [])
+
+
+@pytest.mark.parametrize("outer", ["a custom loss", "a gradient hook", "LBFGS"])
+def test_what_steps_in_python_can_be_copied(outer):
+    """It took the names that copies look up for those of a trainer that it did not have yet."""
+    model = nn.Sequential(nn.Linear(2, 1))
+    loss = nn.MSELoss() if outer == "LBFGS" else squares
+    optimizer = optim.LBFGS() if outer == "LBFGS" else optim.SGD()
+    trainer = tw.Trainer(model, loss=loss, optimizer=optimizer)
+    hook = trainer.gradient_hook(lambda gradient: gradient)
+    with hook if outer == "a gradient hook" else contextlib.nullcontext():
+        stepper = trainer._core
+        assert stepper.kind == outer
+        assert copy.copy(stepper).inner is stepper.inner
+        with pytest.raises(AttributeError):
+            type(stepper).__new__(type(stepper)).inner  # noqa: B018
+
+
 def test_the_first_step_runs_no_code_of_numpys():
     """The first use of NumPy by compiled code looks up its version, where Ctrl-C was a panic."""
     code = """
@@ -884,16 +920,171 @@ def test_a_source_that_ends_too_early_does_not_end_a_fit_in_silence(where):
     source = RunsDry()
     loss = source.loss if where == "loss" else nn.MSELoss()
     trainer = tw.Trainer(nn.Sequential(nn.Linear(2, 1)), loss=loss, optimizer=optim.SGD(lr=0.1))
-    before = trainer.model.flat_parameters
     data = (source.batches,) if where == "loader" else (X2, Y2)
     held_out = source.batches if "validate" in where else None
     hook = trainer.gradient_hook(source.hook) if where == "hook" else contextlib.nullcontext()
     with hook, pytest.raises(RuntimeError, match="raised StopIteration") as error:
         trainer.fit(*data, epochs=5, validation_data=held_out)
     assert isinstance(error.value.__cause__, StopIteration)
+    assert trainer.epochs == trainer.history.epochs == 3
+
+
+#: Where functions of the user's run in a fit.
+INSIDE = ("loader", "loss", "derivatives", "hook", "loader to validate", "loss to validate")
+
+
+class Inside:
+    """A fit of two batches per epoch that calls a function, once per epoch or more often."""
+
+    def __init__(self, where, call):
+        def loss(output, target):
+            if ("validate" in where) == (len(output) == 3):
+                call()
+            return squares(output, target)
+
+        def derivatives(u, du, target):
+            call()
+            value, gradient = squares(u, target)
+            return value, (gradient, None)
+
+        def hook(gradient):
+            call()
+            return gradient
+
+        def batches():
+            yield X2, Y2
+            call()
+            yield X2, Y2
+
+        self.model = nn.Sequential(nn.Linear(2, 1), seed=0)
+        own = {"derivatives": nn.DerivativeLoss(derivatives, order=1)}
+        self.own = (own | dict.fromkeys(("loss", "loss to validate"), loss)).get(where)
+        self.trainer = tw.Trainer(
+            self.model, loss=self.own or nn.MSELoss(), optimizer=optim.SGD(lr=0.1)
+        )
+        data = np.tile(X2, (2, 1)), np.tile(Y2, (2, 1))
+        self.data = (batches,) if where == "loader" else data
+        three = np.ones((3, 2)), np.ones((3, 1))
+        held_out = {"loader to validate": batches, "loss to validate": three}
+        self.options = {"batch_size": 2, "shuffle": False} if where != "loader" else {}
+        self.options["validation_data"] = held_out.get(where)
+        self.hook = hook if where == "hook" else None
+
+    def fit(self, **options):
+        hooked = self.trainer.gradient_hook(self.hook) if self.hook else contextlib.nullcontext()
+        with hooked:
+            return self.trainer.fit(*self.data, **self.options, **options)
+
+
+class Nothing:
+    def on_epoch_end(self, trainer, record):
+        pass
+
+
+@pytest.mark.parametrize("callbacks", [(), (Nothing(),)])
+@pytest.mark.parametrize("where", INSIDE)
+def test_functions_in_a_fit_see_the_epochs_so_far(where, callbacks, tmp_path):
+    """Without a callback, epochs and history stood still."""
+    seen, path = [], tmp_path / "trainer"
+
+    def look():
+        run.trainer.save(path)
+        saved = tw.Trainer.load(path, loss=run.own)
+        counted = run.trainer.epochs, saved.epochs, saved.history.epochs
+        if not seen or seen[-1] != counted:
+            seen.append(counted)
+
+    run = Inside(where, look)
+    run.trainer.fit(np.eye(2), np.ones((2, 1)))
+    seen.clear()
+    run.fit(epochs=3, callbacks=callbacks)
+    assert seen == [(1, 1, 0), (2, 2, 1), (3, 3, 2)]
+
+
+@pytest.mark.parametrize("last", [1, 5, 6])
+@pytest.mark.parametrize("where", INSIDE)
+def test_an_error_of_a_function_ends_a_fit_as_ctrl_c_does(where, last):
+    """It undid everything, but the history went on showing the epochs that were undone."""
+
+    def fitted(error):
+        calls = itertools.count(1)
+
+        def fail():
+            if next(calls) == last:
+                raise error
+
+        run = Inside(where, fail)
+        before = run.model.flat_parameters
+        with pytest.raises(type(error)):
+            run.fit(epochs=100, lr=0.05)
+        return run, (run.model.flat_parameters != before).any()
+
+    error = OSError("the disk is gone")
+    (run, moved), (other, _) = fitted(error), fitted(KeyboardInterrupt())
+    np.testing.assert_array_equal(run.model.flat_parameters, other.model.flat_parameters)
+    assert run.trainer.optimizer.steps == other.trainer.optimizer.steps
+    assert run.trainer.epochs == run.trainer.history.epochs == other.trainer.epochs
+    at_once = last == 1 and where in ("loss", "derivatives", "hook")
+    assert moved != at_once
+    if at_once:  # nothing was learned: it is as before the call
+        assert run.trainer.optimizer.lr == 0.1
+        assert not hasattr(error, "__notes__")
+    else:
+        (note,) = error.__notes__
+        count = run.trainer.epochs
+        assert f"the figures of {count} whole epoch{'' if count == 1 else 's'}." in note
+
+
+def test_errors_of_thalweg_undo_a_fit_with_its_counts():
+    """They are about data that do not fit, or about training that cannot go on."""
+
+    def batches():
+        yield X2, Y2 if trainer.epochs < 3 else Y2[:1]
+
+    trainer = Inside("", None).trainer
+    before = trainer.model.flat_parameters
+    with pytest.raises(tw.ShapeError, match="batch 1 of epoch 4") as error:
+        trainer.fit(batches, epochs=5)
     np.testing.assert_array_equal(trainer.model.flat_parameters, before)
     assert trainer.epochs == trainer.optimizer.steps == 0
-    assert trainer.history.epochs == 3
+    assert trainer.history.epochs == 3  # they show what led there
+    assert not hasattr(error.value, "__notes__")
+
+
+@pytest.mark.parametrize("call", ["strategy", "minimize"])
+def test_calls_that_keep_nothing_do_not_say_so(call):
+    """The fits that they consist of would have."""
+    calls = itertools.count(1)
+
+    def fail(*given):
+        if next(calls) == 6:
+            raise OSError("the disk is gone")
+        return squares(*given) if call == "strategy" else (given[0] @ given[0], 2 * given[0])
+
+    model = nn.Sequential(nn.Linear(2, 1))
+    trainer, before = tw.Trainer(model, loss=fail, optimizer=optim.SGD()), model.flat_parameters
+    task = continual.Task(X2, Y2, X2, Y2, 0, "the only one")
+    calls_of = {
+        "strategy": lambda: continual.Naive(trainer).fit(task, epochs=9, batch_size=1),
+        "minimize": lambda: optim.minimize(fail, [1.0, 1.0], optim.SGD(lr=0.1), steps=9),
+    }
+    with pytest.raises(OSError, match="the disk") as error:
+        calls_of[call]()
+    assert not hasattr(error.value, "__notes__")
+    np.testing.assert_array_equal(model.flat_parameters, before)
+
+
+def test_an_error_of_a_callback_says_what_is_left():
+    class Fails:
+        def on_epoch_end(self, trainer, record):
+            if record["epoch"] == 2:
+                raise ZeroDivisionError
+
+    trainer = Inside("", None).trainer
+    with pytest.raises(ZeroDivisionError) as error:
+        trainer.fit(X2, Y2, epochs=5, callbacks=[Fails()])
+    assert trainer.epochs == trainer.optimizer.steps == trainer.history.epochs == 2
+    assert "keeps what it has learned" in error.value.__notes__[0]
 
 
 def test_epochs_are_counted_over_all_fits(classifier, blobs):

@@ -163,6 +163,19 @@ def test_batches_of_classes_that_weigh_nothing_have_an_accuracy(data, weighted):
     assert trainer.evaluate(batches) == pytest.approx(whole, rel=1e-6)
 
 
+@pytest.mark.parametrize("loss", [nn.MSELoss(), squares], ids=["of the core", "custom"])
+def test_an_infinite_loss_of_a_batch_is_an_error_where_it_is_asked_for(loss, rng):
+    """As of arrays; a fit goes on."""
+    model = nn.Sequential(nn.Linear(4, 3), dtype="float64")
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD())
+    x, y = rng.standard_normal((8, 4)), np.full((8, 3), 1e200)
+    with np.errstate(over="ignore"):
+        with pytest.raises(tw.ArgumentError, match=r"^the loss is inf"):
+            trainer.evaluate(x, y)
+        with pytest.raises(tw.ArgumentError, match=r"^batch 2: the loss is inf"):
+            trainer.evaluate([(x, x[:, :3]), (x, y)])
+
+
 def test_what_yields_nothing_is_refused(data):
     x, y, w = data
     trainer = make()

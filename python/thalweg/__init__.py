@@ -135,8 +135,11 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             "custom loss, see nn.CustomLoss, or in a hand-written loop",
             "vmap": f"tw.train_many trains several models at a time; {_habits.PER_SAMPLE}",
             **dict.fromkeys(("per_sample_gradients", "grad_sample"), _habits.PER_SAMPLE),
-            "load": "nn.Sequential.load reads models, tw.Trainer.load reads trainers",
-            "save": "models and trainers have a method save",
+            **dict.fromkeys(
+                ("load", "load_model", "from_pretrained"),
+                "nn.Sequential.load reads models, tw.Trainer.load reads trainers",
+            ),
+            **dict.fromkeys(("save", "save_model"), "models and trainers have a method save"),
             "keras": "nn.Sequential is the model, tw.Trainer compiles and fits it",
             "MLPClassifier": "it is tw.sklearn.MLPClassifier",
             "MLPRegressor": "it is tw.sklearn.MLPRegressor",

@@ -17,7 +17,7 @@ def code(value: Any, name: str) -> str:
 
 
 def column(value: Any, place: tuple[int, ...]) -> str:
-    """Return ``", of column 'city',"`` for a place in a table with named columns, or nothing."""
+    """Return ``" (column 'city')"`` for a place in a table with named columns, or nothing."""
     names = getattr(value, "columns", None)  # pandas, Polars
     return "" if names is None or len(place) != 2 else f" (column {names[place[1]]!r})"
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, overload
 
-from thalweg import _checks, _core
+from thalweg import _checks, _core, _habits
 
 #: The core has no more; what asks for more gets these, so that a large machine is no special case.
 _MAX_THREADS = 256
@@ -12,6 +12,7 @@ _MAX_THREADS = 256
 def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
 @overload
 def show_config(mode: Literal["dicts"]) -> dict[str, Any]: ...
+@_habits.takes("show_config", {})
 def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] | None:
     """Show the instruction sets, kernels and threads in use, as needed for bug reports.
 
@@ -62,6 +63,7 @@ def check_environment() -> None:
         )
 
 
+@_habits.takes("set_num_threads", {})
 def set_num_threads(n: int) -> None:
     """Set how many threads the core uses from now on, for all models.
 

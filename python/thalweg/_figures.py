@@ -1,4 +1,4 @@
-"""Figures that a custom loss returns beside the loss, and their means over batches."""
+"""What batches come to together: loss, accuracy, and figures that a custom loss returns."""
 
 import math
 from collections.abc import Mapping

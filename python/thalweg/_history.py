@@ -59,8 +59,9 @@ class History(dict[str, list[float]]):
     [nan, nan, 0.2]
     """
 
-    #: What the rows of the only entry count in the means of loss and accuracy, where it is known.
-    _counts: tuple[float, float] | None = None
+    #: What the only entry counts in means, where it is known: its rows in that of the loss and in
+    #: that of the accuracy, and the updates among which some were projected.
+    _counts: tuple[float, float, float] | None = None
 
     if not TYPE_CHECKING:
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _checks
+from thalweg import _checks, _habits
 from thalweg._arrays import Targets
 from thalweg._trainer import Trainer
 from thalweg.errors import ArgumentError, DataError, DivergedError, UnsupportedError
@@ -102,10 +102,21 @@ class LRFinder:
         return f"LRFinder({len(self.lr)} rates, suggestion {self.suggestion:.3g}{edge}{end})"
 
 
+#: Arguments that other range tests take.
+_OF_RANGE_TESTS = {
+    **dict.fromkeys(("start_lr", "init_value"), "it is min_lr"),
+    **dict.fromkeys(("end_lr", "final_value"), "it is max_lr"),
+    **dict.fromkeys(("num_training", "num_iter", "num_it"), "it is steps"),
+    **dict.fromkeys(("smooth_f", "beta"), "it is smooth"),
+    "epochs": "the test makes so many steps, whatever the number of samples",
+}
+
+
+@_habits.takes("find_lr", _OF_RANGE_TESTS)
 def find_lr(
     trainer: Trainer,
     x: npt.ArrayLike,
-    y: Targets,
+    y: Targets | None = None,
     sample_weight: npt.ArrayLike | None = None,
     *,
     min_lr: float = 1e-7,
@@ -130,7 +141,8 @@ def find_lr(
         The trainer, usually before its first step. Its schedule, average and gradient accumulation
         are not used here; a penalty (`Trainer.set_penalty`) is included in the updates.
     x, y : array_like
-        As for `Trainer.fit`. Batches are drawn in an order determined by the model's seed.
+        As for `Trainer.fit`, but arrays only. Batches are drawn in an order determined by the
+        model's seed.
     sample_weight : array_like, shape (n,), optional
         As for `Trainer.fit`. Rows of weight 0 are left out.
     min_lr, max_lr : float, keyword only, default 1e-7 and 10
@@ -208,6 +220,11 @@ def find_lr(
             f"find_lr is for optimizers that take batches; {type(trainer.optimizer).__name__} "
             "finds the length of its steps by itself"
         )
+    if y is None:
+        raise ArgumentError(
+            "y is missing: find_lr takes arrays x and y. From an iterable of batches, pass the "
+            "rows of some: x, y = map(np.concatenate, zip(*itertools.islice(batches, 50)))"
+        )
     min_lr = _checks.real("min_lr", min_lr, 0, closed="()")
     max_lr = _checks.real("max_lr", max_lr, min_lr, closed="()")
     steps = _checks.integer("steps", steps, 10)
@@ -243,7 +260,13 @@ def find_lr(
     if _checks.flag("sharpness", sharpness):
         from thalweg.curvature import max_stable_lr
 
-        beyond = rates[rates >= max_stable_lr(trials[0], *batch(0)).max_lr]
+        try:
+            stable = max_stable_lr(trials[0], *batch(0)).max_lr
+        except UnsupportedError as error:
+            raise UnsupportedError(
+                f"sharpness=True is not available here; find_lr works without it: {error}"
+            ) from None
+        beyond = rates[rates >= stable]
         unstable = float(beyond[0]) if len(beyond) else None
     before: list[float] = []
     after: list[float] = []

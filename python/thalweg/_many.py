@@ -11,6 +11,7 @@ from thalweg import _checks, _core
 from thalweg._config import get_num_threads
 from thalweg._history import History
 from thalweg._trainer import Trainer
+from thalweg._trainer._hooked import HookedTrainer
 from thalweg.callbacks import Callback, _watch
 from thalweg.callbacks._base import AnyCallback
 from thalweg.errors import ArgumentError, DivergedError
@@ -243,6 +244,8 @@ def _warn_of_twins(trainers: tuple[Trainer, ...]) -> None:
 
     seen: dict[str, list[int]] = {}
     for index, trainer in enumerate(trainers):
+        if trainer._penalties.terms or isinstance(trainer._core, HookedTrainer):
+            continue  # these are not shown
         like = seen.setdefault(repr(trainer), [])
         for other in like:
             theirs, parameters = (

@@ -1,13 +1,15 @@
 """Training: a model, a loss and an optimizer put together.
 
 This module holds `Trainer` and its readable properties. `_base` constructs a trainer and prepares
-data, `_batch` handles a single batch, `_fit` handles epochs, `_penalty` pulls parameters towards
+data, `_batch` handles a single batch, `_fit` handles epochs, `_penalized` pulls parameters towards
 given values, and `_file` saves and resumes.
 
 Steps run in the core, or in a `_stepper`: one of `_custom`, `_hooked` and `_full_batch`. The
 epochs of those, and all that come from iterables, are `_slices`: `_python_fit` and `_stream`.
 """
 
+import math
+import sys
 from typing import Any
 
 from thalweg import _checks, _habits
@@ -16,7 +18,7 @@ from thalweg._trainer._base import TrainerBase
 from thalweg._trainer._batch import Batching
 from thalweg._trainer._file import Resumable
 from thalweg._trainer._fit import Fitting
-from thalweg._trainer._penalty import Penalized
+from thalweg._trainer._penalized import Penalized
 from thalweg._trainer._plan import Plan
 from thalweg._trainer._stepper import Stepper
 from thalweg.errors import ArgumentError, UnsupportedError
@@ -173,7 +175,7 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
 
     @property
     def epochs(self) -> int:
-        """The number of epochs trained, over all fits; those that were undone do not count."""
+        """The number of epochs completed, over all fits; those that were undone do not count."""
         return self._epochs
 
     @property
@@ -228,6 +230,7 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
             )
         return self._model._with_parameters(values)
 
+    @_habits.takes("Trainer.plan()", {"x": "it is batch_size, a number of rows"})
     def plan(self, batch_size: int) -> Plan:
         """Describe how the core runs a step of `batch_size` rows: kernels, tiles, threads.
 
@@ -245,8 +248,12 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
 
     def __repr__(self) -> str:
         given = {**self._description(), "loss": None, "optimizer": None}
-        usual = (None, 1)  # unused options are not shown
-        more = "".join(f"  {name}={x!r},\n" for name, x in given.items() if x not in usual)
+        if given["accumulate_grad_batches"] == 1:
+            given["accumulate_grad_batches"] = None
+        if given["clip_grad_norm"] == sys.float_info.max:
+            given["clip_grad_norm"] = math.inf  # as it was given
+        # Unused options are not shown.
+        more = "".join(f"  {name}={x!r},\n" for name, x in given.items() if x is not None)
         model = repr(self._model).replace("\n", "\n  ")
         done = f"{self._epochs} epochs" if self._epochs != 1 else "1 epoch"
         return (

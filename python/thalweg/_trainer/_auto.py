@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from thalweg.errors import ArgumentError, DivergedError
+from thalweg.errors import ArgumentError, DivergedError, UnsupportedError
+from thalweg.optim._full_batch import FullBatchOptimizer
 
 if TYPE_CHECKING:
     from thalweg._trainer import Trainer
@@ -50,7 +51,14 @@ def safe_lr(trainer: "Trainer", x: Any, y: Any, weight: Any, batch_size: int) ->
     def largest(of: "Trainer", tol: float) -> float:
         return min(max_stable_lr(of, *each, tol=tol).max_lr for each in batches)
 
-    rate = largest(trainer, 1e-6)
+    try:
+        rate = largest(trainer, 1e-6)
+    except UnsupportedError as error:
+        if isinstance(trainer.optimizer, FullBatchOptimizer):
+            raise
+        raise UnsupportedError(
+            f'lr="auto" is not available here, but tw.find_lr(trainer, x, y) is: {error}'
+        ) from None
     if not math.isfinite(rate):
         raise ArgumentError(
             'lr="auto": the loss of a batch does not curve upwards in any direction, so there is '

@@ -28,7 +28,8 @@ _SPLIT = ("bfloat16", "bf16x3", "bf16x6")
 Precision: TypeAlias = Literal["float32", "float64", "bfloat16", "bf16x3", "bf16x6"]
 PRECISIONS = get_args(Precision)
 
-_WHEN_MADE = "it is fixed when a trainer is made: Trainer(..., {})"
+#: Where the arguments of a trainer are given.
+WHEN_MADE = "it is fixed when a trainer is made: Trainer(..., {})"
 
 
 _OF_FITS = "trainer.fit(..., {}=...) takes it"
@@ -79,7 +80,7 @@ class TrainerBase(Guided):
         **dict.fromkeys(("train_on_batch", "partial_fit"), "trainer.step(x, y) does that"),
         **dict.fromkeys(("loss_curve_", "history_"), 'it is trainer.history["loss"]'),
         **{
-            name: _WHEN_MADE.format(f"{name}=...")
+            name: WHEN_MADE.format(f"{name}=...")
             for name in (
                 "clip_grad_norm", "clip_grad_value", "accumulate_grad_batches", "average",
             )
@@ -100,6 +101,16 @@ class TrainerBase(Guided):
             "trainer.save(path) writes everything, trainer.model.save(path) only the model",
         ),
         **dict.fromkeys(("parameters", "weights"), "they are in trainer.model.flat_parameters"),
+        **dict.fromkeys(
+            ("stop_training", "should_stop"),
+            "a callback whose on_step_end or on_epoch_end returns True stops a fit",
+        ),
+        "current_epoch": "it is trainer.epochs",
+        "global_step": "it is trainer.optimizer.steps",
+        "reset": "twin = trainer.copy(), before training, keeps the beginning; or make another "
+        "model and Trainer",
+        "learn_one": "trainer.step([x], [y]) does that",
+        "predict_one": "trainer.model([x])[0] does that",
         "predict_proba": "trainer.loss.probabilities(trainer.model(x)) does that",
         "compile": "a trainer is ready once it is made",
         "state_dict": "trainer.save(path) writes everything to a file",
@@ -230,7 +241,8 @@ class TrainerBase(Guided):
             raise UnsupportedError(f"{kind} has no learning rate that a schedule could change")
         if optimizer._needs_squares and not isinstance(self._loss, MSELoss):
             raise ArgumentError(
-                f"{kind} needs a sum of squares: loss must be nn.MSELoss(); got {self._loss!r}"
+                f"{kind} needs a sum of squares: loss must be nn.MSELoss(); got {self._loss!r}. "
+                "Other sums of squares: solve.nonlinear_least_squares"
             )
         return FullBatchTrainer(core, self._model, optimizer, self._loss)
 

@@ -59,7 +59,8 @@ class Batching(TrainerBase):
         y : array_like
             As in `fit`.
         sample_weight : array_like, shape (n,), optional
-            As in `fit`.
+            As in `fit`. In a mean, the weight of a single row cancels: to let such rows count
+            differently, use a loss with ``reduction="sum"``.
 
         Returns
         -------
@@ -280,7 +281,9 @@ class Batching(TrainerBase):
         -----
         `step` and `fit` call it, also those of strategies of `thalweg.continual`; `backward` and
         `update` do not. Several hooks are called in the order in which their blocks begin. Batches
-        of a fit take longer, since their gradients pass through Python.
+        of a fit take longer, since their gradients pass through Python. Those of the update remain
+        in ``model.flat_gradients``, as with an `nn.CustomLoss`. Copies and files of the trainer are
+        without the hook, and so are the trials of `find_lr` and ``fit(lr="auto")``.
 
         Examples
         --------

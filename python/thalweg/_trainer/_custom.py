@@ -167,16 +167,14 @@ class CustomTrainer(Stepper):
                 core.set_averages(averages)
             taken = self.taken()
             self.take()
-        except BaseException as error:  # also Ctrl-C
-            if taken is None or taken == self.taken():
+        except BaseException:  # also Ctrl-C
+            if not self.has_taken(taken):
                 if ascent is not None:
                     ascent.down()
                 core.set_averages(before[0])
                 core.set_passes(before[1])
                 if all_before is not None:
                     self._restore(*all_before)
-                if isinstance(error, DivergedError):
-                    self.forget()  # as the core does
             raise
         self.figures = figures
         return value, None, figures

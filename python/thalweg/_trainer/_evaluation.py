@@ -10,7 +10,7 @@ from thalweg import _core
 from thalweg._arrays import Array
 from thalweg._figures import Evaluation, Figures, Sums, of_validation
 from thalweg._trainer._python_fit import PythonFit
-from thalweg._trainer._slices import raise_again
+from thalweg._trainer._slices import raise_again, undoes
 from thalweg._trainer._snapshot import Snapshot
 from thalweg._trainer._stream import StreamFit, pair_of
 from thalweg.errors import ArgumentError, DataError, ThalwegError
@@ -122,14 +122,15 @@ class ValidatedFit:
         max_seconds: float | None = None,
         max_batches: int | None = None,
     ) -> list[tuple[Any, ...]]:
-        """Do as `_core.Fit.run`, for one epoch at most; after an error, restore everything."""
+        """Do as `_core.Fit.run`, for one epoch at most; after an error, likewise."""
         for record in self._fit.run(1, max_seconds, max_batches):
             begin = time.perf_counter()
             try:
                 *held_out, figures = self._evaluate()
             except Exception as error:
-                self._before.restore()
-                self._failed = True
+                if undoes(error):
+                    self._before.restore()
+                    self._failed = True
                 raise_again(error)
             seconds = record[6] + time.perf_counter() - begin
             more = {**(record[7] if len(record) > 7 else {}), **of_validation(figures)}

@@ -51,16 +51,19 @@ class Resumable(TrainerBase):
         and the history of the latest fit. A training that is saved between two fits, or by a
         callback at the end of an epoch, and loaded again continues bit for bit as if it had never
         stopped. Between steps of a hand-written loop, this includes gradients accumulated for the
-        next update (``accumulate_grad_batches``). A schedule without a length of its own starts
-        anew with each fit, as it would have without saving. The function of a custom loss is not
-        saved; pass it to `load` again. (Pickles store such a function by name, if it can be
-        imported.)
+        next update (``accumulate_grad_batches``), but not those that `backward` has added up in the
+        model: save after the `update`. What a callback saves in the middle of an epoch, by
+        `on_step_end`, keeps the updates made so far, but the next fit begins that epoch again, with
+        the same batches. A schedule without a length of its own starts anew with each fit, as it
+        would have without saving. The function of a custom loss is not saved; pass it to `load`
+        again. (Pickles store such a function by name, if it can be imported.) Nor are callbacks,
+        whose counts begin anew unless you keep them.
 
         Parameters
         ----------
         path : str or path-like
             The file; its format is that of `nn.Sequential.save`, and `nn.Sequential.load` can read
-            it.
+            it. An existing file is replaced once the new one is complete.
 
         Raises
         ------
@@ -70,6 +73,15 @@ class Resumable(TrainerBase):
             If anything else in it is a user-defined function or class, for instance a schedule.
         DivergedError
             If a number in the model or optimizer is infinite or NaN. No file is changed then.
+
+        Notes
+        -----
+        Whenever the process is killed or the power fails, there is either the earlier file or the
+        new one, complete: the new file is on the disk before it gets the name, and so is the name
+        when this returns, except on Windows. (But a file that is mounted by itself, as in
+        containers, cannot be replaced: it is overwritten.) A killed process leaves its unfinished
+        file in the folder, as ``"<name>.<process>-<16 hexadecimal digits>.part"``. The next save to
+        the folder, by whatever name, removes such files that are more than an hour old.
         """
         _safetensors.save(path, *self._content())
 
@@ -98,6 +110,7 @@ class Resumable(TrainerBase):
         }
         return self._model._finite_state_dict() | arrays, text
 
+    @_habits.on_the_class("trainer = tw.Trainer.load(path) continues from the file")
     @classmethod
     @_habits.takes("Trainer.load()", _OF_LOAD)
     def load(
@@ -133,7 +146,8 @@ class Resumable(TrainerBase):
             If it is not a complete file of a trainer.
         ArgumentError
             If the precision is unknown; or if a loss is missing, is of a different kind from the
-            file's, or is given although the file has its own.
+            file's, or is given although the file has its own. Or if it is called on a trainer
+            instead of the class: it would not change that trainer.
         UnsupportedError
             If a later version of thalweg wrote it, or this machine does not support the precision.
         """
@@ -303,7 +317,7 @@ class Resumable(TrainerBase):
         if average is not None:
             self._core.set_average(*average)
         if (core := self._updating()) is not None:
-            self._penalties = Penalties(penalties)
+            self._penalties = Penalties(penalties, self._penalties.counts)
             core.set_penalty(self._penalties.total)
         self._core.forget()
         if gathered is not None:

@@ -1,6 +1,7 @@
 """Fitting: epochs over arrays or streams, and everything that watches them."""
 
 import contextlib
+import copy
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import chain
@@ -14,7 +15,7 @@ from thalweg._figures import Evaluation
 from thalweg._history import KEYS, History, added
 from thalweg._trainer import _steps
 from thalweg._trainer._auto import safe_lr
-from thalweg._trainer._base import TrainerBase
+from thalweg._trainer._base import WHEN_MADE, TrainerBase
 from thalweg._trainer._rates import Rates
 from thalweg.callbacks import _monitored, _watch
 from thalweg.callbacks._base import AnyCallback
@@ -45,6 +46,14 @@ _OF_FITS = {
     "learning_rate": "it is lr; without it, fit uses the optimizer's",
     "early_stopping": "callbacks=[callbacks.EarlyStopping(patience=5)] stops early",
     "metrics": _habits.METRICS,
+    **{
+        name: WHEN_MADE.format(f"{name}=...")
+        for name in ("clip_grad_norm", "clip_grad_value", "accumulate_grad_batches")
+    },
+    "drop_last": "the last batch may be smaller; pass x[:k] and y[:k], with k a multiple of "
+    "batch_size, to go without it",
+    "initial_epoch": "a fit continues from where the trainer is; trainer.epochs counts the epochs "
+    "of all fits",
 }
 
 
@@ -150,11 +159,14 @@ class Fitting(TrainerBase):
         -----
         The whole run happens in the compiled core without holding Python's global lock. Ctrl-C ends
         it between two steps: `KeyboardInterrupt` is raised, the model keeps what it has learned,
-        and `history` holds the completed epochs. The same holds for an error in a callback, and for
-        one that a signal handler raises, such as a time limit, while the core runs. Where steps are
-        made in Python (batches from an iterable, a custom loss, a gradient hook, an optimizer that
-        takes all samples at once), an `Exception` of a signal handler cannot be told from one of
-        your functions and undoes the fit; one that derives from `BaseException` only does not.
+        and `history` holds the completed epochs. The same holds for an error of yours, which has a
+        note that says so: in a callback, in what yields batches, in a custom loss or a gradient
+        hook, or of a signal handler, such as a time limit. Only thalweg's own errors
+        (`ThalwegError`), about a batch, a loss or numbers that diverge, undo the fit, unless a
+        callback raises them.
+
+        Where such code of yours runs, and in callbacks, `epochs` and `history` count the epochs
+        that this fit has completed so far.
 
         Another thread ends a fit by a callback whose `on_step_end` or `on_epoch_end` returns True,
         e.g. ``return event.is_set()`` of a `threading.Event`. Exceptions that another thread sends
@@ -250,15 +262,23 @@ class Fitting(TrainerBase):
             self._base_lr = optimizer.lr
             if self._rates is not None:
                 self._rates = Rates(self._rates.schedule, self._base_lr)
-        elif self._rates and optimizer._lr_by_hand == optimizer.lr != self._base_lr:
+        self._warn_of_lr()
+
+    def _warn_of_lr(self) -> bool:
+        """Warn if a rate was set that the schedule will override; return whether it was."""
+        optimizer = self._optimizer
+        by_hand, optimizer._lr_by_hand = optimizer._lr_by_hand, None
+        overridden = self._rates is not None and by_hand == optimizer.lr != self._base_lr
+        if overridden:
             from thalweg._warn import warn  # rarely needed
 
             warn(
-                f"optimizer.lr was set to {optimizer.lr:g}, which has no effect: the schedule, "
+                f"optimizer.lr was set to {by_hand:g}, which has no effect: the schedule, "
                 f"which is based on {self._base_lr:g}, sets it before each step. To base it on "
-                f"the new rate, use fit(..., lr={optimizer.lr:g})"
+                f"the new rate, use fit(..., lr={by_hand:g}); to set each rate yourself, leave "
+                "the schedule out"
             )
-        optimizer._lr_by_hand = None
+        return overridden
 
     def _batches_to_validate(self, data: Any, epochs: int) -> Callable[[], Evaluation] | None:
         """Return a function that evaluates validation data, if they come in batches."""
@@ -316,7 +336,7 @@ class Fitting(TrainerBase):
         def train(restore: Callable[[], None]) -> History:
             data = self._ready(x, y, sample_weight)
             run = self._arrays_fit(*data, None, None, None, 1, batch_size, True, number)
-            return self._run(run, 1, (), False, restore)
+            return self._run(run, 1, (_watch.Inner(),), False, restore)
 
         return self._alone(train)
 
@@ -379,8 +399,9 @@ class Fitting(TrainerBase):
                 self._history = earlier
                 raise
             stop, restored = watch.cancelled, False
-            # With nothing to show or ask, the whole fit is one call into the core.
-            max_epochs = 1 if watch.epochs else None
+            # With nothing to show or ask, the whole fit is one call into the core. Where functions
+            # of the user's run in it, they see the epochs so far.
+            max_epochs = None if isinstance(run, _core.Fit) and not watch.epochs else 1
             max_seconds = _REFRESH if progress or watch.is_asked else None
             max_batches = 1 if watch.steps else None
             slices = [max_epochs], [max_seconds], [max_batches]
@@ -395,14 +416,14 @@ class Fitting(TrainerBase):
                 self._history._add({})
 
             try:
-                self._untouched = False
+                self._untouched = told = False
                 while not (stop or run.done):
+                    told = told or self._warn_of_lr()
                     try:
                         # A single call as seen from here: Ctrl-C cannot fall between the end of an
                         # epoch and its entry in `ended`.
                         ended.extend(chain.from_iterable(map(run.run, *slices)))
                     except Exception as error:
-                        # A signal handler's error leaves a fit in the core as Ctrl-C does.
                         restored = self._untouched = run.undone
                         catch_up()
                         if restored:
@@ -420,6 +441,11 @@ class Fitting(TrainerBase):
                     if bar is not None:
                         bar.update(self._history)
                     stop = stop or watch.cancelled
+            except Exception as error:
+                if not (restored or watch.is_inner):
+                    catch_up()
+                    error.add_note(_kept(self._history.epochs))
+                raise
             finally:  # Ctrl-C and errors leave completed epochs unrecorded
                 catch_up()
                 if not restored:
@@ -434,7 +460,8 @@ class Fitting(TrainerBase):
         function that `train` is given.
         """
         optimizer = self._optimizer
-        before = self._base_lr, self._rates, self._epochs, dict(self._plateau)
+        # Rates know whether they have warned; a fit that did not take place has not.
+        before = self._base_lr, copy.copy(self._rates), self._epochs, dict(self._plateau)
         lr, by_hand = optimizer._core.lr, optimizer._lr_by_hand
 
         def restore() -> None:
@@ -480,6 +507,15 @@ class Fitting(TrainerBase):
             lr = self._schedule.update(self._plateau, figure, self._optimizer.lr)
             self._optimizer._core.set_lr(lr)
         return record
+
+
+def _kept(epochs: int) -> str:
+    """Say what a fit that an error ended has left."""
+    count = "1 whole epoch" if epochs == 1 else f"{epochs} whole epochs"
+    return (
+        "This ended the fit as Ctrl-C does: the model keeps what it has learned, and "
+        f"trainer.history has the figures of {count}."
+    )
 
 
 def _bar(run: Any, epochs: int) -> "ProgressBar":

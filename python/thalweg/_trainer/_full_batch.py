@@ -12,7 +12,7 @@ from thalweg._trainer._stepper import Added, Stepper
 from thalweg.errors import DivergedError, ThalwegError
 from thalweg.nn import Sequential
 from thalweg.nn._losses import CoreLoss, FunctionLoss
-from thalweg.optim._full_batch import FullBatchOptimizer, Vector, warn_of_stall
+from thalweg.optim._full_batch import FullBatchOptimizer, Vector, Visit, warn_of_stall
 
 
 class FullBatchTrainer(Stepper):
@@ -76,11 +76,8 @@ class FullBatchTrainer(Stepper):
         self._told = False
 
 
-class _Batch:
-    """The loss of some rows as a function of the parameters, until `leave`.
-
-    All points see the same `Dropout`; running averages and counts are updated once, at the first.
-    """
+class _Batch(Visit):
+    """The loss of some rows as a function of the parameters, until `leave`."""
 
     def __init__(
         self,
@@ -91,37 +88,28 @@ class _Batch:
         sample_weight: Array | None,
         is_sum: bool,
     ) -> None:
-        self.model = model
+        super().__init__(model)
         self.accuracy: float | None = None
         self.figures: Figures = {}  # if the loss is a function
         self._core, self._is_sum = core, is_sum
         self._x, self._y, self._weight = x, y, sample_weight
-        inner = model._core
-        self.theta, self._gradients = inner.parameters(), inner.gradients()
-        self._before = inner.averages(), inner.passes()
-        self._after: tuple[Array, int] | None = None
         self._roots: Vector | None = None
 
     def gradient(self, theta: Array) -> tuple[float, Array | None]:
         """Return loss and gradient at `theta`."""
-        inner = self.model._core
-        first = self._after is None
         if not np.isfinite(theta).all():
             return np.inf, None
-        inner.set_parameters(theta)
-        self._recall(self._before)
-        inner.zero_grad()
+        self._go(theta)
         try:
             found = complete(self._core.backward(self._x, self._y, self._weight))
         except DivergedError:
-            if first:
+            if self._after is None:
                 raise
             return np.inf, None
         loss, accuracy, figures = found
-        if first:
-            self._after = inner.averages(), inner.passes()
+        if self._been():
             self.accuracy, self.figures = accuracy, figures
-        gradient = inner.gradients()
+        gradient = self.model._core.gradients()
         return (loss, gradient) if np.isfinite(gradient).all() else (np.inf, None)
 
     def residual(self, theta: Vector) -> Vector | None:
@@ -159,15 +147,7 @@ class _Batch:
         scaled: Vector = roots[:, np.newaxis] * slope.astype(np.float64, copy=False)
         return scaled
 
-    def leave(self, theta: Array | None = None) -> None:
-        """Set the parameters found, or after an error restore everything."""
-        inner = self.model._core
-        inner.set_parameters(self.theta if theta is None else theta.astype(self.model.dtype))
-        inner.set_gradients(self._gradients)
-        after = self._before if theta is None or self._after is None else self._after
-        self._recall(after)
-        self.model._unmoved = None
-
-    def _recall(self, state: tuple[Array, int]) -> None:
-        self.model._core.set_averages(state[0])
-        self.model._core.set_passes(state[1])
+    def leave(self, theta: Array | Vector | None = None) -> None:
+        """Do so, and restore the gradients, which steps leave alone."""
+        super().leave(theta)
+        self._recall_gradients()

@@ -12,12 +12,7 @@ from thalweg._figures import Evaluation, Figures, complete
 from thalweg._trainer import _steps
 from thalweg._trainer._custom import CustomTrainer
 from thalweg._trainer._stepper import Added, Stepper
-from thalweg.errors import (
-    ArgumentError,
-    DataError,
-    DivergedError,
-    UnsupportedError,
-)
+from thalweg.errors import ArgumentError, DataError, UnsupportedError
 from thalweg.nn import Sequential, _names
 from thalweg.optim import Optimizer
 
@@ -26,7 +21,9 @@ def frozen(model: Sequential, optimizer: Optimizer) -> Any:
     """Mark the flat parameters that an optimizer leaves unchanged, ``frozen=True``."""
     marks = np.zeros(model.num_parameters, dtype=bool)
     places = model.unflatten(np.arange(model.num_parameters))
-    for group in optimizer._groups:  # the last one that matches counts
+    for group in optimizer._groups:  # the last one that says something counts
+        if group["frozen"] is None:
+            continue
         for name, place in places.items():
             if _names.matches(group["pattern"], name):
                 marks[place] = group["frozen"]
@@ -73,33 +70,33 @@ class HookedTrainer(Stepper):
             found = backward(*batch)
             if found is None:  # no row counts
                 return None
-            if any(group["frozen"] for group in self.optimizer._groups):
-                fixed = frozen(self.model, self.optimizer)
-                core.set_gradients(np.where(fixed, 0, core.gradients()))
-            for hook in self.hooks:
-                core.set_gradients(self._changed(hook, core.gradients()))
+            core.set_gradients(self._changed(core.gradients()))
             taken = self.taken()
             self.take()
-        except BaseException as error:  # also Ctrl-C
-            if taken is None or taken == self.taken():
+        except BaseException:  # also Ctrl-C
+            if not self.has_taken(taken):
                 core.set_averages(before[0])
                 core.set_passes(before[1])
                 with contextlib.suppress(DataError):  # non-finite ones cannot be set
                     core.set_gradients(before[2])
-                if isinstance(error, DivergedError):
-                    self.forget()  # as the core does
             raise
         return found
 
-    def _changed(self, hook: Callable[[Any], Any], gradient: Array) -> Array:
-        """Return the gradient that a hook makes of one, if it fits."""
-        found = hook(gradient)
-        if found is None:
-            raise ArgumentError(
-                "a gradient hook must return the gradient that the update uses; it returned None"
-            )
-        name = "the gradient that the hook returned"
-        return _arrays.flat(found, self.model.dtype, self.model.num_parameters, name)
+    def _changed(self, gradient: Array) -> Array:
+        """Return the gradient that the hooks make of one, if it fits."""
+        if any(group["frozen"] for group in self.optimizer._groups):
+            gradient[frozen(self.model, self.optimizer)] = 0
+        for place, hook in enumerate(self.hooks):
+            # What an earlier one returned may be its own, and this one may write to what it gets.
+            found = hook(gradient.copy() if place else gradient)
+            if found is None:
+                raise ArgumentError(
+                    "a gradient hook must return the gradient that the update uses; it returned "
+                    "None"
+                )
+            name = "the gradient that the hook returned"
+            gradient = _arrays.flat(found, self.model.dtype, self.model.num_parameters, name)
+        return gradient
 
     @_steps.alone("backward", within=True)  # a hook may call it
     def backward(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Evaluation:

@@ -1,4 +1,4 @@
-"""The loop of fits to arrays whose steps are made in Python: custom losses, full-batch optimizers.
+"""The loop of fits to arrays whose steps are made in Python, by a `Stepper`.
 
 `PythonFit` takes the place of `_core.Fit`, which is for everything else. It goes through the data
 in the same way: the same rows in the same order.

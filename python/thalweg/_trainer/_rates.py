@@ -5,9 +5,13 @@ import numpy as np
 from thalweg._warn import warn
 from thalweg.errors import ArgumentError
 from thalweg.optim.schedules import LinearLR, PolynomialLR, Schedule
+from thalweg.optim.schedules._base import Times
 
 #: Number of rates computed at once for manual steps.
 _BLOCK = 1024
+
+#: At this share of the largest rate so far, or less, almost nothing is learned.
+_LOW = 1e-4
 
 #: Maximum number of rates in a fit: some gigabytes of Python floats.
 _MOST = 10**8
@@ -21,6 +25,8 @@ class Rates:
         self.base = base
         self._start = 0
         self._block: list[float] = []
+        #: Of all fits so far: the largest rate, how many there were, and how many were low.
+        self._largest, self._count, self._low = 0.0, 0, 0
         self._warned = False
 
     @property
@@ -34,7 +40,7 @@ class Rates:
         Raises
         ------
         ArgumentError
-            If they would not fit into memory.
+            If they would not fit into memory, or one is not finite.
         """
         length = epochs if self.by_epoch else epochs * updates
         units = "epochs" if self.by_epoch else "updates"
@@ -47,18 +53,46 @@ class Rates:
         # An open schedule begins with this fit and is as long.
         start = 0 if self.schedule.is_open else (ended if self.by_epoch else steps)
         times = np.arange(start, start + length, dtype=np.float64)
-        rates = self.schedule._rates(times, self.base, length)
-        zeros = length - np.count_nonzero(rates)
-        # A warm-up may begin with one.
-        if zeros > max(1, length // 2) and self.base > 0 and not self._warned:
-            self._warned = True
-            default = isinstance(self.schedule, (LinearLR, PolynomialLR))
-            more = "; total_iters=None makes it as long as the fit" if default else ""
-            warn(
-                f"{self.schedule!r} gives a rate of 0 for {zeros} of the {length} {units} of this "
-                f"fit, in which nothing is learned{more}"
+        with np.errstate(over="ignore"):  # checked here
+            rates = self.schedule._rates(times, self.base, length)
+        if not (finite := np.isfinite(rates)).all():
+            first = int(finite.argmin())
+            raise ArgumentError(
+                f"{self.schedule!r}, based on {self.base:g}, gives a rate of {rates[first]} for "
+                f"t={start + first}, which this fit of {length} {units} reaches"
             )
+        self._warn_if_low(rates, units)
         return rates.tolist()  # type: ignore[no-any-return]
+
+    def _warn_if_low(self, rates: Times, units: str) -> None:
+        """Warn, once, if hardly anything is learned at most of the rates.
+
+        They are compared with earlier ones, since some schedules do not use the base, and over all
+        fits, since the last of many short ones may be the end of a cosine.
+        """
+        length, zeros = len(rates), len(rates) - np.count_nonzero(rates)
+        largest = np.maximum(np.maximum.accumulate(rates), self._largest)
+        self._low += int(np.count_nonzero(rates <= _LOW * largest))
+        self._count += length
+        self._largest = float(largest.max(initial=self._largest))
+        if self._warned or self.base == 0:
+            return
+        if zeros > max(1, length // 2):  # a warm-up may begin with one
+            what = f"a rate of 0 for {zeros} of the {length} {units} of this fit, in which nothing"
+        elif self._low > max(1, self._count // 2):
+            what = (
+                f"at most {_LOW:g} of its largest rate, {self._largest:g}, for {self._low} of the "
+                f"{self._count} {units} up to the end of this fit, in which almost nothing"
+            )
+        else:
+            return
+        self._warned = True
+        more = ""
+        if not self.by_epoch:
+            more += '; per="epoch" counts epochs, as PyTorch\'s does if stepped once in each'
+        if isinstance(self.schedule, (LinearLR, PolynomialLR)):
+            more += "; total_iters=None makes it as long as the fit"
+        warn(f"{self.schedule!r} gives {what} is learned{more}")
 
     def at(self, steps: int, ended: int) -> float:
         """Return the rate of one manual update, after `steps` updates and `ended` epochs."""
@@ -73,5 +107,6 @@ class Rates:
 
     def _some(self, count: int) -> list[float]:
         times = np.arange(self._start, self._start + count, dtype=np.float64)
-        rates: list[float] = self.schedule._rates(times, self.base, None).tolist()
+        with np.errstate(over="ignore"):  # in the distant future
+            rates: list[float] = self.schedule._rates(times, self.base, None).tolist()
         return rates

@@ -12,6 +12,7 @@ from thalweg._arrays import Array, Samples
 from thalweg._figures import Evaluation, Figures, Sums, of_validation
 from thalweg._trainer._snapshot import Snapshot
 from thalweg._trainer._stepper import Stepper, check
+from thalweg.errors import ThalwegError
 from thalweg.nn import Sequential
 from thalweg.optim import Optimizer
 
@@ -24,12 +25,17 @@ Record: TypeAlias = tuple[
 Data: TypeAlias = tuple[Samples, Any, Array | None]
 
 
+def undoes(error: Exception) -> bool:
+    """Return whether an error undoes a fit: one of thalweg's does, anyone else's ends it."""
+    return isinstance(error, ThalwegError)
+
+
 def raise_again(error: Exception) -> NoReturn:
     """Raise an error, but not one that whoever called would take as the end of a loop (PEP 479)."""
     if isinstance(error, StopIteration):
         raise RuntimeError(
             "a function or an iterable of yours raised StopIteration, as next(...) does at the end "
-            "of an iterator; model and optimizer are as they were before this fit"
+            "of an iterator"
         ) from error
     raise error
 
@@ -85,14 +91,16 @@ class SlicedFit(ABC):
         max_seconds: float | None = None,
         max_batches: int | None = None,
     ) -> list[Record]:
-        """Do as `_core.Fit.run`; after an error, restore model and optimizer."""
+        """Do as `_core.Fit.run`; after an error of thalweg's, restore model and optimizer."""
         end = self._epochs if max_epochs is None else min(self._epochs, self._epoch + max_epochs)
         try:
             self._slice(end, max_seconds, max_batches)
         except Exception as error:
-            if self._begun:
-                self._before.restore()
-            self._epoch, self.undone = self._epochs, True  # nothing is left to run
+            nothing = self._epoch == self._batch == 0  # has been learned
+            if undoes(error) or nothing:
+                if self._begun:
+                    self._before.restore()
+                self.undone = True
             raise_again(error)
         return self.take_ended()
 

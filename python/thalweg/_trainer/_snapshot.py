@@ -12,7 +12,7 @@ _AS_BEFORE = "Weights and optimizer are as they were before this call"
 
 
 class Snapshot:
-    """Model, gradients, optimizer and average as they are before a fit.
+    """Model, gradients, optimizer, average, and integrals along the path, before a fit.
 
     `restore` runs while an error is propagating, and raises none of its own: the state of the
     optimizer is restored as it was, overflowed or not, and parameters were finite.
@@ -35,7 +35,8 @@ class Snapshot:
                 f"{found} before the first step: an earlier learning rate was too large, or "
                 "gradients were. Set finite weights, e.g. from an earlier file"
             )
-        self._lr, self._state, self._average = optimizer.lr, optimizer._state(), core.average()
+        self._lr, self._state = optimizer.lr, optimizer._state()
+        self._average, self._path, self._walk = core.average(), core.path(), core.walk()
 
     def restore(self) -> None:
         """Restore everything; accumulated gradients belong to what failed."""
@@ -49,6 +50,10 @@ class Snapshot:
         self._optimizer._set_state(self._model, self._lr, *self._state)
         if self._average is not None:
             self._core.set_average(*self._average)
+        if self._path is not None:
+            self._core.set_path(self._path)
+        if self._walk is not None:
+            self._core.set_walk(*self._walk)
 
     def check(self) -> None:
         """Raise `DivergedError` if an update has made a number infinite or NaN."""

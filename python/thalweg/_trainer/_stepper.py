@@ -2,6 +2,8 @@
 
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from thalweg import _core
 from thalweg._arrays import Array, Samples
 from thalweg._figures import Figures
@@ -29,8 +31,11 @@ class Stepper:
         self, inner: "_core.Trainer | Stepper", model: Sequential, optimizer: Optimizer
     ) -> None:
         self.inner, self.model, self.optimizer = inner, model, optimizer
+        _keep_memory(model)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "inner":  # copies look up names before they have one
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(self.inner, name)
 
     def train(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Added:
@@ -42,11 +47,27 @@ class Stepper:
         check(self.inner, x, y, sample_weight, prefix)
 
     def taken(self) -> tuple[int, int]:
-        """Count what `take` has taken: updates, and batches gathered for the next one.
-
-        Ctrl-C during that call raises after it, when what it did must not be undone by half.
-        """
+        """Count what `take` has taken: updates, and batches gathered for the next one."""
         return self.optimizer.steps, (self.gathered() or (None, 0))[1]
+
+    def has_taken(self, before: tuple[int, int] | None) -> bool:
+        """Return whether `take` has taken more than `before`, which is None before that call.
+
+        Ctrl-C during the call raises after it, when what it did must not be undone by half. If an
+        update fails, nothing is taken, and fewer batches wait for the next one.
+        """
+        return before is not None and self.taken() > before
+
+
+def _keep_memory(model: Sequential) -> None:
+    """Let the allocator keep the memory of the flat arrays that each step makes and drops.
+
+    glibc returns to the system what is free beyond twice the largest block that it has mapped and
+    unmapped so far, and to get it back, page by page, takes longer than the step of most networks.
+    Elsewhere this has no effect.
+    """
+    size = 4 * model.num_parameters * model.dtype.itemsize
+    np.empty(min(size, 31 << 20), np.uint8)  # larger blocks than 32 MiB do not count
 
 
 def innermost(trainer: _core.Trainer | Stepper) -> _core.Trainer:

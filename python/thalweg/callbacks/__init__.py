@@ -33,6 +33,11 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                 ("ProgbarLogger", "ProgressBar", "TQDMProgressBar", "RichProgressBar"),
                 "trainer.fit(..., progress=True) shows a bar",
             ),
+            **dict.fromkeys(
+                ("EMA", "SWA", "SwapEMAWeights", "StochasticWeightAveraging", "WeightAveraging"),
+                "Trainer(..., average=optim.EMA()) keeps an average of the parameters, and "
+                "trainer.average_model() returns it",
+            ),
             "TerminateOnNaN": "a fit whose loss is NaN ends by itself, with DivergedError",
             "BackupAndRestore": "trainer.save(path) and Trainer.load(path) do that",
             "History": "trainer.fit returns it",

@@ -37,7 +37,7 @@ class Callback:
     makes `fit` return to Python after every batch, which takes a few microseconds.
 
     An error in a callback ends the fit like Ctrl-C: the model keeps what it has learned, and the
-    history holds the completed epochs.
+    history holds the completed epochs, as a note of the error says.
 
     Examples
     --------
@@ -67,7 +67,8 @@ class Callback:
     def on_step_end(self, trainer: "Trainer", record: dict[str, float]) -> bool | None:
         """Look at a batch that has just been used.
 
-        After the last batch of an epoch, validation has already been done.
+        After the last batch of an epoch, validation has already been done; but not for batches from
+        an iterable, where an epoch is over only when no further batch comes.
 
         Parameters
         ----------
@@ -81,7 +82,8 @@ class Callback:
         Returns
         -------
         bool or None
-            True stops the training after this batch; anything else goes on.
+            True stops the training after this batch; anything else goes on, as in `on_epoch_end`.
+            An epoch that is not over then has no entry in the history.
         """
 
     def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> bool | None:
@@ -99,7 +101,8 @@ class Callback:
         Returns
         -------
         bool or None
-            True stops the training after this epoch; anything else goes on.
+            True stops the training after this epoch; anything else goes on, also 1, which may be a
+            figure that the method happens to return.
         """
 
     def on_fit_end(self, trainer: "Trainer") -> None:

@@ -32,22 +32,28 @@ def check_figures(
     if isinstance(schedule, ReduceLROnPlateau):
         key = schedule.monitor
         if key not in there and (key in KEYS or not own_loss):
-            raise _missing(schedule, key, there)
+            raise _missing(schedule, key, there, may_add=False)
     # The batches of an epoch come before all that looks at it.
     adds = any(method_of(callback, "on_step_end") is not None for callback in callbacks)
-    for callback in callbacks:
+    may_add = [
+        type(callback) not in (EarlyStopping, ModelCheckpoint)
+        and method_of(callback, "on_epoch_end") is not None
+        for callback in callbacks
+    ]
+    for place, callback in enumerate(callbacks):
         if isinstance(callback, Monitor):
-            callback._check(there, own_loss, adds)
-        if type(callback) not in (EarlyStopping, ModelCheckpoint):
-            adds = adds or method_of(callback, "on_epoch_end") is not None
+            callback._check(there, own_loss, adds or any(may_add[:place]), any(may_add[place:]))
 
 
-def _missing(watcher: Any, key: str, there: Iterable[str]) -> ArgumentError:
-    """Make the error for a missing figure, which says how to get it."""
+def _missing(watcher: Any, key: str, there: Iterable[str], may_add: bool) -> ArgumentError:
+    """Make the error for a missing figure, which says how to get it.
+
+    `may_add` is whether a callback may be meant to add it, but comes too late or leaves epochs out.
+    """
     text = f"{type(watcher).__name__} monitors {key!r}"
     figures = [name for name in there if name not in ("epoch", "seconds")]
     own = key.removeprefix("val_")
-    comes = key not in KEYS or own in figures
+    comes = own in figures or not (may_add or key in KEYS)
     if key.startswith("val_") and "val_loss" not in figures and comes:
         text += "; pass validation_data to fit"
         if own in figures:
@@ -61,7 +67,8 @@ def _missing(watcher: Any, key: str, there: Iterable[str]) -> ArgumentError:
                 "optimizer.lr"
             )
             if isinstance(watcher, ReduceLROnPlateau)
-            else "; a callback that adds it must come before this one, and do so in every epoch"
+            else "; a callback that adds it must come before this one, and do so in every epoch, "
+            "with NaN where it has none"
         )
         text += _habits.did_you_mean(key, [*KEYS, *figures])
     return ArgumentError(text)
@@ -75,7 +82,20 @@ _OF_CALLBACKS = {
     **dict.fromkeys(("filepath", "filename", "dirpath"), "it is path"),
     "save_weights_only": "a model file contains only layers and weights, no optimizer",
     "verbose": "trainer.fit(..., progress=True) shows a bar",
+    "baseline": "a callback whose on_epoch_end compares record[monitor] with it, and returns True, "
+    "stops the fit",
+    **dict.fromkeys(
+        ("save_freq", "every_n_epochs", "every_n_train_steps"),
+        "a file is written after each epoch; a callback whose on_epoch_end or on_step_end calls "
+        "trainer.save(path) does so at other times",
+    ),
 }
+
+
+#: Arguments of callbacks that are fixed when one is made.
+_FIXED = (
+    "monitor", "min_delta", "patience", "mode", "restore_best_weights", "start_from_epoch", "path",
+)  # fmt: skip
 
 
 class Monitor(Callback):
@@ -84,10 +104,26 @@ class Monitor(Callback):
     def __init__(self, monitor: str, mode: Mode, min_delta: float) -> None:
         kind = type(self).__name__
         self._sign = 1.0 if _better.which(kind, monitor, mode) == "min" else -1.0
-        self.monitor = monitor
+        self._monitor = monitor
         self._min_delta = _checks.real(f"{kind}: min_delta", min_delta, 0)
         #: The best figure so far; None before the first epoch.
         self.best: float | None = None
+
+    @property
+    def monitor(self) -> str:
+        """The figure, a key of `History`."""
+        return self._monitor
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse to set an argument, which would have no effect."""
+        if name in _FIXED and type(self) in (EarlyStopping, ModelCheckpoint):
+            raise AttributeError(
+                f"{type(self).__name__}.{name} cannot be set: make another one, "
+                f"{type(self).__name__}(..., {name}=...)",
+                name=name,
+                obj=self,
+            )
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self._shown().items())})"
@@ -99,14 +135,17 @@ class Monitor(Callback):
         given = {"mode": mode, "min_delta": self._min_delta}
         return {"monitor": self.monitor} | {n: v for n, v in given.items() if v != usual[n]}
 
-    def _check(self, there: Sequence[str], own_loss: bool, adds: bool) -> None:
-        """Raise if no fit, user-defined loss or callback can supply the figure."""
+    def _check(self, there: Sequence[str], own_loss: bool, adds: bool, later: bool) -> None:
+        """Raise if no fit, user-defined loss or callback can supply the figure.
+
+        `adds` is whether a callback may add figures before this one, `later` after it.
+        """
         key = self.monitor
         # The fit itself has these if it is given validation data.
         of_fit = key == "val_loss" or (key == "val_accuracy" and "accuracy" in there)
         may_come = (adds and not of_fit) or (own_loss and key not in KEYS)
         if key not in there and not may_come:
-            raise _missing(self, key, there)
+            raise _missing(self, key, there, later)
 
     def _improves(self, record: dict[str, float]) -> bool:
         """Return whether an epoch is the best so far, and remember it if so."""
@@ -124,7 +163,7 @@ class Monitor(Callback):
 def monitored(record: dict[str, float], key: str, watcher: Any) -> float:
     """Return a figure of an epoch, or raise `ArgumentError` and list the ones there are."""
     if key not in record:
-        raise _missing(watcher, key, record)
+        raise _missing(watcher, key, record, may_add=True)
     return record[key]
 
 
@@ -169,7 +208,11 @@ class EarlyStopping(Monitor):
 
     Notes
     -----
-    Names and defaults follow Keras, but epochs are counted from 1. NaN is never an improvement.
+    Names and defaults follow Keras, but epochs are counted from 1. NaN is never an improvement, so
+    patience also runs in epochs without a figure, where the callback that adds it adds NaN.
+
+    With the trainer's ``average``, the figures and the weights to restore are still those of the
+    weights in training; a callback can add figures of ``trainer.average_model()``.
 
     Examples
     --------
@@ -325,9 +368,9 @@ class ModelCheckpoint(Monitor):
         best = {**super()._shown(), "save_best_only": True} if self.save_best_only else {}
         return {"path": self._path, **best}
 
-    def _check(self, there: Sequence[str], own_loss: bool, adds: bool) -> None:
+    def _check(self, there: Sequence[str], own_loss: bool, adds: bool, later: bool) -> None:
         if self.save_best_only:
-            super()._check(there, own_loss, adds)
+            super()._check(there, own_loss, adds, later)
         figures = {"epoch": 1.0, **dict.fromkeys(there, 0.0)}
         self._filled(defaultdict(float, figures) if own_loss or adds else figures)
 

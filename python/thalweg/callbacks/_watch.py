@@ -91,6 +91,10 @@ class Cancel(Callback):
     now = False
 
 
+class Inner(Callback):
+    """Marks a fit within a call that decides what an error leaves, so that its fit does not say."""
+
+
 class Watch:
     """The callbacks of a fit, sorted by the events they want to see."""
 
@@ -104,6 +108,7 @@ class Watch:
         # A schedule that follows a figure also looks at every epoch.
         plateau = isinstance(trainer.schedule, ReduceLROnPlateau)
         self.epochs = plateau or bool(self._of["on_epoch_end"])
+        self.is_inner = any(isinstance(c, Inner) for c in callbacks)
         self._cancel = next((c for c in callbacks if isinstance(c, Cancel)), None)
         self._means = Means()  # of what callbacks add to the records of batches
         #: Whether `cancelled` may change at any time.

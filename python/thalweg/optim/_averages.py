@@ -1,7 +1,7 @@
 """Averages of parameters over the steps of a training."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY
 from typing import ClassVar
 
@@ -54,6 +54,10 @@ class EMA(Description):
     Polyak & Juditsky 1992, "Acceleration of stochastic approximation by averaging";
     Morales-Brotons, Vogels & Hendrikx 2024, arXiv:2411.18704.
     """
+
+    _arguments_elsewhere: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        ("beta", "momentum", "alpha"), "it is decay"
+    )
 
     decay: float = 0.999
     _: KW_ONLY

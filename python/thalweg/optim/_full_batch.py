@@ -1,5 +1,6 @@
 """Base of the optimizers that use all data in every step."""
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, TypeAlias
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg._arrays import Array
-from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import Dropout, Sequential
 from thalweg.nn._layers import with_inner
 from thalweg.optim._optimizer import Conventions, Optimizer
@@ -30,6 +31,53 @@ class Problem(Protocol):
 
     def jacobian(self) -> Vector:
         """Return the Jacobian of the residuals, in float64, at the model's parameters."""
+
+
+class Visit:
+    """A model at one point after the other, until `leave`.
+
+    All points see the same `Dropout`; running averages and counts are updated once, at the first.
+    """
+
+    def __init__(self, model: Sequential) -> None:
+        self.model = model
+        inner = model._core
+        self.theta, self._gradients = inner.parameters(), inner.gradients()
+        self._before = inner.averages(), inner.passes()
+        #: The same after the first point.
+        self._after: tuple[Array, int] | None = None
+
+    def _go(self, theta: Array) -> None:
+        """Set finite parameters, and gradients of 0, for a training pass."""
+        inner = self.model._core
+        inner.set_parameters(theta)
+        self._recall(self._before)
+        inner.zero_grad()
+
+    def _been(self) -> bool:
+        """Keep what that pass has changed, if it was the first; return whether it was."""
+        first = self._after is None
+        if first:
+            self._after = self.model._core.averages(), self.model._core.passes()
+        return first
+
+    def leave(self, theta: Array | Vector | None = None) -> None:
+        """Set the parameters found, or after an error restore everything."""
+        found = self.theta if theta is None else theta.astype(self.model.dtype)
+        self.model._core.set_parameters(found)
+        after = self._before if theta is None or self._after is None else self._after
+        self._recall(after)
+        if theta is None:
+            self._recall_gradients()
+        self.model._unmoved = None
+
+    def _recall(self, state: tuple[Array, int]) -> None:
+        self.model._core.set_averages(state[0])
+        self.model._core.set_passes(state[1])
+
+    def _recall_gradients(self) -> None:
+        with contextlib.suppress(DataError):  # non-finite ones cannot be set
+            self.model._core.set_gradients(self._gradients)
 
 
 class Progress(NamedTuple):
@@ -124,6 +172,11 @@ class FullBatchOptimizer(Optimizer, ABC):
         scalars: dict[str, float],
         arrays: dict[str, Array],
     ) -> None:
+        for name, array in arrays.items():
+            if array.shape != (model.num_parameters,):
+                raise ShapeError(
+                    f"{name} has shape {array.shape}, expected ({model.num_parameters},)"
+                )
         try:
             self._import(scalars, arrays)
         except (KeyError, ValueError) as error:

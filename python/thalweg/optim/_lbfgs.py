@@ -17,9 +17,11 @@ from thalweg.optim._full_batch import (
     Problem,
     Progress,
     Vector,
+    Visit,
     warn_of_stall,
 )
 from thalweg.optim._line_search import Point, strong_wolfe
+from thalweg.optim._optimizer import expect_model
 
 #: How to continue after a step that ended at a tolerance or began at a gradient of 0.
 _GOES_ON = (
@@ -34,9 +36,11 @@ class _Memory:
     """The state that determines the next direction."""
 
     iterations: int = 0
+    #: The last direction, and the gradient where it began.
     direction: Array | None = None
-    step: float = 0.0
     gradient: Array | None = None
+    #: How far the last iteration went, if the gradient there is not known yet; else 0.
+    step: float = 0.0
     scale: float = 1.0  # of the initial inverse Hessian
     #: (y, s, 1/s'y): differences of gradients, and the steps that caused them
     pairs: list[tuple[Array, Array, float]] = field(default_factory=list)
@@ -83,10 +87,14 @@ class LBFGS(FullBatchOptimizer):
     Notes
     -----
     Gradients of different batches differ by more than the effect of curvature. Therefore
-    `thalweg.Trainer.fit` accepts this optimizer only with ``batch_size=None`` (all data at once),
-    and `thalweg.Trainer.step` must be called with the same data each time. Clipping, accumulation
-    and averages are for other optimizers. `Dropout` drops the same elements at all points of a
-    step, and the running averages of `BatchNorm1d` are updated only at the first one.
+    `thalweg.Trainer.fit` accepts this optimizer only with ``batch_size=None`` (all data at once).
+    Both gradients of a pair are of the same step, so data and weights may change between steps:
+    data by new points of an equation, weights by another optimizer. (In PyTorch, the gradient at
+    the beginning of the next step completes the last pair.) Only if `line_search_fn` is None, the
+    last point of a step is not evaluated, and its pair is completed as in PyTorch, so that nothing
+    may change. Clipping, accumulation and averages are for other optimizers. `Dropout` drops the
+    same elements at all points of a step, and the running averages of `BatchNorm1d` are updated
+    only at the first one.
 
     The tolerances are absolute, as in PyTorch, and losses of smooth functions without noise become
     smaller than the tolerances allow for. Then a step changes no parameter, and with the same data
@@ -145,7 +153,7 @@ class LBFGS(FullBatchOptimizer):
         Parameters
         ----------
         model : Sequential
-            Its parameters are changed.
+            Its parameters are changed; it keeps the gradients of the last call of `closure`.
         closure : callable
             Computes the loss at the model's parameters, adds its gradient to the model's gradients,
             which are zero on entry, and returns the loss: ``lambda: trainer.backward(x, y)``.
@@ -161,7 +169,8 @@ class LBFGS(FullBatchOptimizer):
             If there is no closure, it does not return a number, or this optimizer belongs to
             another model.
         DivergedError
-            If the loss at the beginning is infinite or NaN; the model is unchanged.
+            If the loss at the beginning is infinite or NaN. After any error, model and optimizer
+            are unchanged.
         """
         if not callable(closure):
             raise ArgumentError(
@@ -169,13 +178,17 @@ class LBFGS(FullBatchOptimizer):
                 "where closure() computes the loss and the model's gradients, e.g. lambda: "
                 "trainer.backward(x, y)"
             )
-        before = model.flat_parameters
+        expect_model(model)
+        problem, before = _Closure(model, closure), (self._memory, self._steps)
         try:
-            progress = self._advance(_Closure(model, closure))
-        except BaseException:
-            model.flat_parameters = before
+            model._unmoved = problem.theta
+            progress = self._advance(problem)
+            problem.leave(progress.theta)
+        except BaseException:  # also Ctrl-C
+            problem.leave()
+            self._memory, self._steps = before
             raise
-        model.flat_parameters = progress.theta
+        self._belong(model)
         if progress.stalled:
             warn_of_stall(self, model, progress.stalled)
         return progress.loss
@@ -199,6 +212,7 @@ class LBFGS(FullBatchOptimizer):
         if (largest := float(np.abs(gradient).max())) <= small_gradient:
             why = f"no component of the gradient is larger than tolerance_grad={small_gradient:g}"
             return Progress(first, theta, stalled=f"{why}. {_GOES_ON}" if largest else _FLAT)
+        self._include(memory, memory.step, gradient)
         for iteration in range(1, max_iter + 1):
             with _quiet():
                 direction = self._direction(memory, gradient)
@@ -225,25 +239,30 @@ class LBFGS(FullBatchOptimizer):
                 tried.append(point[:3])
                 return point
 
-            count = 0
+            known, count = True, 0
             if options["line_search_fn"] == "strong_wolfe":
                 most = int(max_eval) - evaluations
                 point, count = strong_wolfe(along, here, step, size, small_change, most)
             elif iteration < max_iter:
                 point, count = along(step), 1
             else:  # do not evaluate the last point
-                point = Point(step, loss, slope, gradient)
+                known, point = False, Point(step, loss, slope, gradient)
             evaluations += count
-            if point.gradient is None:
+            with _quiet():
+                theta = theta + point.step * direction
+            if point.gradient is None or not np.isfinite(theta).all():
+                what = "the loss" if point.gradient is None else "a parameter"
                 raise DivergedError(
-                    f"the loss became infinite with lr={lr}: use a smaller rate, or "
+                    f"{what} became infinite with lr={lr}: use a smaller rate, or "
                     'line_search_fn="strong_wolfe". Weights and optimizer are as they were before '
                     "this call"
                 )
             failed = point.step == 0 and evaluations < int(max_eval)  # and was not cut short
             wrong = failed and _contradicted(here, tried, float(np.finfo(theta.dtype).eps))
-            theta = theta + point.step * direction
-            memory.step = point.step
+            if known:  # at once: the loss of the next step may be that of other data
+                self._include(memory, point.step, point.gradient)
+            else:
+                memory.step = point.step
             change, loss, gradient = abs(point.value - loss), point.value, point.gradient
             if (
                 iteration == max_iter
@@ -274,13 +293,14 @@ class LBFGS(FullBatchOptimizer):
                 stalled = f"{theta.dtype} can resolve no lower loss nearby"
         return Progress(first, theta, stalled=stalled)
 
-    def _direction(self, memory: _Memory, gradient: Array) -> Array:
-        """Include the last step, and return -Hg by the two-loop recursion."""
-        if memory.direction is None or memory.gradient is None:
-            return -gradient
-        y, s = gradient - memory.gradient, memory.step * memory.direction
+    def _include(self, memory: _Memory, step: float, gradient: Array) -> None:
+        """Remember a step along the last direction, to a point with this gradient, as a pair."""
+        if not step or memory.direction is None or memory.gradient is None:
+            return
+        with _quiet():
+            y, s = gradient - memory.gradient, step * memory.direction
         curvature, size = _dot(y, s), _dot(y, y)
-        info = np.finfo(gradient.dtype)
+        info = np.finfo(y.dtype)
         # The cosine of the angle between them, which has no unit, must be above rounding, and
         # squares that underflow have no digits left to divide by.
         lengths = math.sqrt(size) * math.sqrt(_dot(s, s))
@@ -288,6 +308,9 @@ class LBFGS(FullBatchOptimizer):
             memory.pairs.append((y, s, 1.0 / curvature))
             del memory.pairs[: -int(self._options["history_size"])]
             memory.scale = curvature / size
+
+    def _direction(self, memory: _Memory, gradient: Array) -> Array:
+        """Return -Hg by the two-loop recursion."""
         q, shares = -gradient, []
         for y, s, inverse in reversed(memory.pairs):
             share = _dot(s, q) * inverse
@@ -319,8 +342,8 @@ class LBFGS(FullBatchOptimizer):
             for i in range(count)
         ]
         self._memory = _Memory(
-            int(scalars["n_iter"]), arrays["d"].copy(), scalars["t"],
-            arrays["prev_flat_grad"].copy(), scalars["H_diag"], pairs,
+            int(scalars["n_iter"]), arrays["d"].copy(), arrays["prev_flat_grad"].copy(),
+            scalars["t"], scalars["H_diag"], pairs,
         )  # fmt: skip
 
 
@@ -340,22 +363,22 @@ def _quiet() -> np.errstate:
     return np.errstate(over="ignore", invalid="ignore")
 
 
-class _Closure:
+class _Closure(Visit):
     """A `Problem` of a closure that computes the loss at the model's parameters."""
 
     def __init__(self, model: Sequential, closure: Callable[[], Any]) -> None:
-        self.model = model
+        super().__init__(model)
         self._closure = closure
 
     def gradient(self, theta: Array) -> tuple[float, Array | None]:
         if not np.isfinite(theta).all():
             return np.inf, None
-        self.model.flat_parameters = theta
-        self.model.zero_grad()
+        self._go(theta)
         try:
             value = self._closure()
         except DivergedError:
             return np.inf, None
+        self._been()
         try:
             loss = float(value)
         except (TypeError, ValueError):

@@ -175,6 +175,8 @@ class LevenbergMarquardt(FullBatchOptimizer):
         state = _levenberg.Damping(float(self._options["damping"]))
         if scalars:
             state.active, state.steps = int(scalars["active"]), int(scalars["turn"])
+            if state.active not in range(len(state.metrics)):
+                raise ValueError(f"active is {state.active}")
             state.left = scalars["left"]
             for i, metric in enumerate(state.metrics):
                 metric.damping, metric.growth = scalars[f"damping.{i}"], scalars[f"growth.{i}"]

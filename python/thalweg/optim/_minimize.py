@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _arrays, _checks
+from thalweg import _arrays, _checks, _habits
 from thalweg.errors import ArgumentError, DataError, DivergedError, ShapeError, UnsupportedError
 from thalweg.nn import Linear, Sequential
 from thalweg.optim._full_batch import FullBatchOptimizer
@@ -83,6 +83,21 @@ class Descent:
         )
 
 
+#: Arguments that other libraries' minimizers take.
+_OF_MINIMIZERS = {
+    **dict.fromkeys(("fun", "f", "func", "loss"), "it is function"),
+    **dict.fromkeys(("x0", "init", "params"), "it is theta"),
+    **dict.fromkeys(
+        ("jac", "grad", "gradient"), "the function returns both, a tuple (value, gradient)"
+    ),
+    **dict.fromkeys(("max_iter", "maxiter", "num_steps", "epochs"), "it is steps"),
+    **dict.fromkeys(("lr", "learning_rate"), "it is the optimizer's: optim.SGD(lr=...)"),
+    "method": "it is optimizer, e.g. optim.LBFGS()",
+    "callback": "the result has every point: descent.path and descent.values",
+}
+
+
+@_habits.takes("optim.minimize", _OF_MINIMIZERS)
 def minimize(
     function: Callable[[_Vector], Any],
     theta: npt.ArrayLike,
@@ -168,6 +183,7 @@ def minimize(
     True
     """
     from thalweg._trainer import Trainer  # it imports the optimizers
+    from thalweg.callbacks._watch import Inner
 
     _checks.function("function", function)
     given = _arrays.as_numeric(theta, "theta")
@@ -187,7 +203,7 @@ def minimize(
     trainer = Trainer(model, loss=record.loss, optimizer=own, schedule=schedule)
     nothing = np.zeros((1, 1))
     try:
-        trainer.fit(nothing, nothing, epochs=steps, batch_size=None, callbacks=[record])
+        trainer.fit(nothing, nothing, epochs=steps, batch_size=None, callbacks=[record, Inner()])
     except DivergedError:
         found = "theta, or an average in the optimizer, became infinite"
         raise record.error or record.diverged(found, len(record.path)) from None

@@ -17,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from thalweg import Trainer, _arrays, _habits, _warn, nn, optim
 from thalweg._arrays import Array, Samples
+from thalweg.callbacks._watch import Inner
 from thalweg.errors import ArgumentError, DataError, DivergedError, ShapeError
 from thalweg.nn._losses import CoreLoss, FunctionLoss
 from thalweg.nn._sequential._base import dtype_name
@@ -443,7 +444,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             trainer.fit(
                 x, target, epochs=1 if incremental else self.max_iter,
                 batch_size=None if self._at_once() else size, shuffle=self.shuffle,
-                sample_weight=weight, callbacks=[stopping],
+                sample_weight=weight, callbacks=[stopping, Inner()],
             )  # fmt: skip
         except KeyboardInterrupt:
             _warn.warn("Training interrupted by user.")

@@ -11,10 +11,12 @@ training:
 [0.0, 0.5, 1.0, 0.5, 0.0]
 
 Names, arguments and defaults are those of ``torch.optim.lr_scheduler``, whose schedulers count
-calls of their method ``step``. `thalweg.Trainer` takes one as ``schedule``.
+calls of their method ``step``: where that is called once per epoch, ``per="epoch"`` does the same.
+`thalweg.Trainer` takes one as ``schedule``.
 
 Durations of None are those of the `thalweg.Trainer.fit` in which the schedule is used: such a
-schedule starts anew with each fit, while others continue counting. `LinearLR` and `PolynomialLR`
+schedule starts anew with each fit, also in training that was interrupted and resumed, while others
+continue counting. `LinearLR` and `PolynomialLR`
 have PyTorch's default of 5 instead: ``LinearLR(1.0, 0.0)`` reaches 0 after 5 updates, and
 ``LinearLR(1.0, 0.0, None)`` at the end of the fit.
 """

@@ -11,6 +11,7 @@ from thalweg import _checks
 from thalweg._description import description
 from thalweg.errors import ArgumentError
 from thalweg.optim.schedules._base import Schedule, Times
+from thalweg.optim.schedules._plateau import ReduceLROnPlateau
 
 
 @description
@@ -138,8 +139,14 @@ def _expect_schedules(name: str, schedules: Sequence[Any], per: str) -> None:
         raise ArgumentError(f"{name} must not be empty")
     for schedule in schedules:
         if not isinstance(schedule, Schedule):
+            more = ""
+            if isinstance(schedule, ReduceLROnPlateau):
+                more = (
+                    ": first use those that do in a fit of its own, then continue in a second "
+                    f"Trainer of the same model and optimizer with schedule={schedule!r}"
+                )
             raise ArgumentError(
-                f"{name}: {schedule!r} is not a schedule that depends on time alone"
+                f"{name}: {schedule!r} is not a schedule that depends on time alone{more}"
             )
         if schedule.per != per:
             raise ArgumentError(

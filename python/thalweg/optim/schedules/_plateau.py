@@ -18,7 +18,9 @@ class ReduceLROnPlateau(Description, Guided):
 
     It follows the history instead of the time, at the end of every epoch of `thalweg.Trainer.fit`:
     after more than `patience` epochs without improvement, the rate is multiplied by `factor`. A
-    hand-written loop can call ``fit(..., epochs=1)`` for each epoch, or set ``optimizer.lr``.
+    hand-written loop can call ``fit(..., epochs=1)`` for each epoch, or set ``optimizer.lr``. For a
+    warm-up before it, fit with `LinearWarmup` first, and continue in a second Trainer of the same
+    model and optimizer.
 
     Parameters
     ----------

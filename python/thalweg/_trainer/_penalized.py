@@ -2,16 +2,24 @@
 
 from typing import Any
 
-from thalweg import _arrays, _checks, _core
+from thalweg import _arrays, _checks, _core, _habits
 from thalweg._arrays import Array
 from thalweg._trainer._base import TrainerBase
 from thalweg._trainer._penalties import OWN, Penalties, Penalty
 from thalweg.errors import ArgumentError, UnsupportedError
 
+#: Other libraries' names for penalties on parameters.
+_OF_PENALTIES = {
+    **dict.fromkeys(("fisher", "omega"), "it is importance"),
+    **dict.fromkeys(("lambda_", "ewc_lambda"), "it is strength"),
+    "weight_decay": "it is the optimizer's: optim.AdamW(weight_decay=...)",
+}
+
 
 class Penalized(TrainerBase):
     """The part of a trainer that pulls parameters towards given values."""
 
+    @_habits.takes("Trainer.set_penalty()", _OF_PENALTIES)
     def set_penalty(self, importance: Any, anchor: Any = None, strength: float = 1.0) -> None:
         r"""Pull the parameters towards given values from now on, each with its own importance.
 
