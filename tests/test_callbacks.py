@@ -310,6 +310,8 @@ def test_arguments_of_a_callback_cannot_be_set_later(tmp_path):
             self.patience = patience
 
     assert Own(3).patience == 3
+    with pytest.raises(AttributeError, match=r"^Own\.monitor cannot be set: make another one"):
+        Own(3).monitor = "loss"
 
 
 def test_a_figure_that_cannot_come_is_refused_before_the_first_step(regressor, rng):

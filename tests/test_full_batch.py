@@ -507,6 +507,24 @@ def test_bad_data_change_nothing(waves, kind):
         assert repr(trainer.optimizer.state_dict()) == repr(state)
 
 
+def test_a_gradient_that_overflows_is_that_of_no_finite_loss(waves):
+    """By hand as in `fit`; a parameter, which nobody had changed, was said to be infinite."""
+    x, _ = waves
+    trainer = make(optim.LBFGS())
+    model = trainer.model
+
+    def closure():
+        for _ in range(2):  # the gradient of each is finite
+            model.forward(x, training=True)
+            model.backward(np.full((60, 2), 1e307))
+        return 1.0
+
+    before = model.flat_parameters
+    with pytest.raises(tw.DivergedError, match=r"^the loss is inf before the first step"):
+        trainer.optimizer.step(model, closure)
+    assert np.array_equal(model.flat_parameters, before)
+
+
 @pytest.mark.parametrize("kind", BOTH)
 def test_a_state_of_another_size_is_refused(waves, kind):
     """It was the next step that failed, by adding arrays of two sizes."""

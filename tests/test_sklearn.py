@@ -1,6 +1,7 @@
 """Estimators of scikit-learn: they are taken for such, and train as scikit-learn's own."""
 
 import inspect
+import math
 import pickle
 import tracemalloc
 import warnings
@@ -799,6 +800,40 @@ def half_squares(output, target, weight=None):
     share = (weight / weight.sum())[:, np.newaxis]
     d = output - target
     return 0.5 * (share * d**2).sum(), share * d
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs", optim.LBFGS(max_iter=4)])
+@pytest.mark.parametrize("warm_start", [False, True])
+@pytest.mark.parametrize("calls", [1, 3])
+def test_a_loss_that_fails_leaves_the_estimator_as_it_was(solver, warm_start, calls):
+    """Its trainer would keep what it has learned, of which the figures knew nothing."""
+    x, y = data("a number")
+    left = [math.inf]
+
+    def loss(output, target, weight=None):
+        left[0] -= 1
+        if left[0] == 0:
+            raise OSError("the disk is gone")
+        return half_squares(output, target, weight)
+
+    options = {"loss": nn.CustomLoss(loss), "solver": solver, "warm_start": warm_start}
+    options |= {"max_iter": 2, "batch_size": 40, "random_state": 0}
+    failing, other = (MLPRegressor(**options) for _ in range(2))
+    methods = ["fit", "partial_fit"] if solver == "adam" else ["fit"]
+    for one in (failing, other):
+        one.fit(x, y)
+    for method in methods:
+        left[0] = calls
+        with pytest.raises(OSError, match="the disk is gone") as error:
+            getattr(failing, method)(x, y)
+        assert not hasattr(error.value, "__notes__")
+        left[0] = math.inf
+        assert_same_weights(failing, other, tolerance=0)
+        for one in (failing, other):
+            getattr(one, method)(x, y)
+        assert_same_weights(failing, other, tolerance=0)
+        assert failing.n_iter_ == other.n_iter_
+        assert failing.trainer_.epochs == other.trainer_.epochs
 
 
 def log_loss(output, target, weight=None):

@@ -163,7 +163,7 @@ def _one_number(given: Any) -> float:
 
 
 def _real(given: Any, name: str) -> None:
-    if np.iscomplexobj(given):
+    if np.iscomplexobj(_arrays.as_array(given, name)):
         raise DtypeError(
             f"{name} must be real; got complex numbers. Compute it from z.real and z.imag of what "
             "is complex in it: abs(z)**2 is z.real**2 + z.imag**2"

@@ -1,6 +1,7 @@
 """Copies and pickles of strategies, and strategies that do not go around each other."""
 
 import copy
+import itertools
 import pickle
 import warnings
 
@@ -646,6 +647,29 @@ def test_a_fit_that_fails_late_has_changed_nothing(name, error, scenario):
         strategy.trainer.model.flat_parameters, twin.trainer.model.flat_parameters
     )
     assert strategy.trainer.optimizer.steps == twin.trainer.optimizer.steps
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.filterwarnings("ignore:task . brings new", "ignore:the penalty of")
+def test_a_hook_that_fails_has_changed_nothing_and_no_note_says_otherwise(name, scenario):
+    """The fits that a task consists of would have said that they keep what was learned."""
+    strategy, calls = STRATEGIES[name](learner(), scenario), itertools.count()
+
+    def fails(gradient):
+        if next(calls) == 3:
+            raise OSError("the disk is gone")
+        return gradient
+
+    strategy.fit(scenario[0], steps=4)
+    before, theta = strategy.state_dict(), strategy.trainer.model.flat_parameters
+    with (
+        strategy.trainer.gradient_hook(fails),
+        pytest.raises(OSError, match="the disk is gone") as error,
+    ):
+        strategy.fit(scenario[1], epochs=2, batch_size=10)
+    assert not hasattr(error.value, "__notes__")
+    assert _same(strategy.state_dict(), before)
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, theta)
 
 
 class Faster(continual.Strategy):

@@ -414,3 +414,21 @@ def test_what_is_complex_is_told_to_be_real(loss, what):
     trainer = tw.Trainer(smooth(), loss=loss, optimizer=optim.SGD(lr=0.1))
     with pytest.raises(tw.DtypeError, match=f"^{what} must be real; got complex numbers"):
         trainer.step(X, Y)
+
+
+@pytest.mark.parametrize(
+    ("loss", "what"),
+    [
+        (nn.CustomLoss(lambda o, t: (1.0, [[1], [2, 3]])), "the gradient of the loss"),
+        (nn.CustomLoss(lambda o, t: ([[1], [2, 3]], o)), "the loss"),
+        (
+            nn.DerivativeLoss(lambda u, du, t: (1.0, ([[1], [2, 3]], du)), order=1),
+            "the gradient of the loss with respect to u",
+        ),
+    ],
+)
+def test_what_is_ragged_is_told_by_its_name(loss, what):
+    """NumPy's own error would be taken for one of the function, and keep what was learned."""
+    trainer = tw.Trainer(nn.Sequential(nn.Linear(2, 1)), loss=loss, optimizer=optim.SGD())
+    with pytest.raises(tw.ShapeError, match=f"^{what} cannot be made an array"):
+        trainer.fit(np.ones((4, 2)), np.ones((4, 1)))

@@ -129,13 +129,17 @@ class ValidatedFit:
                 *held_out, figures = self._evaluate()
             except Exception as error:
                 if undoes(error):
-                    self._before.restore()
-                    self._failed = True
+                    self.undo()
                 raise_again(error)
             seconds = record[6] + time.perf_counter() - begin
             more = {**(record[7] if len(record) > 7 else {}), **of_validation(figures)}
             self._ended.append((*record[:4], *held_out, seconds, more))
         return self.take_ended()
+
+    def undo(self) -> None:
+        """Restore model and optimizer after an error."""
+        self._before.restore()
+        self._failed = True
 
     def take_ended(self) -> list[tuple[Any, ...]]:
         """Do as `_core.Fit.take_ended`; without epochs whose validation was interrupted."""

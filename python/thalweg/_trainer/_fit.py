@@ -165,8 +165,8 @@ class Fitting(TrainerBase):
         (`ThalwegError`), about a batch, a loss or numbers that diverge, undo the fit, unless a
         callback raises them.
 
-        Where such code of yours runs, and in callbacks, `epochs` and `history` count the epochs
-        that this fit has completed so far.
+        In all of these but signal handlers, `epochs` and `history` count the epochs that this fit
+        has completed so far.
 
         Another thread ends a fit by a callback whose `on_step_end` or `on_epoch_end` returns True,
         e.g. ``return event.is_set()`` of a `threading.Event`. Exceptions that another thread sends
@@ -424,6 +424,8 @@ class Fitting(TrainerBase):
                         # epoch and its entry in `ended`.
                         ended.extend(chain.from_iterable(map(run.run, *slices)))
                     except Exception as error:
+                        if watch.is_inner and not isinstance(run, _core.Fit):
+                            run.undo()
                         restored = self._untouched = run.undone
                         catch_up()
                         if restored:

@@ -98,11 +98,15 @@ class SlicedFit(ABC):
         except Exception as error:
             nothing = self._epoch == self._batch == 0  # has been learned
             if undoes(error) or nothing:
-                if self._begun:
-                    self._before.restore()
-                self.undone = True
+                self.undo()
             raise_again(error)
         return self.take_ended()
+
+    def undo(self) -> None:
+        """Restore model and optimizer after an error."""
+        if self._begun:
+            self._before.restore()
+        self.undone = True
 
     def _slice(self, end: int, max_seconds: float | None, max_batches: int | None) -> None:
         begin = time.perf_counter()

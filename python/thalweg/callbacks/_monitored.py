@@ -116,7 +116,9 @@ class Monitor(Callback):
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse to set an argument, which would have no effect."""
-        if name in _FIXED and type(self) in (EarlyStopping, ModelCheckpoint):
+        # Subclasses may have attributes of these names, but for the property.
+        own = type(self) not in (EarlyStopping, ModelCheckpoint)
+        if name in _FIXED and (name == "monitor" or not own):
             raise AttributeError(
                 f"{type(self).__name__}.{name} cannot be set: make another one, "
                 f"{type(self).__name__}(..., {name}=...)",

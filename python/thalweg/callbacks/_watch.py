@@ -92,7 +92,10 @@ class Cancel(Callback):
 
 
 class Inner(Callback):
-    """Marks a fit within a call that decides what an error leaves, so that its fit does not say."""
+    """Marks a fit within a call that decides what an error leaves.
+
+    An error of the user's also undoes it if its steps are made in Python, and has no note.
+    """
 
 
 class Watch:

@@ -8,6 +8,7 @@ import numpy as np
 from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
+from thalweg.callbacks._watch import Inner
 from thalweg.continual import _batches, _losses
 from thalweg.continual._innermost import Innermost
 from thalweg.continual._outputs import outputs_of
@@ -108,7 +109,7 @@ class LwF(Innermost):
         twin = _losses.with_loss(self.trainer, self._loss(task), "LwF")
         parts = []
         for x, y, _ in _batches.chunks(both, seed=self.trainer.model.seed, **options):
-            history = twin.fit(x, y, batch_size=batch_size, shuffle=False)
+            history = twin.fit(x, y, batch_size=batch_size, shuffle=False, callbacks=[Inner()])
             history._counts = len(x), len(x), 0
             parts.append(history)
         return mean_history(twin.loss, parts)

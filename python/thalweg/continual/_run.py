@@ -68,7 +68,8 @@ def run(
     evaluate_every : int, keyword only, optional
         Also judge all tasks each time this many steps of a task have been taken. With
         ``accumulate_grad_batches``, an update that is under way is finished first, here as for
-        `save_every`.
+        `save_every`. (Batches in which no row counts are among its batches then, which it passes
+        over otherwise: where there are such, the updates depend on both arguments.)
     metric : callable, keyword only, optional
         Called as ``metric(strategy, task, classes)``, where only `classes` compete (all if None);
         returns a score, higher being better. By default, if the trainer's loss is

@@ -385,7 +385,9 @@ class _Closure(Visit):
             raise ArgumentError(
                 f"closure() must return the loss, a number; got {value!r}"
             ) from None
-        return (loss, self.model.flat_gradients) if np.isfinite(loss) else (np.inf, None)
+        gradient = self.model.flat_gradients
+        finite = np.isfinite(loss) and np.isfinite(gradient).all()
+        return (loss, gradient) if finite else (np.inf, None)
 
     def residual(self, theta: Vector) -> Vector | None:
         raise NotImplementedError

@@ -227,6 +227,8 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         Notes
         -----
         After an error, the estimator is as it was before: not fitted, or fitted to earlier data.
+        Only if a signal handler raises one while a network learns on (`partial_fit`, or
+        ``warm_start=True``), its weights are the latest.
         """
         validation = X_val, y_val, sample_weight_val
         return self._fit(X, y, sample_weight, incremental=False, validation=validation)

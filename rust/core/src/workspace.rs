@@ -300,6 +300,12 @@ impl<T: Element> Workspaces<T> {
         Ok(&mut self.recent[0])
     }
 
+    /// What the latest of them [keeps](Workspace::transposed).
+    #[cfg(test)]
+    pub fn transposed(&self) -> Option<u64> {
+        self.recent.first()?.transposed
+    }
+
     #[cfg(test)]
     pub fn poison(&mut self) {
         self.recent.iter_mut().for_each(Workspace::poison);

@@ -274,6 +274,9 @@ pub fn vector<T: Real>(argument: &str, array: &Bound<'_, PyAny>, len: usize) -> 
         return Err(raise(py, "ShapeError", message));
     }
     let array = array.try_readonly().map_err(|e| raise(py, "DtypeError", format!("{argument}: {e}")))?;
+    if !array.is_aligned() {
+        return Err(raise(py, "DtypeError", format!("{argument} is not aligned: pass a copy")));
+    }
     let mut values = Vec::new();
     reserve("a copy of an array", &mut values, len).map_err(|e| translate(py, e))?;
     match array.as_slice() {

@@ -1,6 +1,7 @@
-//! Locks that a fork waits for, and that threads get in turn. A child process has none of its parent's threads: what one of them had locked
-//! would stay locked and half changed. So `fork` waits for all calls to end, and holds up new ones meanwhile,
-//! as C libraries do for their memory; Python calls [`before_fork`] and [`after_fork`] around it.
+//! Locks that a fork waits for, and that threads get in turn. A child process has none of its parent's
+//! threads: what one of them had locked would stay locked and half changed. So `fork` waits for all calls to
+//! end, and holds up new ones meanwhile, as C libraries do for their memory; Python calls [`before_fork`] and
+//! [`after_fork`] around it.
 //!
 //! A thread that takes one step after the other would take a plain lock back before a waiting thread is awake:
 //! an actor would wait for hundreds of the learner's steps.

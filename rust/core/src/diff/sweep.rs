@@ -111,6 +111,7 @@ impl<T: Element> Sweep<T> {
 
     /// Gradients of what is now in the workspace.
     pub fn weights(&mut self, model: &mut Model<T>, task: WeightTask<'_, T>) {
+        debug_assert!(task.update.is_none(), "parameters that are lent keep their stamp");
         let Parts { network, params, averages, .. } = model.parts();
         let workspace = self.workspace.as_mut().expect("rows went forward");
         let mut pass = Pass {

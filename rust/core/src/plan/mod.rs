@@ -471,8 +471,8 @@ impl Plan {
             true => GemmPlan::split::<T>(isa, precision, (part, depth), false),
             false => GemmPlan::gradient::<T>(isa, part, depth),
         };
-        // Copies of the input are in whole register tiles; otherwise no two tiles write to the same cache line of
-        // transposed weights.
+        // Copies of the input are in whole register tiles; otherwise tiles do not write to the same cache lines of
+        // transposed weights, except in a last panel that is narrow.
         let high = if pack_input { part.next_multiple_of(weight.rows) } else { padded::<T>(part) };
         let high = high.min(inputs);
         if self.mode != Mode::Inference {

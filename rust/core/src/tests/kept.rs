@@ -88,6 +88,27 @@ fn between(training: &mut Training, what: usize) {
     }
 }
 
+/// Otherwise the other test would show nothing.
+#[test]
+fn a_step_keeps_the_weights_that_it_transposed() {
+    let _turn = THREADS.lock().unwrap();
+    let before = num_threads().0;
+    set_num_threads(1);
+    let sgd = Config::Sgd(Sgd { lr: 0.1, ..Sgd::default() });
+    let mut training = Training::new(Isa::detect().unwrap(), sgd, StepOptions::default(), true);
+    let kept = |training: &mut Training| {
+        training.step(40);
+        let of = training.trainer.as_ref().unwrap().transposed();
+        of.map(|stamp| stamp == training.model.params.stamp())
+    };
+    assert_eq!(kept(&mut training), Some(true));
+    between(&mut training, 7);
+    assert_eq!(kept(&mut training), None, "nothing goes back to the frozen layers");
+    between(&mut training, 8);
+    assert_eq!(kept(&mut training), Some(true));
+    set_num_threads(before);
+}
+
 #[test]
 fn weights_that_are_transposed_already_are_those_of_the_parameters() {
     let _turn = THREADS.lock().unwrap();
@@ -113,8 +134,8 @@ fn weights_that_are_transposed_already_are_those_of_the_parameters() {
                 assert!(stays.parameters() == new.parameters(), "{isa}, {threads} threads, after {what}");
             }
         }
-        // Gathered gradients are the trainer's, so this one cannot be new: it is compared with steps of twice as
-        // many rows that are the same, in pairs.
+        // Gathered gradients are the trainer's, so this one cannot be new: it is compared with a trainer that takes
+        // each batch once, as the mean of two equal gradients is one of them.
         let mut pairs = Training::new(isa, sgd, gathered, true);
         let mut whole = Training::new(isa, sgd, plain, true);
         for _ in 0..3 {

@@ -215,6 +215,12 @@ impl<T: Element> Trainer<T> {
         self.workspaces.poison();
     }
 
+    /// The stamp of the parameters whose transposes the latest pass left.
+    #[cfg(test)]
+    pub fn transposed(&self) -> Option<u64> {
+        self.workspaces.transposed()
+    }
+
     /// The plan of a training step on `rows` rows, and the size of its workspace in bytes.
     pub fn plan(&self, model: &Model<T>, rows: usize) -> (Plan, usize) {
         let threads = threads::num_threads().0;
