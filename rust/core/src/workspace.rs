@@ -333,7 +333,11 @@ mod tests {
         let threads = |mut workspace: Workspace<f32>| -> (bool, String) {
             let mut tried = false;
             let threads = (0..10).map(|_| {
+                let before = workspace.plan.threads;
+                workspace.transposed = Some(1);
                 tried |= workspace.turn();
+                // The other plan may keep them elsewhere.
+                assert_eq!(workspace.transposed.is_none(), workspace.plan.threads != before);
                 workspace.trials[0].run(|| ());
                 let own = workspace.layout.own(workspace.plan.threads);
                 assert!(workspace.layout.len == own && own <= workspace.values.len());
