@@ -26,6 +26,10 @@ class Problem(Protocol):
     def gradient(self, theta: Array) -> tuple[float, Array | None]:
         """Return the loss and its gradient; infinity and None where the loss is not finite."""
 
+
+class Squares(Problem, Protocol):
+    """A loss that is a sum of squares."""
+
     def residual(self, theta: Vector) -> Vector | None:
         """Return float64 numbers whose squares sum to the loss; None where not finite."""
 
@@ -113,7 +117,7 @@ class FullBatchOptimizer(Optimizer, ABC):
     _conventions: ClassVar[Conventions] = {"torch": {}}
     #: Whether there is a learning rate that can be scheduled.
     _has_lr: ClassVar[bool] = True
-    #: Whether it needs `Problem.residual`.
+    #: Whether its problems must be `Squares`, which trainers see to.
     _needs_squares: ClassVar[bool] = False
 
     def __init__(self, lr: float, **arguments: Any) -> None:

@@ -16,7 +16,6 @@ from thalweg.optim._full_batch import (
     FullBatchOptimizer,
     Problem,
     Progress,
-    Vector,
     Visit,
     warn_of_stall,
 )
@@ -388,12 +387,6 @@ class _Closure(Visit):
         gradient = self.model.flat_gradients
         finite = np.isfinite(loss) and np.isfinite(gradient).all()
         return (loss, gradient) if finite else (np.inf, None)
-
-    def residual(self, theta: Vector) -> Vector | None:
-        raise NotImplementedError
-
-    def jacobian(self) -> Vector:
-        raise NotImplementedError
 
 
 def _sum(x: Array) -> float:

@@ -1,6 +1,7 @@
 """Levenberg-Marquardt."""
 
 import copy
+from typing import cast
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from thalweg import _checks
 from thalweg._arrays import Array
 from thalweg.errors import DivergedError, UnsupportedError
 from thalweg.nn import Sequential
-from thalweg.optim._full_batch import FullBatchOptimizer, Problem, Progress
+from thalweg.optim._full_batch import FullBatchOptimizer, Problem, Progress, Squares
 
 #: A step ends where the linear model predicts no decrease that float64 can resolve.
 _TOLERANCES = (1e-20, 1e-16, 0.0)
@@ -129,8 +130,9 @@ class LevenbergMarquardt(FullBatchOptimizer):
         from thalweg.solve import _levenberg
 
         state = copy.deepcopy(self._damping)
-        theta = problem.model.flat_parameters.astype(np.float64)
-        residual = problem.residual(theta)
+        squares = cast(Squares, problem)  # since it needs them
+        theta = squares.model.flat_parameters.astype(np.float64)
+        residual = squares.residual(theta)
         if residual is None:
             raise DivergedError(
                 "the loss is not finite before the first step: the weights are too large. They are "
@@ -141,8 +143,8 @@ class LevenbergMarquardt(FullBatchOptimizer):
             state,
             theta,
             residual,
-            problem.jacobian().astype(np.float64, copy=False),
-            problem.residual,
+            squares.jacobian().astype(np.float64, copy=False),
+            squares.residual,
             tolerances=_TOLERANCES,
             geodesic=bool(self._options["geodesic"]),
             max_evaluations=1000,  # the damping reaches its maximum long before

@@ -279,22 +279,11 @@ pub(crate) fn copy_panel<T: Element, S: Simd<T>>(s: S, m: MatRef<'_, T>, panel: 
         }
         return;
     }
-    // In squares, so that both the cache lines read and those written stay in the cache.
-    assert_eq!(m.col_stride(), 1);
-    for p in (0..k).step_by(S::N) {
-        for i in (0..lanes).step_by(S::N) {
-            let (rows, cols) = (S::N.min(lanes - i), S::N.min(k - p));
-            // SAFETY: the square lies inside `m`, and its transpose inside the panel.
-            unsafe {
-                let from = m.as_ptr().add(i * m.row_stride() + p);
-                let into = panel.as_mut_ptr().add(p * lanes + i);
-                s.transpose(from, m.row_stride(), into, lanes, rows, cols);
-            }
-        }
-    }
+    // SAFETY: the panel has room for the transpose, as was checked above.
+    unsafe { squares(s, m, panel.as_mut_ptr(), lanes) }
 }
 
-/// `into[p · step + i] = m[i, p]`
+/// `into[p · step + i] = m[i, p]`, for a part of a panel: `step` is the width of the panel.
 ///
 /// # Safety
 /// Those elements must be valid for writing.
@@ -304,22 +293,31 @@ pub unsafe fn transpose_part<T: Element>(isa: Isa, m: MatRef<'_, T>, into: *mut 
         type Output = ();
         #[inline(always)]
         fn eval<S: Simd<T>>(self, s: S) {
-            let Run(m, into, step) = self;
-            assert_eq!(m.col_stride(), 1);
-            for i in (0..m.rows()).step_by(S::N) {
-                for p in (0..m.cols()).step_by(S::N) {
-                    let (rows, cols) = (S::N.min(m.rows() - i), S::N.min(m.cols() - p));
-                    // SAFETY: the square lies inside `m`, and the caller promises that its transpose can be
-                    // written.
-                    unsafe {
-                        let from = m.as_ptr().add(i * m.row_stride() + p);
-                        s.transpose(from, m.row_stride(), into.add(p * step + i), step, rows, cols);
-                    }
-                }
-            }
+            // SAFETY: the caller of `transpose_part` promises that the elements can be written.
+            unsafe { squares(s, self.0, self.1, self.2) }
         }
     }
     dispatch(isa, Run(m, into, step));
+}
+
+/// `into[p · step + i] = m[i, p]`, in squares, so that both the cache lines read and those written stay in the
+/// cache.
+///
+/// # Safety
+/// Those elements must be valid for writing.
+#[inline(always)]
+unsafe fn squares<T: Element, S: Simd<T>>(s: S, m: MatRef<'_, T>, into: *mut T, step: usize) {
+    assert_eq!(m.col_stride(), 1);
+    for p in (0..m.cols()).step_by(S::N) {
+        for i in (0..m.rows()).step_by(S::N) {
+            let (rows, cols) = (S::N.min(m.rows() - i), S::N.min(m.cols() - p));
+            // SAFETY: the square lies inside `m`, and the caller promises that its transpose can be written.
+            unsafe {
+                let from = m.as_ptr().add(i * m.row_stride() + p);
+                s.transpose(from, m.row_stride(), into.add(p * step + i), step, rows, cols);
+            }
+        }
+    }
 }
 
 /// `into[j, i] = from[i, j]`, for at most as many rows and columns as a vector has lanes.

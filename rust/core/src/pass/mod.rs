@@ -340,8 +340,7 @@ impl<'a, T: Element> Pass<'a, T> {
     /// Whether the pass leaves the transposes of all weights that are packed. If it also updates weights, it
     /// renews those, tile by tile.
     pub fn keeps_transposes(&self) -> bool {
-        let plain = self.plan.precision == Precision::Full && !self.plan.in_shards();
-        plain && self.plan.panels.iter().all(|item| self.packs(item))
+        self.plan.renews_transposes() && self.plan.panels.iter().all(|item| self.packs(item))
     }
 
     /// Transposes all weights for the shards that this thread takes, once per pass.

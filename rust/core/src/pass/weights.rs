@@ -8,7 +8,7 @@ use crate::arena::{Shared, padded};
 use crate::element::Element;
 use crate::gemm::pack::{LhsPanels, PANEL, offset, transpose, transpose_part};
 use crate::gemm::split::{SplitPanels, split_len};
-use crate::gemm::{Ahead, Epilogue, Gemm, GemmPlan, Init, Lhs, Precision, Rhs};
+use crate::gemm::{Ahead, Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
 use crate::network::Stage;
 use crate::optim;
 use crate::plan::TileItem;
@@ -201,7 +201,7 @@ impl<'a, T: Element> Pass<'a, T> {
     fn renew(&self, item: &TileItem, (col, n): (usize, usize), range: Range<usize>) {
         let Stage { inputs, outputs, .. } = self.network.stages()[item.stage];
         let packed = self.planned(item.stage).backward.is_some_and(|backward| !backward.pack_b);
-        if !packed || self.plan.precision != Precision::Full || self.plan.in_shards() {
+        if !packed || !self.plan.renews_transposes() {
             return;
         }
         // SAFETY: this panel of the parameters belongs to this item, which is done with writing to it.

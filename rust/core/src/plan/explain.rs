@@ -65,15 +65,11 @@ impl fmt::Display for Plan {
         if !self.panels.is_empty() {
             let n = self.panels.len();
             let does = match self.precision {
-                Precision::Full if self.in_shards() => {
-                    "weights transposed, for gradients with respect to inputs"
-                }
-                Precision::Full => {
-                    "weights transposed, for gradients with respect to inputs, unless the last step left them so"
-                }
+                Precision::Full => "weights transposed, for gradients with respect to inputs",
                 _ => "weights split, both as they are and transposed",
             };
-            writeln!(f, "pack: {n} item{}: {does}", plural(n))?;
+            let unless = if self.renews_transposes() { ", unless the last step left them so" } else { "" };
+            writeln!(f, "pack: {n} item{}: {does}{unless}", plural(n))?;
         }
         let n = self.blocks();
         if self.in_shards() {

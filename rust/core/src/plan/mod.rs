@@ -573,6 +573,11 @@ impl Plan {
         self.shards > 1
     }
 
+    /// Whether tiles that update weights also write their transposes.
+    pub fn renews_transposes(&self) -> bool {
+        self.precision == Precision::Full && !self.in_shards()
+    }
+
     /// Whether gradients are summed over several waves.
     pub fn in_waves(&self) -> bool {
         self.wave_rows < self.rows
