@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg import continual, curvature, diagnostics, nn
+from thalweg import continual, curvature, diagnostics, nn, optim
 from thalweg.optim import schedules
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -44,6 +44,64 @@ def test_a_history_can_be_drawn(figures):
     again = figures.figure().add_subplot()
     assert tw.plot.history([history, history], again) is again
     assert len(again.lines) == 4
+
+
+def test_values_along_a_path_are_drawn_against_the_steps():
+    """Of each method that descends one function, from the value before the first step on."""
+
+    def bowl(theta):
+        return (theta**2).sum(), 2 * theta
+
+    methods = {"SGD": optim.SGD(lr=0.1), "Adam": optim.Adam(lr=0.1)}
+    found = {
+        name: optim.minimize(bowl, [1.0, 2.0, 3.0], method, 5) for name, method in methods.items()
+    }
+    ax = tw.plot.history(found)
+    for line, one in zip(ax.lines, found.values(), strict=True):
+        assert line.get_xdata().tolist() == [0, 1, 2, 3, 4, 5]
+        assert line.get_ydata().tolist() == one.values.tolist()
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_yscale()) == ("step", "value", "log")
+    assert legend(ax) == ["SGD", "Adam"]
+    assert len(tw.plot.history(found["SGD"]).lines) == 1
+    with pytest.raises(tw.ArgumentError, match="draw them separately"):
+        tw.plot.history([found["SGD"], tw.History(loss=[1.0])])
+
+
+def test_a_history_that_diverged_can_be_seen(tmp_path):
+    """Losses of a float64 run over 308 decades, whose end is beyond what matplotlib can do."""
+    losses = np.logspace(-1, 307.9, 30)
+    ax = tw.History(loss=losses.tolist()).plot()
+    low, high = ax.get_ylim()
+    ax.figure.savefig(tmp_path / "picture.png")
+    assert low == losses[0]
+    assert high == 1e250
+
+
+def test_many_runs_have_colours_of_their_own_and_a_legend_beside_them(figures):
+    runs = [tw.History(loss=[2.0, k + 1.0], val_loss=[3.0, k + 1.0]) for k in range(12)]
+    ax = tw.plot.history(runs)
+    colors = [tuple(np.atleast_1d(line.get_color())) for line in ax.lines]
+    assert colors[::2] == colors[1::2]
+    assert len(set(colors)) == 12
+    assert [line.get_linestyle() for line in ax.lines] == ["-", "--"] * 12
+    assert legend(ax) == [f"run {k + 1}" for k in range(12)]
+    box = ax.get_legend().get_window_extent()
+    assert box.x0 >= ax.get_window_extent().x1
+    few = tw.plot.history(runs[:3])
+    assert few.get_legend().get_window_extent().x0 < few.get_window_extent().x1
+
+
+def test_the_limit_of_stability_is_marked():
+    history = tw.History(loss=[1.0, 0.5], stability=[0.5, 0.9])
+    assert [line.get_ydata()[0] for line in history.plot("stability").lines] == [0.5, 1]
+    assert len(history.plot("loss").lines) == 1
+
+
+def test_ellipses_look_as_long_as_they_are():
+    """So that steps are perpendicular to contours; unless the picture would be a mere stripe."""
+    bowl = np.array([[2.0, 1.0], [1.0, -0.5], [0.0, 0.0]])
+    assert tw.plot.path(bowl).get_aspect() == 1
+    assert tw.plot.path(bowl * [20, 1]).get_aspect() == "auto"
 
 
 def test_a_history_without_epochs_is_drawn_without_a_warning(figures):

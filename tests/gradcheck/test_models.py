@@ -120,6 +120,17 @@ def test_float32_gradients_are_the_float64_ones_rounded(rng):
         assert error <= 2e-6 * np.sqrt(3) * np.linalg.norm(double.flat_gradients)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_errors_of_a_model_are_measured_over_the_steps(dtype, rng):
+    """The V: of order h², and below the best step of order 1/h; in float64 for both dtypes."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1), dtype=dtype, seed=0)
+    x, y = rng.standard_normal((8, 3)), rng.standard_normal((8, 1))
+    curve = tw.gradcheck(model, x, y, loss=nn.MSELoss()).curve("0.weight")
+    assert curve.truncation_slope == pytest.approx(2, abs=0.05)
+    assert curve.round_off_slope == pytest.approx(-1, abs=0.3)
+    assert curve.error.min() < 1e-9
+
+
 def test_the_report_is_a_table_with_a_verdict(classifier, blobs):
     report = tw.gradcheck(classifier.model, blobs.x, blobs.y, loss=nn.CrossEntropyLoss())
     lines = str(report).splitlines()

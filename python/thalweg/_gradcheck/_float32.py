@@ -64,7 +64,9 @@ def compare(
         elif block.passed and not error <= limit:
             verdict = "ok to resolution"
         blocks.append(replace(block, float32_error=float(error), verdict=verdict))
-    return replace(made, blocks=tuple(blocks))
+    judged = replace(made, blocks=tuple(blocks))
+    vars(judged).update(_lines=made._lines, _eps=made._eps)  # which `replace` leaves out
+    return judged
 
 
 def _errors(error: Vector, gradient: Vector, blocks: Blocks, limit: float) -> Vector:

@@ -44,3 +44,18 @@ def axes(ax: Any) -> Any:
     else:
         got = _checks.given(ax)
     raise ArgumentError(f"ax must be Axes of matplotlib, e.g. plt.gca(); got {got}")
+
+
+def legend(ax: Any, *, beside: bool) -> None:
+    """Add a legend, beside the axes if it would hide too much within them."""
+    if beside:
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    else:
+        ax.legend()
+
+
+def palette(count: int) -> list[Any]:
+    """Return colours that differ: matplotlib's own as long as there are enough of them."""
+    if count <= COLORS:
+        return [f"C{k}" for k in range(count)]
+    return list(pyplot().colormaps["turbo"](np.linspace(0.03, 0.97, count)))

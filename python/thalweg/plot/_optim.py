@@ -11,7 +11,7 @@ from thalweg._habits import takes
 from thalweg.errors import ArgumentError, DataError, ShapeError
 from thalweg.optim import Descent
 from thalweg.optim.schedules import LinearWarmup, Schedule
-from thalweg.plot._axes import COLORS, axes, pyplot
+from thalweg.plot._axes import COLORS, axes, legend, pyplot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,6 +20,8 @@ else:  # what typing.get_type_hints finds
 
 #: Points along each side of the grid on which `path` evaluates a function, and its contours.
 _GRID, _LEVELS = 120, 20
+#: Up to which ratio of the sides of a picture a unit is as long upwards as sideways.
+_EQUAL = 6
 
 
 @takes("plot.path", {})
@@ -34,8 +36,10 @@ def path(
 
     Contours are at values that are evenly spaced on a logarithmic scale above the smallest one that
     is shown, so that narrow valleys and steep slopes can both be seen. The range is that of the
-    paths with a margin of a quarter, at least a tenth of the longer side. Dots mark steps, a ring
-    the start and a star the end. `Descent.plot` is the same for one result.
+    paths with a margin of a quarter, at least a tenth of the longer side. Units of both parameters
+    are equally long, so that ellipses look as long as they are and gradients are perpendicular to
+    contours; unless one range is more than six times as long. Dots mark steps, a ring the start and
+    a star the end. `Descent.plot` is the same for one result.
 
     Parameters
     ----------
@@ -109,6 +113,9 @@ def path(
     ax.set(xlabel="theta[0]", xlim=(low[0], high[0]))
     if graph is None:
         ax.set(ylabel="theta[1]", ylim=(low[1], high[1]))
+        width, height = high - low
+        if max(width, height) <= _EQUAL * min(width, height):
+            ax.set_aspect("equal")
     else:
         ax.set(ylabel="value")
     if None not in paths:
@@ -167,10 +174,7 @@ def schedule(
     for one, line in zip(schedules, rates, strict=True):
         ax.plot(times, line, label=_name(one))
     ax.set(xlabel=schedules[0].per, ylabel="learning rate")
-    if own:
-        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    else:
-        ax.legend()
+    legend(ax, beside=own)
     return ax
 
 

@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,8 @@ import numpy.typing as npt
 from thalweg import _arrays, _checks, _habits
 from thalweg._history import History
 from thalweg.errors import ArgumentError, ShapeError
-from thalweg.plot._axes import axes, expect, pyplot
+from thalweg.optim import Descent
+from thalweg.plot._axes import axes, expect, legend, palette, pyplot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,26 +24,40 @@ else:  # what typing.get_type_hints finds
 
 #: Maximum number of misclassified images that `training` shows.
 _SHOWN = 24
+#: Maximum number of lines whose legend is within the axes.
+_LEGEND = 6
+#: Where a logarithmic axis ends: matplotlib's margins and ticks would overflow a little above.
+_HIGHEST = 1e250
+
+_Run: TypeAlias = History | Descent
+
+
+class _Values(History):
+    """The values along the path of `thalweg.optim.minimize`, one more than there are steps."""
 
 
 @_habits.takes("plot.history", {})
 def history(
-    run: History | Sequence[History] | Mapping[Any, History],
+    run: _Run | Sequence[_Run] | Mapping[Any, _Run],
     keys: "str | Sequence[str] | Axes | None" = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
     """Draw the losses of one or several runs, or other figures, against the epochs.
 
+    Of results of `thalweg.optim.minimize` it draws the values, against the steps.
+
     The scale of losses is logarithmic if every finite one is above 0. Otherwise it is linear:
     likelihoods may be negative, and a logarithmic scale would leave those losses out. The scale of
-    other figures is linear. Epochs without a finite figure are left out; the others are then marked
-    by dots, as a single one is. `History.plot` is the same for one run.
+    other figures is linear. With ``"stability"``, a line at 1 marks the limit. Epochs without a
+    finite figure are left out; the others are then marked by dots, as a single one is.
+    `History.plot` is the same for one run.
 
     Parameters
     ----------
     run : History, sequence of History, or mapping of labels to History
         Runs are distinguished by colour, and by their labels if given, as in
-        ``{"Adam": first, "SGD": second}``; figures of validation data are dashed.
+        ``{"Adam": first, "SGD": second}``; figures of validation data are dashed. Each may also be
+        a `thalweg.optim.Descent`.
     keys : str or sequence of str, default "loss"
         What to draw: ``"accuracy"``, ``"sharpness"``, a figure of your own. With ``"loss"`` also
         ``"val_loss"`` is drawn if it is there, and so with others. Runs that lack a figure are left
@@ -53,6 +68,7 @@ def history(
     Returns
     -------
     matplotlib Axes
+        A legend of many lines names only the colours; in a new figure, it is beside the axes.
 
     Raises
     ------
@@ -65,9 +81,10 @@ def history(
         If figures are not one number per epoch.
     """
     runs = _runs(run)
+    steps = bool(runs) and all(isinstance(one, _Values) for one in runs.values())
     if ax is None and not _has_text(keys):
         keys, ax = None, keys  # checked below
-    names = _keys(keys, runs)
+    names = ["value"] if steps and keys is None else _keys(keys, runs)
     curves = [
         (called, name, key, _figures(one, key))
         for called, one in runs.items()
@@ -75,23 +92,37 @@ def history(
         for key in (name, f"val_{name}")
         if key in one
     ]
-    ax = axes(ax)
-    colors: dict[Any, str] = {}
+    own, ax = ax is None, axes(ax)
+    drawn = {(called, name, key) for called, name, key, _ in curves}
+    groups = dict.fromkeys((called, name) for called, name, *_ in curves)
+    colors = dict(zip(groups, palette(len(groups)), strict=True))
+    many = len(curves) > _LEGEND
     for called, name, key, figures in curves:
-        color = colors.setdefault((called, name), f"C{len(colors)}")
         validation = key.startswith("val_")
+        label: str | None
         label = key if len(names) > 1 else "validation" if validation else "training"
-        label += "" if called is None else f", {called}"
+        if called is not None:
+            alone = len(names) == 1 and (steps or many)
+            label = str(called) if alone else f"{label}, {called}"
+        elif steps:
+            label = key
+        if many and validation and (called, name, name) in drawn:
+            label = None  # the same colour, dashed
         there = np.flatnonzero(np.isfinite(figures))  # some are only of every few epochs
         marker = "." if len(there) < max(2, len(figures)) else ""
         style = marker + ("--" if validation else "-")
-        ax.plot(there + 1, figures[there], style, color=color, label=label)
-    positive = all((figures[np.isfinite(figures)] > 0).all() for *_, figures in curves)
-    losses = set(names) <= {"loss", "val_loss"}
-    ax.set(xlabel="epoch", yscale="log" if losses and positive else "linear")
+        color = colors[called, name]
+        ax.plot(there + (not steps), figures[there], style, color=color, label=label)
+    if names == ["stability"]:
+        ax.axhline(1, color="0.6", ls=":", label="limit")
+    shown = np.concatenate([figures[np.isfinite(figures)] for *_, figures in curves] or [[]])
+    log = set(names) <= {"loss", "val_loss", "value"} and bool((shown > 0).all())
+    if log and shown.max(initial=0) > _HIGHEST:
+        ax.set_ylim(shown.min(), _HIGHEST)
+    ax.set(xlabel="step" if steps else "epoch", yscale="log" if log else "linear")
     ax.set_ylabel(", ".join(names))
     if ax.lines:  # a failed fit has no epochs, and matplotlib warns of empty legends
-        ax.legend()
+        legend(ax, beside=own and many)
     return ax
 
 
@@ -248,12 +279,20 @@ def _runs(run: Any) -> dict[Any, History]:
     elif not isinstance(run, Mapping):
         given = _checks.sequence("run", run)
         runs = {f"run {k + 1}" if len(given) > 1 else None: one for k, one in enumerate(given)}
-    elif any(isinstance(one, History) for one in run.values()):
+    elif any(isinstance(one, (History, Descent)) for one in run.values()):
         runs = dict(run)
     else:  # one run's figures
         runs = {None: run}
-    for one in runs.values():
-        if not isinstance(one, History):
+    descents = {called for called, one in runs.items() if isinstance(one, Descent)}
+    if descents and len(descents) < len(runs):
+        raise ArgumentError(
+            "some runs are histories, over epochs, and some are results of optim.minimize, over "
+            "steps: draw them separately"
+        )
+    for called, one in runs.items():
+        if called in descents:
+            runs[called] = _Values(value=list(one.values))
+        elif not isinstance(one, History):
             got = _checks.given(one)
             if isinstance(one, Mapping):
                 got += ": convert it with thalweg.History(...)"
