@@ -247,6 +247,20 @@ def test_scales_are_taken_from_data(rng):
     assert (wide.mean[:3], wide.mean[3:], wide.std[3:]) == (layer.mean, (0, 0), (1, 1))
 
 
+def test_an_offset_in_which_a_column_drowns_is_warned_about():
+    """Dates in seconds over one day: float32 numbers are 128 seconds apart."""
+    day = 1.7e9 + np.linspace(0, 86_400, 4000)
+    layers = nn.Standardize.of(np.stack([day - day[0], day], axis=1)), nn.Linear(2, 1)
+    seen = np.unique(day.astype(np.float32))
+    assert len(seen) < 4000 / 5
+    nn.Sequential(*layers, dtype="float64")
+    with pytest.warns(
+        UserWarning, match=r"column 1 has a mean of 1.70004e\+09 .* 0.005 deviations"
+    ):
+        nn.Sequential(*layers)
+    nn.Sequential(nn.Standardize.of(day % 86_400), nn.Linear(1, 1))
+
+
 @pytest.mark.parametrize("rows", [1, 2, 16_384, 16_385, 40_000])
 def test_moments_are_those_of_more_precision_however_many_rows_are_read_at_a_time(rows, rng):
     """Columns with an offset, a trend, a constant, and one that varies only in the last row."""

@@ -365,10 +365,14 @@ def test_a_slice_that_makes_no_model_is_an_error():
     for part in (slice(3, None), slice(2, 1), slice(-3, -3)):
         with pytest.raises(tw.ArgumentError, match=r"no layers in this slice; the model has 3"):
             model[part]
-    with pytest.raises(tw.ArgumentError, match="without a Linear"):
-        model[1:2]
     with pytest.raises(tw.ShapeError, match="its input has 3 features, expected 4"):
         model[::-1]
+    raw = nn.Sequential(nn.Standardize([0], [1]), nn.Residual(nn.Linear(1, 1)), nn.ReLU())
+    for wrong, part, nearest in ((model, 1, 0), (raw, 0, 1), (raw, 2, 1)):
+        text = rf"layers \[{part}\] make no model, .* is a Linear: .* layer {nearest}"
+        with pytest.raises(tw.ArgumentError, match=text):
+            wrong[part : part + 1]
+    assert len(raw[:2]) == 2
 
 
 def test_arrays_of_another_head_say_how_the_rest_is_set():

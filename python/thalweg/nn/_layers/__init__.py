@@ -35,6 +35,7 @@ from thalweg.nn._layers._norms import scale_and_shift as scale_and_shift
 from thalweg.nn._layers._residual import Residual as Residual
 from thalweg.nn._layers._residual import with_inner as with_inner
 from thalweg.nn._layers._standardize import Standardize as Standardize
+from thalweg.nn._layers._standardize import check_offsets as check_offsets
 from thalweg.nn._layers._standardize import with_numbers as with_numbers
 from thalweg.nn._layers._tables import Embedding as Embedding
 from thalweg.nn._layers._tables import TabularInput as TabularInput

@@ -1,7 +1,8 @@
 """Scaling of columns by numbers that are not trained."""
 
 import copy
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from thalweg import _arrays, _checks, _habits
 from thalweg._description import description
+from thalweg._warn import warn_maker
 from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn._layers._base import Layer
 from thalweg.nn._layers._residual import Residual
@@ -24,6 +26,8 @@ _ELSEWHERE = {
 
 #: Number of columns listed in the repr.
 _SHOWN = 8
+#: How far apart numbers may be, in deviations of their column, before a model warns.
+_COARSE = 1e-3
 #: Number of rows that `Standardize.of` reads at a time.
 _ROWS = 16_384
 
@@ -61,7 +65,8 @@ class Standardize(Layer):
     The gradient with respect to `x` is that with respect to `y`, divided by :math:`\sigma` or
     multiplied by it. In float32, raw numbers are rounded before :math:`\mu` is subtracted: columns
     whose mean is a million times their deviation, such as dates in seconds, lose all information.
-    Subtract an offset first, or use float64.
+    Subtract an offset first, or use float64; a model warns if float32 numbers near the mean are
+    more than a thousandth of a deviation apart.
 
     Corresponds to scikit-learn's ``StandardScaler`` and Keras' ``Normalization``.
 
@@ -174,6 +179,24 @@ class Standardize(Layer):
 
     def _spec(self) -> tuple[Any, ...]:
         return ("standardize", list(self.mean), list(self.std), self.inverse)
+
+
+def check_offsets(layers: Iterable[Layer], eps: float) -> None:
+    """Warn if numbers near a column's mean, of precision `eps`, are far apart for its deviation."""
+    for place, layer in enumerate(layers):
+        if not isinstance(layer, Standardize) or layer.inverse:
+            continue
+        ulps = [math.ldexp(eps, math.frexp(mean)[1] - 1) for mean in layer.mean]
+        steps = [ulp / std for ulp, std in zip(ulps, layer.std, strict=True)]
+        column = max(range(len(steps)), key=steps.__getitem__)
+        if steps[column] > _COARSE:
+            mean, std = layer.mean[column], layer.std[column]
+            warn_maker(
+                f"layer {place} is a Standardize whose column {column} has a mean of {mean:g} and "
+                f"a deviation of {std:g}: in float32, such numbers are {steps[column]:.1g} "
+                "deviations apart, and what is between them is lost. Subtract an offset from this "
+                'column first, or use Sequential(..., dtype="float64")'
+            )
 
 
 def _moments(x: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

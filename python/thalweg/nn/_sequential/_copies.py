@@ -1,6 +1,7 @@
 """Models made from a model: of some of its layers, without normalizations, in another dtype."""
 
 import dataclasses
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -43,6 +44,13 @@ class Copied(Parameters):
         places = range(len(self))[index]
         if not places:
             raise ArgumentError(f"there are no layers in this slice; the model has {len(self)}")
+        if not _has_linear([self._layers[place] for place in places]):
+            here = [k for k, layer in enumerate(self._layers) if _has_linear([layer])]
+            nearest = min(here, key=lambda k: min(abs(k - place) for place in places))
+            raise ArgumentError(
+                f"layers {list(places)} make no model, since none of them is a Linear: take the "
+                f"nearest one with them, layer {nearest}, or compute what they do with NumPy"
+            )
         part = plain([self.layers[place] for place in places], self._dtype, self._seed)
         state = self.state_dict()
         part.load_state_dict(
@@ -173,6 +181,15 @@ def _folded(
             into.update({place + name: values for name, values in own.items()})
         made.append(layer)
     return made
+
+
+def _has_linear(layers: Iterable[Layer]) -> bool:
+    """Whether there is a `Linear` among layers, also within a block."""
+    return any(
+        isinstance(layer, _layers.Linear)
+        or (isinstance(layer, _layers.Residual) and _has_linear(layer.layers))
+        for layer in layers
+    )
 
 
 def _names(state: dict[str, Array], place: str) -> list[str]:
