@@ -292,7 +292,7 @@ def test_spectra_of_what_is_not_symmetric_are_refused(rng):
             call(a)
         with pytest.raises(tw.DataError, match="the matrix is not symmetric"):
             call(lambda v: a @ v, size=2)
-    assert curvature.trace(a, probes=1000).value == pytest.approx(3, abs=0.6)  # any has one
+    assert curvature.trace(a, probes=2) == curvature.Estimate(3.0, 0.0)  # any has one
     # Rounding is none: of sums in another order, and of products in float32.
     x = rng.standard_normal((50, 30))
     near = x.T @ x * (1 + 1e-12 * rng.standard_normal((30, 30)))

@@ -305,20 +305,22 @@ def trace(
 
     The mean of :math:`v^\top A v` over vectors of random signs is the trace; for a diagonal matrix,
     the first vector already gives it exactly (Hutchinson 1990, "A stochastic estimator of the trace
-    of the influence matrix"). The matrix need not be symmetric.
+    of the influence matrix"). The matrix need not be symmetric. If it has no more rows than there
+    are probes, they are the unit vectors, with which the trace is exact.
 
     Parameters
     ----------
     model, x, y, loss, kind, size, sample_weight, training
         The matrix, as for `top_eigenvalues`.
     probes : int, keyword only, default 100
-        The number of random vectors, with one product for each.
+        The largest number of random vectors, with one product for each.
     seed : int, keyword only, default 0
         Seed of the random vectors.
 
     Returns
     -------
     Estimate
+        The standard error is 0 if the trace is exact.
 
     Raises
     ------
@@ -336,6 +338,8 @@ def trace(
     matvec, n, _ = matrix_of(
         model, x, y, loss, kind, size, sample_weight, training, symmetric=False
     )
+    if n <= probes:
+        return Estimate(float(sum(apply(matvec, v) @ v for v in np.eye(n))), 0.0)
     signs = (rng.choice([-1.0, 1.0], n) for _ in range(probes))
     return _estimate(np.array([v @ apply(matvec, v) for v in signs]))
 
@@ -370,7 +374,8 @@ def logdet(
     Returns
     -------
     Estimate
-        The standard error is that of the probes only.
+        The standard error is that of the probes only. (Of a matrix that fits into memory,
+        ``np.linalg.slogdet`` gives the exact value.)
 
     Raises
     ------

@@ -122,10 +122,11 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         The labels, sorted; for several labels at once, their column numbers. A single class is
         learned as the first of two, and always predicted, as in scikit-learn.
     loss_ : float
-        The loss of the last epoch, including the penalty: the mean over its rows, by their weights,
-        each before the update that used it. (In scikit-learn, batches of equal size count equally,
-        whatever their weights; so `loss_curve_` may differ with sample weights, and with it the
-        epoch in which training ends.)
+        The loss of the last epoch: the mean over its rows, by their weights, each before the update
+        that used it, and the mean of the penalty before and after the epoch. (In scikit-learn,
+        batches of equal size count equally, whatever their weights, and the penalty is that before
+        each update; so `loss_curve_` may differ with sample weights or a large `alpha`, and with it
+        the epoch in which training ends.)
     best_loss_ : float or None
         The smallest of them; None with early stopping. Not with "lbfgs".
     loss_curve_ : list of float
