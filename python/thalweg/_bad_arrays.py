@@ -62,6 +62,14 @@ def not_numbers(value: Any, array: npt.NDArray[Any], name: str, labels: bool) ->
         )
     if kind in "OUS":
         return text + "encode text as numbers, e.g. as integer codes for nn.TabularInput"
+    if array.dtype.names:
+        return text + (
+            f"pass np.lib.recfunctions.structured_to_unstructured({short}), after import "
+            "numpy.lib.recfunctions"
+        )
+    if kind in "mM":
+        since = f"({short} - {short}.min())" if kind == "M" else short
+        return text + f'pass {since} / np.timedelta64(1, "s")'
     return text + "encode its values as numbers first"
 
 

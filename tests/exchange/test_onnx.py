@@ -161,10 +161,17 @@ def test_the_small_numbers_of_a_gelu_are_right_in_float64(run):
     assert computed(run, tw.onnx.export(model), ends).ravel().tolist() == [0, 0, 0, 1e4, 1e300]
 
 
+@pytest.mark.parametrize("loss", [nn.MSELoss(), nn.L1Loss(), nn.HuberLoss()], ids=repr)
+def test_a_loss_whose_outputs_are_the_predictions_changes_nothing(loss):
+    """So that a script can export whatever was trained."""
+    model = nn.Sequential(nn.Linear(3, 4))
+    assert tw.onnx.export(model, loss=loss) == tw.onnx.export(model)
+
+
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (nn.MSELoss(), r"turns outputs into probabilities.*got MSELoss"),
+        (nn.GaussianNLLLoss(), r"turns outputs into probabilities.*got GaussianNLLLoss"),
         (nn.CrossEntropyLoss, r"got the class CrossEntropyLoss; pass an instance"),
         ("cross_entropy", r"did you mean nn\.CrossEntropyLoss"),
         (nn.CrossEntropyLoss(heads=(2, 3)), "heads have 5 columns"),

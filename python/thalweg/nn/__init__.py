@@ -72,6 +72,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             "SmoothL1Loss": "SmoothL1Loss(beta=b) is HuberLoss(delta=b) divided by b",
             "KLDivLoss": "DistillationLoss takes the logits of a teacher",
             "MAELoss": "it is L1Loss",
+            "PinballLoss": "it is QuantileLoss",
             "MeanSquaredError": "it is MSELoss",
             "MeanAbsoluteError": "it is L1Loss",
             "BinaryCrossentropy": "it is BCEWithLogitsLoss, which takes logits",

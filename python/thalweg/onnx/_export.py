@@ -18,7 +18,10 @@ from thalweg.nn import (
     CrossEntropyLoss,
     Embedding,
     Flatten,
+    HuberLoss,
+    L1Loss,
     Loss,
+    MSELoss,
     PoissonNLLLoss,
     Sequential,
 )
@@ -65,7 +68,8 @@ def export(
         no file is written.
     loss : CrossEntropyLoss, BCEWithLogitsLoss or PoissonNLLLoss, keyword only, optional
         If given, the graph's output is what ``loss.probabilities`` makes of the model's output, or,
-        with `PoissonNLLLoss`, rates.
+        with `PoissonNLLLoss`, rates. (The output of a model trained with `MSELoss`, `L1Loss` or
+        `HuberLoss` is the prediction itself, and these losses change nothing.)
     input_name, output_name : str, keyword only, default "input" and "output"
         The names of input and output in the graph.
     input_shape : sequence of int, keyword only, optional
@@ -193,7 +197,7 @@ def _write_meaning(graph: Graph, loss: Any, output: str, outputs: int) -> None:
             active = graph.array(np.where(competes, 0.0, -np.inf), "active")
             output = graph.op("Add", output, active)
         graph.op("Softmax", output, axis=1)
-    else:
+    elif not isinstance(loss, (MSELoss, L1Loss, HuberLoss)):
         raise ArgumentError(
             "loss must be one that turns outputs into probabilities or rates, "
             "nn.CrossEntropyLoss(), nn.BCEWithLogitsLoss() or nn.PoissonNLLLoss(); got "

@@ -62,6 +62,11 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                 ("Momentum", "MomentumOptimizer", "HeavyBall"), "it is SGD(lr=..., momentum=0.9)"
             ),
             **dict.fromkeys(("Nesterov", "NAG"), "it is SGD(lr=..., momentum=0.9, nesterov=True)"),
+            **dict.fromkeys(("GradientDescent", "GD"), "it is SGD(lr=...)"),
+            **dict.fromkeys(
+                ("SGLD", "Langevin"),
+                "a function for trainer.gradient_hook can add noise to the gradient of SGD",
+            ),
             "swa_utils": "pass optim.EMA or optim.SWA to tw.Trainer(..., average=...)",
         },
     )

@@ -1,5 +1,7 @@
 """Pictures of training runs, checks and diagnostics, drawn with matplotlib."""
 
+import typing as _typing
+
 from thalweg.plot._continual import task_matrix as task_matrix
 from thalweg.plot._continual import tasks as tasks
 from thalweg.plot._curvature import spectrum as spectrum
@@ -10,3 +12,26 @@ from thalweg.plot._optim import schedule as schedule
 from thalweg.plot._training import history as history
 from thalweg.plot._training import lr_finder as lr_finder
 from thalweg.plot._training import training as training
+
+if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name
+    import sys as _sys
+
+    from thalweg import _habits
+
+    __getattr__ = _habits.of_module(
+        _sys.modules[__name__],
+        {
+            **dict.fromkeys(
+                ("loss", "losses", "loss_curve", "learning_curve", "curves", "metrics"),
+                "it is plot.history(run), of one History or several",
+            ),
+            **dict.fromkeys(
+                ("landscape", "loss_landscape", "surface", "contour", "contours"),
+                "plot.path(points, function) draws contours of a function of two numbers, such as "
+                "the loss in a plane through a model's parameters",
+            ),
+            **dict.fromkeys(
+                ("eigenvalues", "spectral_density", "hessian"), "it is plot.spectrum(density)"
+            ),
+        },
+    )

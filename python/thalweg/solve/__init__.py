@@ -26,7 +26,14 @@ if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept 
         _sys.modules[__name__],
         {
             **dict.fromkeys(
-                ("lstsq", "ols", "OLS", "LinearRegression", "linear_regression"),
+                (
+                    "lstsq",
+                    "ols",
+                    "OLS",
+                    "LinearRegression",
+                    "linear_regression",
+                    "normal_equations",
+                ),
                 "it is least_squares(x, y)",
             ),
             **dict.fromkeys(("Ridge", "tikhonov"), "it is ridge(x, y, alpha=...)"),
