@@ -37,6 +37,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Another active environment must not interfere with this one.
 unexport CONDA_PREFIX PYTHONHOME PYTHONPATH
 
+ifneq ($(words $(CURDIR)),1)
+$(error the path of this folder has a space, with which make cannot do: move the checkout)
+endif
+
 .PHONY: help demo test core-test exhaustive aarch64 bench properties reproduce lint format docs wheel sdist licenses package env clean
 .DELETE_ON_ERROR:
 

@@ -4,8 +4,10 @@ import ast
 import builtins
 import importlib
 import inspect
+import os
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -46,9 +48,29 @@ def test_importing_loads_nothing_that_few_programs_need():
     assert not new & {f"thalweg.{part}" for part in parts}
 
 
+def test_sources_without_the_core_say_what_is_missing(tmp_path):
+    """A checkout that was not built, a zip file, a wheel for another platform."""
+    package = Path(tw.__file__).parent
+    shutil.copytree(package, tmp_path / "thalweg", ignore=shutil.ignore_patterns("_core.*"))
+    found = subprocess.run(
+        [sys.executable, "-c", "import thalweg"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+    )
+    assert "thalweg's compiled core cannot be loaded: a checkout must be built" in found.stderr
+
+
+def test_estimators_are_not_listed_where_they_cannot_be_had(monkeypatch):
+    """Or `help(tw.sklearn)` would fail, which reads all that is listed."""
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    assert not {"MLPClassifier", "MLPRegressor"} & set(dir(tw.sklearn))
+
+
 PUBLIC = [
-    "", "nn", "nn.init", "nn.utils", "optim", "optim.schedules", "callbacks", "continual",
-    "continual.metrics", "curvature", "datasets", "diagnostics", "onnx", "plot", "sklearn", "solve",
+    "", "nn", "nn.utils", "optim", "optim.schedules", "callbacks", "continual", "continual.metrics",
+    "curvature", "datasets", "diagnostics", "onnx", "plot", "sklearn", "solve",
 ]  # fmt: skip
 
 

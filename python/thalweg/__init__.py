@@ -6,7 +6,13 @@ Importing this needs only NumPy; modules that need more, such as `thalweg.plot`,
 import os as _os
 import typing as _typing
 
-from thalweg import _core
+try:
+    from thalweg import _core
+except ImportError as _error:
+    raise ImportError(
+        "thalweg's compiled core cannot be loaded: a checkout must be built first (pip install .), "
+        "a wheel must be one for this Python and platform, and neither can be a zip file"
+    ) from _error
 from thalweg import callbacks as callbacks
 from thalweg import errors as errors
 from thalweg import nn as nn

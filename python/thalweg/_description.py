@@ -49,7 +49,7 @@ class Description(_habits.Extended):
     #: What other libraries' arguments of this kind are here, beside those of all kinds.
     _arguments_elsewhere: ClassVar[Mapping[str, str]] = {}
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
-    __signature__ = _SignatureOfFields()
+    __signature__: ClassVar[Any] = _SignatureOfFields()
 
     if not TYPE_CHECKING:  # type checkers write it themselves, from the fields
 

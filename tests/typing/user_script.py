@@ -68,6 +68,21 @@ def data_of_all_kinds() -> None:
     tw.continual.Task(rows, labels, x, y).y_test[:2]  # attributes of a task stay what they are
 
 
+def losses_of_ones_own() -> None:
+    Vector = npt.NDArray[np.float32]
+
+    def squares(output: Vector, target: Vector) -> tuple[np.floating[Any], Vector]:
+        return ((output - target) ** 2).mean() / 2, (output - target)
+
+    def with_figures(output: Vector, target: Vector) -> tuple[float, Vector, dict[str, float]]:
+        return float(output.mean()), np.ones_like(output), {"largest": float(output.max())}
+
+    for function in (squares, with_figures, nn.CustomLoss(squares)):
+        tw.Trainer(model, loss=function, optimizer=optim.Adam())
+    per_row = nn.MSELoss(reduction="none")(model(x), model(x))
+    print(per_row.mean(), per_row[:2])
+
+
 def wrong_data() -> None:
     trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=0.1))
     trainer.step(zip(x, y, strict=True), y)  # type: ignore[arg-type]

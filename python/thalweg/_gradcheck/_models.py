@@ -1,6 +1,5 @@
 """Checking a model's gradients of a loss."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from thalweg._gradcheck._report import RTOL, Columns, GradcheckReport, report
 from thalweg._gradcheck._task import Task
 from thalweg._habits import takes
 from thalweg.nn import Loss, Sequential
+from thalweg.nn._losses import LossFunction
 
 #: Above this number of parameters, directions are compared by default instead of parameters.
 _MANY = 10_000
@@ -29,7 +29,7 @@ def gradcheck(
     x: npt.ArrayLike,
     y: Targets,
     *,
-    loss: Loss | Callable[..., tuple[float, Any]],
+    loss: Loss | LossFunction,
     sample_weight: npt.ArrayLike | None = None,
     h: float | None = None,
     rtol: float = RTOL,

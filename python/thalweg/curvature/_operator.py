@@ -139,6 +139,10 @@ class Operator:
         self.dtype = model.dtype
         self.shape = (model.num_parameters, model.num_parameters)
 
+    def __repr__(self) -> str:
+        n = self.shape[0]
+        return f"Operator({self.kind}, {n} x {n}, {self.dtype.name}, over {len(self._x)} rows)"
+
     def __getstate__(self) -> dict[str, Any]:
         # A copy computes again what products share.
         return {name: value for name, value in self.__dict__.items() if name != "_point"}

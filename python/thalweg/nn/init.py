@@ -52,6 +52,11 @@ from thalweg.errors import ArgumentError
 
 __all__ = ["NAMES"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _Init: _typing.TypeAlias = _typing.Literal[
     "kaiming_uniform",
     "kaiming_normal",

@@ -20,6 +20,11 @@ from thalweg.nn._sequential._base import dtype_name
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "quantile_edges"]
 
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 #: Other arguments of PyTorch's functions.
 _OF_CLIPPING = {
     "norm_type": "the norm is the Euclidean one; scale by another one yourself: "

@@ -42,4 +42,8 @@ if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept 
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_NAMES})
+    import importlib.util
+
+    # Without scikit-learn, `help` and other tools that read every name would fail.
+    there = importlib.util.find_spec("sklearn") is not None
+    return sorted({*globals(), *(_NAMES if there else ())})

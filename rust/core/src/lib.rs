@@ -29,6 +29,9 @@
 //! # Ok::<(), thalweg_core::Error>(())
 //! ```
 
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("thalweg is for 64-bit platforms");
+
 pub mod along;
 pub mod arena;
 pub mod check;

@@ -2,6 +2,7 @@
 
 from thalweg.nn._losses._base import CoreLoss as CoreLoss
 from thalweg.nn._losses._base import Loss as Loss
+from thalweg.nn._losses._base import LossFunction as LossFunction
 from thalweg.nn._losses._classes import BCEWithLogitsLoss as BCEWithLogitsLoss
 from thalweg.nn._losses._classes import CrossEntropyLoss as CrossEntropyLoss
 from thalweg.nn._losses._classes import DistillationLoss as DistillationLoss

@@ -20,8 +20,8 @@ over each row.)
 """
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, SupportsFloat, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,10 @@ from thalweg.nn._losses._competition import Competition
 
 #: Whether a loss is one number, and which, or one per sample.
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
+#: A user's function: what it returns is the loss, its gradient or gradients, and perhaps figures.
+LossFunction: TypeAlias = Callable[
+    ..., tuple[SupportsFloat, Any] | tuple[SupportsFloat, Any, Mapping[str, SupportsFloat]]
+]
 
 #: What to say about other subclasses of `Loss`.
 OWN = (
@@ -69,7 +73,7 @@ class Loss(Description, Guided):
 
     def __call__(
         self, output: npt.ArrayLike, target: Targets, sample_weight: npt.ArrayLike | None = None
-    ) -> float | Any:  # an array with reduction="none"; callers need not check
+    ) -> Any:  # a float, or an array with reduction="none"
         """Compute the loss of precomputed outputs, without training.
 
         Parameters
@@ -172,7 +176,7 @@ class CoreLoss(Loss):
 
     def __call__(
         self, output: npt.ArrayLike, target: Targets, sample_weight: npt.ArrayLike | None = None
-    ) -> float | Any:  # an array with reduction="none"; callers need not check
+    ) -> Any:  # a float, or an array with reduction="none"
         """Compute the loss of precomputed outputs; see `Loss.__call__`."""
         from thalweg.nn._losses import _values  # most losses are only used for training
 

@@ -1,6 +1,5 @@
 """Losses defined by the user."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy.typing as npt
@@ -8,14 +7,14 @@ import numpy.typing as npt
 from thalweg._arrays import Array, Targets
 from thalweg._description import description
 from thalweg.errors import ArgumentError, UnsupportedError
-from thalweg.nn._losses._base import OWN, Loss
+from thalweg.nn._losses._base import OWN, Loss, LossFunction
 
 
 @description
 class FunctionLoss(Loss):
     """Base of losses that are user-defined functions, which also return their gradients."""
 
-    function: Callable[..., tuple[float, Any]]
+    function: LossFunction
 
     def __post_init__(self) -> None:
         if isinstance(self.function, (type, Loss)) or not callable(self.function):
@@ -116,7 +115,7 @@ def _refuse(*_: Any) -> Any:
 class NoLoss(FunctionLoss):
     """Takes the place of a loss in a trainer that has none and only makes updates."""
 
-    function: Callable[..., tuple[float, Any]] = _refuse
+    function: LossFunction = _refuse
 
     def __repr__(self) -> str:
         return "None"

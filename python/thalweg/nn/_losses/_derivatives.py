@@ -1,6 +1,6 @@
 """Losses on outputs and their derivatives with respect to the inputs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from typing import Any
 
@@ -11,6 +11,7 @@ from thalweg import _arrays, _checks
 from thalweg._arrays import Array, Targets
 from thalweg._description import description
 from thalweg.errors import ArgumentError, ShapeError
+from thalweg.nn._losses._base import LossFunction
 from thalweg.nn._losses._custom import FunctionLoss
 
 
@@ -134,7 +135,7 @@ class DerivativeLoss(FunctionLoss):
     True
     """
 
-    function: Callable[..., tuple[float, Any]]
+    function: LossFunction
     _: KW_ONLY
     order: int | Sequence[int] = 2
     along: Any = None
