@@ -698,6 +698,23 @@ def test_the_best_checkpoint_of_earlier_fits_is_not_replaced_by_a_worse_one(tmp_
     )
 
 
+def test_a_checkpoint_that_was_not_written_is_not_the_best(classifier, blobs, tmp_path):
+    folder = tmp_path / "there"
+    best = ModelCheckpoint(folder / "best", monitor="loss", save_best_only=True)
+
+    class Away:
+        def on_epoch_end(self, trainer, record):
+            if int(record["epoch"]) == 2:
+                folder.rename(tmp_path / "elsewhere")
+
+    folder.mkdir()
+    with pytest.raises(FileNotFoundError):
+        classifier.fit(blobs.x, blobs.y, epochs=3, callbacks=[Away(), best])
+    first, second = classifier.history["loss"]
+    assert first > second
+    assert best.best == first
+
+
 @pytest.mark.parametrize("average", [optim.EMA(0.9), optim.SWA()])
 def test_the_average_of_the_best_epoch_comes_back_with_its_weights(average, classifier, blobs):
     """Its figure may be what was monitored, but it stayed that of the last epoch."""

@@ -494,6 +494,24 @@ def test_an_automatic_rate_is_of_rows_that_count(rng):
     assert trainer.optimizer.lr == pytest.approx(1 / curvature, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("targets", "x has 60 rows but y has 50"),
+        ("nan", r"x\[59, 0\] is NaN"),  # not the row of a batch
+        ("weights", "no row counts"),
+    ],
+)
+def test_an_automatic_rate_checks_all_rows_first(rng, bad, message):
+    trainer, x, y, _ = linear(rng, optim.SGD(lr=1e-9))
+    weight = np.zeros(60) if bad == "weights" else None
+    if bad == "nan":
+        x[59, 0] = np.nan
+    with pytest.raises(tw.ThalwegError, match=message):
+        trainer.fit(x, y[:50] if bad == "targets" else y, sample_weight=weight, lr="auto")
+    assert trainer.optimizer.lr == 1e-9
+
+
 def test_an_automatic_rate_bears_with_a_penalty(rng):
     """The largest stable one is that of the loss, but the trials are of both."""
     trainer, x, y, curvature = linear(rng, optim.SGD(lr=1e-9))

@@ -476,6 +476,26 @@ def test_a_fit_that_is_saved_goes_on_to_the_last_bit(waves, kind, dtype, tmp_pat
         assert trainer.optimizer.steps == 9
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("first", [True, False])  # whether in the first step of the optimizer
+def test_a_fit_that_stands_still_is_saved_with_that(dtype, first, tmp_path):
+    x = np.linspace(-1, 1, 16).reshape(-1, 1)
+    y = np.sin(3 * x)
+    model = nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1), dtype=dtype)
+    for epochs in (400, 2) if first else (400,):
+        optimizer = optim.LevenbergMarquardt()
+        trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer)
+        with pytest.warns(RuntimeWarning, match="changed no parameter"):
+            history = trainer.fit(x, y, epochs=epochs, batch_size=None)
+    assert max(history["rejected"]) > history["rejected"][-1] == 0  # nothing more was tried
+    trainer.save(tmp_path / "file")
+    for again in (tw.Trainer.load(tmp_path / "file"), trainer.copy()):
+        with pytest.warns(RuntimeWarning, match="changed no parameter"):
+            assert again.fit(x, y, batch_size=None)["rejected"] == [0]
+        again.fit(x, -y, batch_size=None)  # other data
+        assert not np.array_equal(again.model.flat_parameters, model.flat_parameters)
+
+
 @pytest.mark.parametrize("kind", BOTH)
 def test_batches_and_options_that_make_no_sense_are_refused(waves, kind):
     x, y = waves
@@ -487,6 +507,8 @@ def test_batches_and_options_that_make_no_sense_are_refused(waves, kind):
             make(kind(), **options)
     with pytest.raises(tw.UnsupportedError, match="groups"):
         kind().add_group("*.bias", frozen=True)
+    with pytest.raises(tw.UnsupportedError, match=f"plan is not supported with {kind.__name__}"):
+        trainer.plan(32)
     trainer.step(x, y)
     with pytest.raises(tw.ArgumentError, match="another model"):
         make(trainer.optimizer)

@@ -254,6 +254,23 @@ def test_what_would_do_nothing_cannot_be_assigned(thing, name, advice, regressor
     assert name not in vars(parts[thing])
 
 
+@pytest.mark.parametrize(
+    ("thing", "name", "advice"),
+    [
+        ("trainer", "gradient_hook", r": with trainer\.gradient_hook\(function\): trainer\.fit"),
+        ("trainer", "step", ": fit takes its steps in the core"),
+        ("trainer", "evaluate", "$"),
+        ("optimizer", "step", ": updates are computed in the core"),
+        ("model", "forward", ""),
+    ],
+)
+def test_a_method_cannot_be_hidden(thing, name, advice, regressor):
+    parts = {"trainer": regressor, "optimizer": regressor.optimizer, "model": regressor.model}
+    with pytest.raises(AttributeError, match=rf"\.{name} is a method, which cannot be set{advice}"):
+        setattr(parts[thing], name, lambda *arguments: None)
+    assert name not in vars(parts[thing])
+
+
 class Named(nn.Sequential):
     """A model with a name, as one writes it."""
 

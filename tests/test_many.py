@@ -336,6 +336,22 @@ def test_a_schedule_of_zeros_is_told(blobs):
         tw.train_many([trainer], blobs.x, blobs.y, epochs=9)
 
 
+def test_a_schedule_that_is_too_long_for_one_of_the_fits_is_seen_before_all(blobs):
+    trainers = [
+        tw.Trainer(
+            nn.Sequential(nn.Linear(5, 3), seed=seed),
+            loss=nn.CrossEntropyLoss(),
+            optimizer=optim.SGD(),
+            schedule=optim.schedules.WarmupStableDecay(4, 4),
+            accumulate_grad_batches=batches,
+        )
+        for seed, batches in enumerate([1, 9])
+    ]
+    with pytest.raises(tw.ArgumentError, match="more than the total of 2 steps"):
+        tw.train_many(trainers, blobs.x, blobs.y, epochs=2, batch_size=10, workers=1)
+    assert [trainer.optimizer.steps for trainer in trainers] == [0, 0]
+
+
 def test_the_same_trainers_with_other_data_or_weights_are_not_the_same(blobs):
     tw.train_many([make(0), make(0)], [blobs.x, blobs.x[:60]], [blobs.y, blobs.y[:60]])
     trainers = [make(0), make(0)]

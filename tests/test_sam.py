@@ -161,6 +161,30 @@ def test_a_training_that_is_saved_or_copied_goes_on_to_the_last_bit(data, tmp_pa
         assert np.array_equal(average, whole.average_model().flat_parameters)
 
 
+def test_the_rate_is_that_of_the_base():
+    """Groups give the base another core where names differ; a rate that was set then was lost."""
+    base = optim.SGD(lr=0.1).add_group("0.weight", lr_scale=0.5)
+    sam = optim.SAM(base)
+    model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 1))
+    tw.Trainer(model, loss=nn.MSELoss(), optimizer=base).step([[0], [1]], [0.0, 1.0])
+    sam.lr = 0.7
+    assert (base.lr, sam.steps) == (0.7, 1)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=sam)
+    assert trainer.optimizer.lr == 0.7
+
+
+def test_a_rate_of_the_base_that_the_schedule_undoes_is_a_warning():
+    trainer = tw.Trainer(
+        nn.Sequential(nn.Linear(1, 1)),
+        loss=nn.MSELoss(),
+        optimizer=optim.SAM(optim.SGD(lr=0.1)),
+        schedule=optim.schedules.ConstantLR(),
+    )
+    trainer.optimizer.base.lr = 0.5
+    with pytest.warns(UserWarning, match="set to 0.5, which has no effect"):
+        trainer.fit([[0.0]], [1.0])
+
+
 @pytest.mark.parametrize("bad", [np.nan, 1e200])
 def test_bad_data_change_nothing(data, bad):
     x, y = data

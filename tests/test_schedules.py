@@ -599,8 +599,20 @@ def test_a_function_is_not_asked_about_a_future_that_never_comes():
     for rate in table:
         trainer.step(*batch())
         assert trainer.optimizer.lr == 0.5 * rate
-    with pytest.raises(IndexError):
-        trainer.step(*batch())
+    for _ in range(2):  # the second time, an earlier rate was used in place of the missing one
+        with pytest.raises(IndexError):
+            trainer.step(*batch())
+    assert trainer.optimizer.steps == 2
+
+
+def test_a_function_in_a_sequence_is_asked_about_its_own_times_only():
+    table = [0.5, 0.25]
+    schedule = schedules.SequentialLR(
+        [schedules.LambdaLR(table.__getitem__), schedules.ConstantLR(0.1, 1)], [2]
+    )
+    assert rates(schedule, 4).tolist() == [0.5, 0.25, 0.1, 1.0]
+    trainer, _ = make(schedule)
+    trainer.fit(X, Y, epochs=2, batch_size=5)
 
 
 def test_only_the_last_of_a_sequence_can_be_as_long_as_the_fit():
@@ -612,6 +624,26 @@ def test_only_the_last_of_a_sequence_can_be_as_long_as_the_fit():
     for _ in range(2):
         trainer.fit(X, Y, epochs=2, batch_size=5, callbacks=[rate])
     assert rate.seen == pytest.approx(0.3 + 0.6 * np.arange(8) / 8)
+
+
+@pytest.mark.parametrize(("mode", "improved"), [("min", -200.0), ("max", -50.0)])
+def test_a_figure_below_0_can_also_stop_improving(mode, improved):
+    """As of a likelihood; with PyTorch's threshold, every epoch without a change improved on it."""
+    schedule = schedules.ReduceLROnPlateau(mode, factor=0.5, patience=1)
+    figures = [-100.0, -100.0, improved, improved, improved, improved]
+    state, lr, found = schedule.start(), 1.0, []
+    for figure in figures:
+        lr = schedule.update(state, figure, lr)
+        found.append(lr)
+    assert found == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("threshold_mode", ["rel", "abs"])
+def test_any_figure_improves_on_an_infinite_one(threshold_mode):
+    """As of an odd row of the validation data, in the first epoch; then nothing ever improved."""
+    schedule = schedules.ReduceLROnPlateau(patience=0, threshold_mode=threshold_mode)
+    state = schedule.start()
+    assert [schedule.update(state, f, 1.0) for f in (np.inf, 3.0, 2.0, 2.0)] == [1, 1, 1, 0.1]
 
 
 def test_a_plateau_needs_its_figure():

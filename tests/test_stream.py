@@ -273,8 +273,9 @@ def test_what_is_no_source_of_batches_is_refused(data):
         make().fit(iter(cut(x, y)), epochs=2)
     with pytest.raises(tw.DataError, match="no batches in epoch 1"):
         make().fit([])
-    with pytest.raises(tw.ArgumentError, match="its own batches"):
-        make().fit(cut(x, y), batch_size=8)
+    for options in ({"batch_size": 8}, {"batch_size": 32}, {"shuffle": False}):
+        with pytest.raises(tw.ArgumentError, match="its own batches"):
+            make().fit(cut(x, y), **options)
     with pytest.raises(tw.ArgumentError, match="its own batches"):
         make().fit(cut(x, y), sample_weight=w)
     with pytest.raises(tw.ArgumentError, match="length"):

@@ -1150,6 +1150,10 @@ def test_a_warning_that_is_an_error_leaves_all_as_it_was():
     with pytest.raises(UserWarning, match="takes logits"):
         tw.Trainer(doubtful, loss=nn.BCEWithLogitsLoss(), optimizer=optimizer)
     tw.Trainer(nn.Sequential(nn.Linear(4, 1)), loss=nn.BCEWithLogitsLoss(), optimizer=optimizer)
+    trainer = tw.Trainer(doubtful, loss=nn.MSELoss(), optimizer=optim.Adam())
+    with pytest.raises(UserWarning, match="takes logits"):
+        trainer.loss = nn.BCEWithLogitsLoss()
+    assert trainer.loss == nn.MSELoss()
 
     def slopes(u, du, target):
         return 0.0, (np.zeros_like(u), None)

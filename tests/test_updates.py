@@ -2,6 +2,7 @@
 and averages of parameters."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -490,6 +491,25 @@ def test_an_average_takes_in_nothing_infinite(accumulate):
     trainer._core.flush()  # as at the end of batches
     assert not np.isfinite(trainer.model.flat_parameters).all()
     assert trainer._core.average()[1] == 0
+
+
+@pytest.mark.parametrize(
+    "keep", [lambda t, path: t.save(path), lambda t, _: t.copy(), lambda t, _: pickle.dumps(t)]
+)
+def test_accumulated_gradients_that_overflow_are_not_kept(keep, tmp_path):
+    """The file could not be read."""
+    trainer = tw.Trainer(
+        nn.Sequential(nn.Linear(2, 1)),
+        loss=nn.MSELoss(),
+        optimizer=optim.SGD(lr=0.1),
+        accumulate_grad_batches=3,
+    )
+    for _ in range(2):
+        trainer.model.flat_gradients = np.full(3, 3e38)
+        trainer.update()
+    with pytest.raises(tw.DivergedError, match=r"accumulated gradients\[0\] is inf in step 0"):
+        keep(trainer, tmp_path / "file")
+    assert not (tmp_path / "file").exists()
 
 
 def test_gradients_of_a_trainer_leave_a_pass_by_hand_alone(batches):

@@ -24,12 +24,12 @@ def checked(given: Any) -> Figures:
 
 
 def _name(name: Any) -> str:
-    own = ("epoch", *KEYS)
+    own = ("epoch", "batch", *KEYS)
     if not isinstance(name, str) or name in own or name.startswith("val_"):
         raise ArgumentError(
             f"the loss function returned a figure named {name!r}; a name must be a string, must "
-            f"not be one that the history already has ({', '.join(own)}), and must not begin with "
-            "val_, which marks the figures of validation data"
+            f"not be one that the records of a fit already have ({', '.join(own)}), and must not "
+            "begin with val_, which marks the figures of validation data"
         )
     return name
 

@@ -70,25 +70,22 @@ class Guided(Extended):
             raise AttributeError(f"{what} has no attribute {name!r}{more}", name=name, obj=self)
 
         def __setattr__(self, name: str, value: Any) -> None:
-            """Set an existing attribute; a user's subclass may set anything."""
+            """Set an existing attribute but no method; a user's subclass may set anything."""
             if name.startswith("_"):  # thalweg's own, set in every fit
                 return object.__setattr__(self, name, value)
-            there = getattr(type(self), name, None)
+            there, what = getattr(type(self), name, None), type(self).__name__
             if isinstance(there, property) and there.fset is None:
-                more = f": {self._elsewhere[name]}" if name in self._elsewhere else ""
-                raise AttributeError(
-                    f"{type(self).__name__}.{name} can only be read{more}",
-                    name=name,
-                    obj=self,
-                )
-            if there is not None or not _is_ours(type(self)):
+                text = f"{what}.{name} can only be read"
+            elif not _is_ours(type(self)) or not (there is None or callable(there)):
                 return object.__setattr__(self, name, value)
-            raise AttributeError(
-                f"{type(self).__name__} has no attribute {name!r} that could be set"
-                f"{self._advice(name)}",
-                name=name,
-                obj=self,
-            )
+            elif there is None:
+                text = f"{what} has no attribute {name!r} that could be set{self._advice(name)}"
+            else:  # hidden on this object, but thalweg may go on to use it
+                text = f"{what}.{name} is a method, which cannot be set"
+            if there is not None:
+                said = {**self._uncalled, **self._elsewhere}.get(name)
+                text += f": {said}" if said else ""
+            raise AttributeError(text, name=name, obj=self)
 
 
 #: Advice where other libraries take metrics.

@@ -216,7 +216,7 @@ def _check_data(
     seen = set()
     for index, (trainer, given, mine) in enumerate(zip(trainers, each, callbacks, strict=True)):
         model, rate = trainer.model, given.get("lr")
-        parts = model.layers, model.dtype, trainer.loss, trainer.schedule, mine
+        parts = model.layers, model.dtype, trainer.loss, mine, _of_schedule(trainer)
         kind = id(given), type(trainer.optimizer), repr(parts)
         if kind in seen:  # as in an ensemble or a sweep on the same data
             continue
@@ -236,6 +236,14 @@ def _check_data(
             pass
         except Exception as error:
             raise _noted(error, index) from None
+
+
+def _of_schedule(trainer: Trainer) -> Any:
+    """Return what decides whether a schedule has rates for a fit: also when and how it begins."""
+    if trainer.schedule is None:
+        return None
+    begin = trainer.optimizer.steps, trainer.epochs, trainer._base_lr
+    return trainer.schedule, trainer._accumulate, begin
 
 
 def _warn_of_twins(trainers: tuple[Trainer, ...]) -> None:

@@ -176,7 +176,12 @@ BAD_RESULTS = {
     "a figure of the history's": (
         lambda o, t: (1.0, o, {"loss": 1.0}),
         tw.ArgumentError,
-        ["named 'loss'; .* one that the history already has"],
+        ["named 'loss'; .* one that the records of a fit already have"],
+    ),
+    "a figure of the record of a batch": (
+        lambda o, t: (1.0, o, {"batch": 1.0}),
+        tw.ArgumentError,
+        ["named 'batch'; .* one that the records of a fit already have"],
     ),
     "a figure of validation data": (
         lambda o, t: (1.0, o, {"val_kl": 1.0}),

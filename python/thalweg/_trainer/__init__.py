@@ -14,6 +14,7 @@ from typing import Any
 
 from thalweg import _checks, _habits
 from thalweg._history import History
+from thalweg._trainer import _logits
 from thalweg._trainer._base import TrainerBase
 from thalweg._trainer._batch import Batching
 from thalweg._trainer._file import Resumable
@@ -145,6 +146,7 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
                 "loss are both losses of thalweg.nn or both functions; make another Trainer "
                 "instead"
             )
+        _logits.check(self._model, loss)  # before anything changes: a warning may be raised
         self._set_loss(loss)
 
     @property
@@ -243,6 +245,12 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
         -------
         Plan
             ``plan.explain()`` prints it, and ``plan.workspace_bytes`` is the memory it takes.
+
+        Raises
+        ------
+        UnsupportedError
+            With a custom loss or a gradient hook, or for `optim.LBFGS` and
+            `optim.LevenbergMarquardt`: their steps are several passes.
         """
         return Plan(*self._core.plan(_checks.integer("batch_size", batch_size, 1)))
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from thalweg._trainer._stepper import check
 from thalweg.errors import ArgumentError, DivergedError, UnsupportedError
 from thalweg.optim._full_batch import FullBatchOptimizer
 
@@ -34,6 +35,7 @@ def safe_lr(trainer: "Trainer", x: Any, y: Any, weight: Any, batch_size: int) ->
     """
     from thalweg.curvature import max_stable_lr
 
+    check(trainer._core, x, y, weight)  # all rows: an error in a batch would count from its first
     rng = np.random.default_rng([trainer.model.seed, trainer._epochs])
     # Training skips a batch in which every row has weight 0, so such rows show nothing.
     counted = np.arange(len(x)) if weight is None else np.flatnonzero(weight > 0)

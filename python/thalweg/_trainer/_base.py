@@ -1,6 +1,6 @@
 """Constructing a trainer and preparing data for it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from thalweg import _arrays, _checks, _core, _habits
@@ -16,7 +16,7 @@ from thalweg._trainer._rates import Rates
 from thalweg._trainer._stepper import Stepper, innermost
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Loss, MSELoss, Sequential
-from thalweg.nn._losses import CoreLoss, FunctionLoss, NoLoss, loss_of
+from thalweg.nn._losses import CoreLoss, FunctionLoss, LossFunction, NoLoss, loss_of
 from thalweg.optim import EMA, SAM, SWA, Optimizer, ScheduleFreeAdamW, _averages
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim._optimizer import OWN
@@ -116,6 +116,7 @@ class TrainerBase(Guided):
         "state_dict": "trainer.save(path) writes everything to a file",
         "load_state_dict": "Trainer.load(path) reads what trainer.save wrote",
         "callbacks": "pass them to trainer.fit(..., callbacks=[...])",
+        "gradient_hook": "with trainer.gradient_hook(function): trainer.fit(x, y)",
     }  # fmt: skip
 
     @_habits.takes("Trainer", _OF_TRAINERS)
@@ -123,7 +124,7 @@ class TrainerBase(Guided):
         self,
         model: Sequential,
         *,
-        loss: Loss | Callable[..., tuple[float, Any]] | None,
+        loss: Loss | LossFunction | None,
         optimizer: Optimizer,
         schedule: Schedule | ReduceLROnPlateau | None = None,
         clip_grad_norm: float | None = None,

@@ -25,7 +25,6 @@ from thalweg.errors import (
     DivergedError,
     ShapeError,
     ThalwegError,
-    UnsupportedError,
 )
 from thalweg.nn import (
     DerivativeLoss,
@@ -153,7 +152,8 @@ class CustomTrainer(Stepper):
         core, ascent = self.model._core, self._ascent
         before = core.averages(), core.passes()
         all_before = (core.parameters(), core.gradients()) if single else None
-        data, taken = (x, y, sample_weight), None
+        data = x, y, sample_weight
+        taken: list[None] = []
         try:
             core.zero_grad()  # before the function, which may add gradients of its own
             value, figures = self._differentiate(*data)
@@ -165,10 +165,9 @@ class CustomTrainer(Stepper):
                 self._differentiate(*data)
                 ascent.down()
                 core.set_averages(averages)
-            taken = self.taken()
-            self.take()
+            self.take_and(taken)
         except BaseException:  # also Ctrl-C
-            if not self.has_taken(taken):
+            if not taken:
                 if ascent is not None:
                     ascent.down()
                 core.set_averages(before[0])
@@ -250,13 +249,6 @@ class CustomTrainer(Stepper):
                     f"the loss is {value}{f': {why}' if why else ', although the data are finite'}"
                 )
         return value, None, figures
-
-    def plan(self, batch_size: int) -> tuple[str, int]:
-        """There is none."""
-        raise UnsupportedError(
-            "plan is not supported with a custom loss, whose steps are a forward pass, a call of "
-            "the function and a backward pass instead of one pass of the core"
-        )
 
 
 def _is_nothing(sample_weight: Array | None) -> bool:

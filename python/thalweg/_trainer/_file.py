@@ -297,7 +297,11 @@ class Resumable(TrainerBase):
 
     def _held(self) -> Held:
         """Return the core's other state: the average, penalties, accumulated gradients."""
-        return self._core.average(), self._penalties.terms, self._core.gathered()
+        gathered = self._core.gathered()
+        if gathered is not None:  # a file of infinite sums could not be read
+            arrays = {"accumulated gradients": gathered[0]}
+            self._optimizer._check_finite(arrays, NOT_KEPT)
+        return self._core.average(), self._penalties.terms, gathered
 
     def _become(self, other: Self) -> None:
         """Take over the state of another trainer that was made in the same way."""

@@ -57,6 +57,10 @@ _OF_FITS = {
 }
 
 
+class _Usual(int):
+    """The default of an argument, which differs from the same number when that is given."""
+
+
 class Fitting(TrainerBase):
     """The part of a trainer that goes through data in epochs."""
 
@@ -67,7 +71,7 @@ class Fitting(TrainerBase):
         y: Targets | None = None,
         *,
         epochs: int = 1,
-        batch_size: int | None = 32,
+        batch_size: int | None = _Usual(32),
         validation_data: Batches | None = None,
         shuffle: bool = True,
         sample_weight: npt.ArrayLike | None = None,
@@ -96,7 +100,7 @@ class Fitting(TrainerBase):
         batch_size : int or None, keyword only, default 32
             Samples per step. The last batch of an epoch holds what remains; none is dropped. None
             takes all samples at once, in order, as `optim.LBFGS` and `optim.LevenbergMarquardt`
-            need. Like `shuffle` and `sample_weight`, it applies to arrays only.
+            need. Like ``shuffle=False`` and `sample_weight`, it is for arrays only.
         validation_data : tuple (x, y) or (x, y, sample_weight), or iterable, keyword only, optional
             Evaluated at the end of every epoch; not trained on. A tuple holds arrays. An iterable
             of batches, such as a loader or a list of tuples, or a function that returns one, works
@@ -142,10 +146,10 @@ class Fitting(TrainerBase):
             other names or another order. They are all checked before the first step; the model is
             unchanged.
         ArgumentError
-            If an option is out of range, or a callback or schedule monitors a figure that this fit
-            cannot have; for ``lr="auto"`` also if the loss curves upwards in no direction, or an
-            optimizer that divides by an average of squared gradients has no average yet. And while
-            a step of this model is under way, as in `step`.
+            If an option is out of range, or for arrays and given with an iterable, or a callback or
+            schedule monitors a figure that this fit cannot have; for ``lr="auto"`` also if the loss
+            curves upwards in no direction, or an optimizer that divides by an average of squared
+            gradients has no average yet. And while a step of this model is under way, as in `step`.
         UnsupportedError
             For ``lr="auto"``, where `curvature.max_stable_lr` is not available.
         DivergedError
@@ -176,9 +180,9 @@ class Fitting(TrainerBase):
         the fit goes on.
         """
         epochs = _checks.integer("epochs", epochs, 1)
-        if batch_size is not None:
+        if not (batch_size is None or isinstance(batch_size, _Usual)):
             batch_size = _checks.integer("batch_size", batch_size, 1)
-        shuffle = _checks.flag("shuffle", shuffle) and batch_size is not None
+        shuffle = _checks.flag("shuffle", shuffle)
         progress = _checks.flag("progress", progress)
         callbacks = _watch.check(callbacks)
 
@@ -216,10 +220,11 @@ class Fitting(TrainerBase):
             from thalweg._trainer._stream import batches_of
 
             source = batches_of(x, epochs)
-            if sample_weight is not None or batch_size not in (None, 32):
+            usual = batch_size is None or isinstance(batch_size, _Usual)
+            if sample_weight is not None or not (usual and shuffle):
                 raise ArgumentError(
-                    "sample_weight and batch_size are for arrays; an iterable yields its own "
-                    "batches, (x, y) or (x, y, sample_weight)"
+                    "sample_weight, batch_size and shuffle are for arrays; an iterable yields its "
+                    "own batches, (x, y) or (x, y, sample_weight), in its own order"
                 )
             if isinstance(lr, str):
                 raise ArgumentError(
@@ -232,7 +237,7 @@ class Fitting(TrainerBase):
             return self._validated(run, held_out)
         x, y, weight = self._ready(x, y, sample_weight)
         if batch_size is None:
-            batch_size = max(len(x), 1)
+            batch_size, shuffle = max(len(x), 1), False
         elif isinstance(self._optimizer, FullBatchOptimizer) and batch_size < len(x):
             raise ArgumentError(
                 f"{type(self._optimizer).__name__} takes all samples at once, since gradients of "

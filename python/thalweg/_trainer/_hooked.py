@@ -12,7 +12,7 @@ from thalweg._figures import Evaluation, Figures, complete
 from thalweg._trainer import _steps
 from thalweg._trainer._custom import CustomTrainer
 from thalweg._trainer._stepper import Added, Stepper
-from thalweg.errors import ArgumentError, DataError, UnsupportedError
+from thalweg.errors import ArgumentError, DataError
 from thalweg.nn import Sequential, _names
 from thalweg.optim import Optimizer
 
@@ -64,17 +64,16 @@ class HookedTrainer(Stepper):
     def _train(self, backward: Callable[..., Any], *batch: Any) -> Any:
         core = self.model._core
         before = core.averages(), core.passes(), core.gradients()
-        taken = None
+        taken: list[None] = []
         try:
             core.zero_grad()
             found = backward(*batch)
             if found is None:  # no row counts
                 return None
             core.set_gradients(self._changed(core.gradients()))
-            taken = self.taken()
-            self.take()
+            self.take_and(taken)
         except BaseException:  # also Ctrl-C
-            if not self.has_taken(taken):
+            if not taken:
                 core.set_averages(before[0])
                 core.set_passes(before[1])
                 with contextlib.suppress(DataError):  # non-finite ones cannot be set
@@ -102,10 +101,3 @@ class HookedTrainer(Stepper):
     def backward(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Evaluation:
         """Add the gradients of a batch to the model's, without the hooks."""
         return complete(self.inner.backward(x, y, sample_weight))
-
-    def plan(self, batch_size: int) -> tuple[str, int]:
-        """There is none."""
-        raise UnsupportedError(
-            "plan is not supported inside gradient_hook, where a step is a backward pass, the hook"
-            " and an update instead of one pass of the core"
-        )

@@ -98,15 +98,15 @@ class Rates:
         """Return the rate of one manual update, after `steps` updates and `ended` epochs."""
         time = ended if self.by_epoch else steps
         if not 0 <= time - self._start < len(self._block):
-            self._start = time
             try:
-                self._block = self._some(_BLOCK)
+                block = self._some(time, _BLOCK)
             except Exception:  # a user-defined function may not know the future yet
-                self._block = self._some(1)
+                block = self._some(time, 1)
+            self._start, self._block = time, block
         return self._block[time - self._start]
 
-    def _some(self, count: int) -> list[float]:
-        times = np.arange(self._start, self._start + count, dtype=np.float64)
+    def _some(self, start: int, count: int) -> list[float]:
+        times = np.arange(start, start + count, dtype=np.float64)
         with np.errstate(over="ignore"):  # in the distant future
             rates: list[float] = self.schedule._rates(times, self.base, None).tolist()
         return rates

@@ -1,5 +1,6 @@
 """What takes the place of the core's trainer where steps are made in Python."""
 
+from itertools import starmap
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -7,7 +8,7 @@ import numpy as np
 from thalweg import _core
 from thalweg._arrays import Array, Samples
 from thalweg._figures import Figures
-from thalweg.errors import ThalwegError
+from thalweg.errors import ThalwegError, UnsupportedError
 from thalweg.nn import Sequential
 from thalweg.optim import Optimizer
 
@@ -46,17 +47,19 @@ class Stepper:
         """Raise unless these data can be used; see the function."""
         check(self.inner, x, y, sample_weight, prefix)
 
-    def taken(self) -> tuple[int, int]:
-        """Count what `take` has taken: updates, and batches gathered for the next one."""
-        return self.optimizer.steps, (self.gathered() or (None, 0))[1]
+    def plan(self, batch_size: int) -> tuple[str, int]:
+        """There is none."""
+        raise UnsupportedError(
+            f"plan is not supported with {self.kind}, where a step is several passes instead of one"
+        )
 
-    def has_taken(self, before: tuple[int, int] | None) -> bool:
-        """Return whether `take` has taken more than `before`, which is None before that call.
+    def take_and(self, note: list[None]) -> None:
+        """Use the gradients in the model, as the core's `take` does, and note that it has.
 
-        Ctrl-C during the call raises after it, when what it did must not be undone by half. If an
-        update fails, nothing is taken, and fewer batches wait for the next one.
+        A single call as seen from here: Ctrl-C during it raises after both, when what was done must
+        not be undone by half. After an error, nothing is noted.
         """
-        return before is not None and self.taken() > before
+        note.extend(starmap(self.take, ((),)))
 
 
 def _keep_memory(model: Sequential) -> None:

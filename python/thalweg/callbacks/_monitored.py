@@ -402,5 +402,11 @@ class ModelCheckpoint(Monitor):
 
     def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> None:
         """Save the model, if this epoch calls for it."""
-        if not self.save_best_only or self._improves(record):
+        before = self.best
+        if self.save_best_only and not self._improves(record):
+            return
+        try:
             trainer.model.save(self._filled(record))
+        except BaseException:  # a better model of a later fit would not be saved
+            self.best = before
+            raise

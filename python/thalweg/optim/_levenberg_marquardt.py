@@ -94,6 +94,9 @@ class LevenbergMarquardt(FullBatchOptimizer):
             geodesic=_checks.flag("geodesic", geodesic),
         )
         self._damping = _levenberg.Damping(float(self._options["damping"]))
+        #: Where no step was found: parameters, the gradient Jᵀr, and why. There is none either the
+        #: next time, and to look for one takes dozens of evaluations.
+        self._stuck: tuple[Array, Array, str] | None = None
 
     @property
     def damping(self) -> float:
@@ -131,7 +134,8 @@ class LevenbergMarquardt(FullBatchOptimizer):
 
         state = copy.deepcopy(self._damping)
         squares = cast(Squares, problem)  # since it needs them
-        theta = squares.model.flat_parameters.astype(np.float64)
+        parameters = squares.model.flat_parameters
+        theta = parameters.astype(np.float64)
         residual = squares.residual(theta)
         if residual is None:
             raise DivergedError(
@@ -139,43 +143,61 @@ class LevenbergMarquardt(FullBatchOptimizer):
                 "as they were before this call"
             )
         before = state.damping
-        outcome = _levenberg.step(
-            state,
-            theta,
-            residual,
-            squares.jacobian().astype(np.float64, copy=False),
-            squares.residual,
-            tolerances=_TOLERANCES,
-            geodesic=bool(self._options["geodesic"]),
-            max_evaluations=1000,  # the damping reaches its maximum long before
-        )
+        jacobian = squares.jacobian().astype(np.float64, copy=False)
+        # In the precision in which files store it, as the metrics below.
+        with np.errstate(over="ignore"):
+            gradient: Array = (jacobian.T @ residual).astype(parameters.dtype)
+        stuck = self._stuck
+        if stuck and np.array_equal(parameters, stuck[0]) and np.array_equal(gradient, stuck[1]):
+            outcome = _levenberg.Outcome(theta, residual, 0, 0, stuck[2])
+        else:
+            outcome = _levenberg.step(
+                state,
+                theta,
+                residual,
+                jacobian,
+                squares.residual,
+                tolerances=_TOLERANCES,
+                geodesic=bool(self._options["geodesic"]),
+                max_evaluations=1000,  # the damping reaches its maximum long before
+            )
         for metric in state.metrics:
-            if metric.scale is not None:  # in the precision in which files store it
+            if metric.scale is not None:
                 metric.scale = metric.scale.astype(problem.model.dtype).astype(np.float64)
         self._damping = state
-        figures = {"damping": before, "rejected": float(outcome.rejected)}
-        stalled = ""
+        self._stuck, stalled = None, ""
         if outcome.stopped:
-            stalled = _STALLED[outcome.stopped].format(dtype=problem.model.dtype)
+            stalled = _STALLED[outcome.stopped].format(dtype=parameters.dtype)
+            if np.isfinite(gradient).all():  # as files need it
+                self._stuck = parameters, gradient, outcome.stopped
+        figures = {"damping": before, "rejected": float(outcome.rejected)}
         return Progress(_levenberg.norm2(residual), outcome.theta, figures, stalled)
 
     def _export(self) -> tuple[dict[str, float], dict[str, Array]]:
         state = self._damping
-        scalars = {"active": float(state.active), "turn": float(state.steps), "left": state.left}
+        scalars: dict[str, float] = {}
         arrays: dict[str, Array] = {}
+        if self._stuck is not None:
+            where, there, why = self._stuck
+            scalars[f"stuck.{why}"] = 1.0
+            arrays = {"stuck.theta": where.copy(), "stuck.gradient": there.copy()}
         for i, metric in enumerate(state.metrics):
             if metric.scale is None:
-                return {}, {}
+                return scalars, arrays
             numbers = {"damping": metric.damping, "growth": metric.growth, "gain": metric.gain}
             scalars |= {f"{name}.{i}": number for name, number in numbers.items()}
             arrays[f"scale.{i}"] = metric.scale.copy()
-        return scalars, arrays
+        turn = {"active": float(state.active), "turn": float(state.steps), "left": state.left}
+        return scalars | turn, arrays
 
     def _import(self, scalars: dict[str, float], arrays: dict[str, Array]) -> None:
         from thalweg.solve import _levenberg
 
-        state = _levenberg.Damping(float(self._options["damping"]))
-        if scalars:
+        state, stuck = _levenberg.Damping(float(self._options["damping"])), None
+        reasons = [why for why in _STALLED if f"stuck.{why}" in scalars]
+        if reasons:
+            stuck = arrays["stuck.theta"].copy(), arrays["stuck.gradient"].copy(), reasons[0]
+        if len(scalars) > len(reasons):
             state.active, state.steps = int(scalars["active"]), int(scalars["turn"])
             if state.active not in range(len(state.metrics)):
                 raise ValueError(f"active is {state.active}")
@@ -184,4 +206,4 @@ class LevenbergMarquardt(FullBatchOptimizer):
                 metric.damping, metric.growth = scalars[f"damping.{i}"], scalars[f"growth.{i}"]
                 metric.gain = scalars[f"gain.{i}"]
                 metric.scale = arrays[f"scale.{i}"].astype(np.float64)
-        self._damping = state
+        self._damping, self._stuck = state, stuck

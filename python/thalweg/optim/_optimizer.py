@@ -303,6 +303,9 @@ class Optimizer(Guided):
         ------
         ArgumentError
             If this optimizer belongs to another model.
+        DataError, DivergedError
+            If a gradient is infinite or NaN, or a number becomes so in this step. Parameters and
+            averages are then unchanged.
         """
         expect_model(model)
         if model is not self._owner:

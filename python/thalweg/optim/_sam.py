@@ -2,7 +2,7 @@
 
 from typing import Any, NoReturn, Self
 
-from thalweg import _checks
+from thalweg import _checks, _core
 from thalweg._arrays import Array
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Sequential
@@ -78,8 +78,19 @@ class SAM(Optimizer):
         # The options that its state depends on: those of the base and these.
         mine: dict[str, float | bool | str] = {"sam_rho": self._rho, "sam_adaptive": self._adaptive}
         self._options = {**base._options, **mine}
-        self._core = base._core
         self._groups = base._groups
+
+    @property  # a property, since the base replaces it when it meets a model
+    def _core(self) -> _core.Optimizer:  # type: ignore[override]
+        return self._base._core
+
+    @property
+    def _lr_by_hand(self) -> float | None:
+        return self._base._lr_by_hand
+
+    @_lr_by_hand.setter
+    def _lr_by_hand(self, lr: float | None) -> None:
+        self._base._lr_by_hand = lr
 
     @property
     def base(self) -> Optimizer:
@@ -127,7 +138,6 @@ class SAM(Optimizer):
 
     def _meet(self, model: Sequential) -> None:
         self._base._meet(model)
-        self._core = self._base._core
 
     def _belong(self, model: Sequential) -> None:
         self._base._belong(model)
@@ -137,7 +147,6 @@ class SAM(Optimizer):
 
     def _take(self, model: Sequential, *state: Any) -> None:
         self._base._take(model, *state)
-        self._core = self._base._core
 
     def _fresh(self) -> "SAM":
         return made(type(self), {**self._arguments, "base": self._base._fresh()})

@@ -74,8 +74,6 @@ class Damping:
         self.active = 0
         self.steps = 0  # in this turn
         self.left = 1.0  # the share of the cost before this turn
-        #: Where no step was found: parameters, Jᵀr, and why.
-        self.stuck: tuple[Vector, Vector, str] | None = None
 
     @property
     def damping(self) -> float:
@@ -139,11 +137,6 @@ def step(
     """
     ftol, xtol, gtol = tolerances
     size = len(theta)
-    gradient = jacobian.T @ r
-    if state.stuck is not None:
-        where, there, why = state.stuck
-        if np.array_equal(theta, where) and np.array_equal(gradient, there):
-            return Outcome(theta, r, 0, 0, why)
     before = copy.deepcopy(state.metrics), state.active, state.steps, state.left
     # QR of J, with Qᵀr in the last column; stacked below, this is QR of the stacked J.
     full: Any = np.linalg.qr(np.column_stack([jacobian, r]), mode="r")
@@ -220,7 +213,6 @@ def step(
     if why != "evaluations" and contradicted and slanted and not rounded:
         why = "uphill"
     state.metrics, state.active, state.steps, state.left = before
-    state.stuck = theta, gradient, why
     return Outcome(theta, r, rejected, evaluations, why)
 
 

@@ -100,9 +100,10 @@ class SequentialLR(Schedule):
         starts = (0, *self.milestones)
         ends = (*self.milestones, total)
         rates = np.empty_like(t)
-        for schedule, start, end in zip(self.schedulers, starts, ends, strict=True):
+        place = np.searchsorted(self.milestones, t, side="right")
+        for k, (schedule, start, end) in enumerate(zip(self.schedulers, starts, ends, strict=True)):
             length = None if end is None else max(end - start, 1)
-            part = t >= start
+            part = place == k  # only these: a function may not know times after its own
             rates[part] = schedule._rates(t[part] - start, base, length)
         return rates
 

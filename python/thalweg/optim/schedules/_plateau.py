@@ -32,8 +32,9 @@ class ReduceLROnPlateau(Description, Guided):
     patience : int, default 10
         Number of epochs without improvement to tolerate.
     threshold : float, default 1e-4
-        The smallest improvement that counts: in ``"rel"`` mode as a fraction of the best figure, in
-        ``"abs"`` mode as an absolute difference.
+        The smallest improvement that counts: in ``"rel"`` mode as a fraction of the absolute value
+        of the best figure, in ``"abs"`` mode as a difference. (In PyTorch, the fraction has the
+        sign of that figure, so that below 0 an epoch without a change counts as an improvement.)
     threshold_mode : {"rel", "abs"}
         See `threshold`.
     cooldown : int, default 0
@@ -104,5 +105,6 @@ class ReduceLROnPlateau(Description, Guided):
 
     def _is_better(self, figure: float, best: float) -> bool:
         sign = 1 if _better.which("ReduceLROnPlateau", self.monitor, self.mode) == "min" else -1
-        margin = self.threshold * (best if self.threshold_mode == "rel" else 1)
+        relative = self.threshold_mode == "rel" and math.isfinite(best)  # as of an odd row
+        margin = self.threshold * (abs(best) if relative else 1)
         return sign * figure < sign * best - margin

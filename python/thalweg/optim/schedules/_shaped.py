@@ -215,9 +215,7 @@ class WarmupStableDecay(Schedule):
                 f"WarmupStableDecay: {self.warmup_steps} steps of warm-up and {self.decay_steps} "
                 f"of decay are more than the total of {end} steps"
             )
-        rise = (
-            np.minimum(t / max(self.warmup_steps, 1), 1) if self.warmup_steps else np.ones_like(t)
-        )
+        rise = np.minimum(t / self.warmup_steps, 1) if self.warmup_steps else np.ones_like(t)
         x = np.clip((t - (end - self.decay_steps)) / self.decay_steps, 0, 1)
         left = {
             "linear": 1 - x,
