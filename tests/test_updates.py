@@ -512,6 +512,28 @@ def test_accumulated_gradients_that_overflow_are_not_kept(keep, tmp_path):
     assert not (tmp_path / "file").exists()
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_an_infinite_gradient_is_refused_also_where_it_would_wait(accumulate):
+    """It was gathered without a word, and made the next update fail, whose own gradient was good."""
+    trainer = tw.Trainer(
+        nn.Sequential(nn.Linear(2, 1)),
+        loss=nn.MSELoss(),
+        optimizer=optim.SGD(lr=0.1),
+        accumulate_grad_batches=accumulate,
+    )
+    model = trainer.model
+    before = model.flat_parameters
+    model.forward(np.full((4, 2), 1e30, np.float32))
+    model.backward(np.full((4, 1), 1e20, np.float32))
+    with pytest.raises(tw.DivergedError, match="a gradient became infinite in step 1"):
+        trainer.update()
+    np.testing.assert_array_equal(model.flat_parameters, before)
+    model.flat_gradients = [1, 1, 1]
+    for _ in range(accumulate):
+        trainer.update()
+    np.testing.assert_allclose(model.flat_parameters, before - 0.1, rtol=1e-6)
+
+
 def test_gradients_of_a_trainer_leave_a_pass_by_hand_alone(batches):
     (x, y), trainer = batches[0], make()
     model = trainer.model

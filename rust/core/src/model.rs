@@ -336,6 +336,11 @@ impl<T: Element> Model<T> {
         Ok(norm)
     }
 
+    /// The largest absolute gradient; NaN if one is.
+    pub(crate) fn largest_gradient(&self) -> f64 {
+        self.grads_size
+    }
+
     /// Records the largest absolute gradient, if gradients were written from outside.
     pub(crate) fn note_gradients(&mut self, size: f64) {
         self.grads_size = size;

@@ -60,6 +60,7 @@ impl Optimizer {
     ) -> Result<R, Error> {
         let mut inner = self.inner.lock();
         let Inner { config, groups, bond } = &mut *inner;
+        let new = bond.is_none();
         let bond = match bond {
             Some(bond) => bond,
             empty => {
@@ -81,6 +82,9 @@ impl Optimizer {
         state.config = *config;
         let result = f(state);
         *config = state.config; // a schedule may have set the learning rate
+        if new && result.is_err() {
+            inner.bond = None; // as before this call: it may still step another model
+        }
         result
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Tally, Trainer, check_values};
+use super::{Tally, Trainer, check_values, gathered};
 use crate::arena::Buffer;
 use crate::data::{Rows, Samples};
 use crate::element::Element;
@@ -68,12 +68,14 @@ impl<T: Element> Trainer<T> {
     /// make one. An update leaves in the model the gradients it was made from.
     ///
     /// # Errors
-    /// If one of them is not finite; nothing is changed then, but gradients that waited are discarded. Or if
-    /// the optimizer does not work element by element, but what [accompanies](Self::along) it needs that.
+    /// If one of them is not finite; nothing is changed then. If their sum with gradients that waited is not, or
+    /// what a projection or a penalty makes of it; those that waited are then discarded. Or if the optimizer does
+    /// not work element by element, but what [accompanies](Self::along) it needs that.
     pub fn take(&mut self, model: &mut Model<T>, optimizer: &mut Optimizer<T>) -> Result<(), Error> {
         self.along.check(optimizer)?;
         let isa = model.isa();
         let updates = self.gathered.batches + 1 >= self.options.accumulate;
+        let suspect = !model.largest_gradient().is_finite();
         if updates {
             self.recall(model, optimizer)?;
         }
@@ -82,6 +84,9 @@ impl<T: Element> Trainer<T> {
             self.gathered.grads = Buffer::zeroed("gradients", grads.len())?;
         }
         optimizer.frozen().for_each(|range| grads[range].fill(T::ZERO));
+        if suspect && !update::is_finite(isa, grads) {
+            return Err(gathered::overflow(optimizer));
+        }
         self.gathered.add(isa, grads);
         if !updates {
             return Ok(());

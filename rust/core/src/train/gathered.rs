@@ -90,8 +90,7 @@ impl<T: Element> Gathered<T> {
             _ => f64::NAN,
         };
         if !projected || !norm.is_finite() {
-            let (step, lr) = (optimizer.steps, optimizer.config.lr());
-            return Err(Error::Diverged { loss: f64::INFINITY, step, lr });
+            return Err(overflow(optimizer));
         }
         self.norm = matches!(clip, Some(Clip::Norm(_))).then_some(norm * factor);
         update::clip(isa, &mut self.grads, factor, norm, clip);
@@ -101,4 +100,9 @@ impl<T: Element> Gathered<T> {
         projection.into_iter().for_each(Projection::advance);
         Ok(())
     }
+}
+
+/// The error of gradients that are not finite.
+pub fn overflow<T: Element>(optimizer: &Optimizer<T>) -> Error {
+    Error::StepOverflow { what: "a gradient", step: optimizer.steps + 1, lr: optimizer.config.lr() }
 }

@@ -175,7 +175,6 @@ impl<T: Element> Whole<T> for Step {
                 let (cols, rows) = (cols..cols + piece.rows.len(), rows..rows + piece.width);
                 // SAFETY: the item's own parts: one for each panel, the other for each chunk.
                 let (cols, rows) = unsafe { (work.scratch_mut(cols), work.scratch_mut(rows)) };
-                rows.fill(T::ZERO);
                 dispatch(work.isa, Sums { grads, cols, rows });
             } else {
                 dispatch(work.isa, Mean { take: self.take, added, grads, v });
@@ -260,6 +259,41 @@ impl<T: Element> Op<T> for Square<'_, T> {
     }
 }
 
+/// Vectors of a strip. A piece is worked on strip by strip, so that what belongs to outputs stays in registers.
+const STRIP: usize = 2;
+
+/// Where the strips of rows of `width` elements begin, and whether they are whole.
+#[inline(always)]
+fn strips<T: Element, S: Simd<T>>(_: S, width: usize) -> impl Iterator<Item = (usize, bool)> {
+    (0..width).step_by(STRIP * S::N).map(move |at| (at, at + STRIP * S::N <= width))
+}
+
+/// A row's elements in a strip, or zeros beyond the row's end.
+#[inline(always)]
+fn load<T: Element, S: Simd<T>>(s: S, row: &[T], (at, whole): (usize, bool)) -> [S::V; STRIP] {
+    let mut strip = [s.splat(T::ZERO); STRIP];
+    for (k, v) in strip.iter_mut().enumerate() {
+        let from = &row[row.len().min(at + k * S::N)..];
+        *v = if whole { s.load(from) } else { s.load_partial(&from[..from.len().min(S::N)]) };
+    }
+    strip
+}
+
+/// Writes a row's elements in a strip.
+#[inline(always)]
+fn store<T: Element, S: Simd<T>>(s: S, row: &mut [T], (at, whole): (usize, bool), strip: [S::V; STRIP]) {
+    let len = row.len();
+    for (k, v) in strip.into_iter().enumerate() {
+        let into = &mut row[len.min(at + k * S::N)..];
+        if whole {
+            s.store(into, v);
+        } else {
+            let n = into.len().min(S::N);
+            s.store_partial(&mut into[..n], v);
+        }
+    }
+}
+
 /// Sums of g² over the outputs of the piece, for each input, and over its inputs, for each output.
 struct Sums<'a, T> {
     grads: &'a [T],
@@ -271,18 +305,20 @@ impl<T: Element> Op<T> for Sums<'_, T> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(self, s: S) {
-        for (col, g) in self.cols.iter_mut().zip(self.grads.chunks_exact(self.rows.len())) {
-            let [sum] = stream_sum(
-                s,
-                [&mut *self.rows],
-                [g],
-                #[inline(always)]
-                |[row], [g]| {
+        let width = self.rows.len();
+        self.cols.fill(T::ZERO);
+        for strip in strips(s, width) {
+            let mut rows = [s.splat(T::ZERO); STRIP];
+            for (col, g) in self.cols.iter_mut().zip(self.grads.chunks_exact(width)) {
+                let mut sum = s.splat(T::ZERO);
+                for (row, g) in rows.iter_mut().zip(load(s, g, strip)) {
                     let square = s.mul(g, g);
-                    ([s.add(row, square)], [square])
-                },
-            );
-            *col = T::lit(sum);
+                    *row = s.add(*row, square);
+                    sum = s.add(sum, square);
+                }
+                *col += s.reduce_add(sum);
+            }
+            store(s, self.rows, strip, rows);
         }
     }
 }
@@ -351,23 +387,25 @@ impl<T: Element> Op<T> for Length<'_, T> {
         };
         let width = rows.len();
         let mut total = 0.0;
-        let runs = self.grads.chunks(SUMMED * width).zip(cols.chunks(SUMMED));
-        for (grads, cols) in runs {
-            let mut sums = [T::ZERO; PANEL];
-            for (col, g) in cols.iter().zip(grads.chunks_exact(width)) {
-                let col = s.splat(*col);
-                zip_map(
-                    s,
-                    [&mut sums[..width]],
-                    [g, rows],
-                    #[inline(always)]
-                    |[sum], [g, row]| {
+        for strip in strips(s, width) {
+            let rows = load(s, rows, strip);
+            for (grads, cols) in self.grads.chunks(SUMMED * width).zip(cols.chunks(SUMMED)) {
+                let mut sums = [s.splat(T::ZERO); STRIP];
+                for (col, g) in cols.iter().zip(grads.chunks_exact(width)) {
+                    let col = s.splat(*col);
+                    for ((sum, g), row) in sums.iter_mut().zip(load(s, g, strip)).zip(rows) {
                         let u = s.mul(g, s.min(most, s.mul(row, col)));
-                        [s.fma(u, u, sum)]
-                    },
-                );
+                        *sum = s.fma(u, u, *sum);
+                    }
+                }
+                total += sums
+                    .into_iter()
+                    .map(
+                        #[inline(always)]
+                        |sum| s.reduce_add(sum).to_f64(),
+                    )
+                    .sum::<f64>();
             }
-            total += sums.iter().map(|x| x.to_f64()).sum::<f64>();
         }
         total
     }
@@ -404,19 +442,17 @@ impl<T: Element> Op<T> for Go<'_, T> {
             }
         };
         let width = rows.len();
-        let slices = self.params.chunks_exact_mut(width).zip(self.grads.chunks_exact(width));
-        for (col, (p, g)) in cols.iter().zip(slices) {
-            let col = s.splat(*col);
-            zip_map(
-                s,
-                [p],
-                [g, rows],
-                #[inline(always)]
-                |[p], [g, row]| {
+        for strip in strips(s, width) {
+            let rows = load(s, rows, strip);
+            let slices = self.params.chunks_exact_mut(width).zip(self.grads.chunks_exact(width));
+            for (col, (params, g)) in cols.iter().zip(slices) {
+                let (col, mut p) = (s.splat(*col), load(s, params, strip));
+                for ((p, g), row) in p.iter_mut().zip(load(s, g, strip)).zip(rows) {
                     let u = s.mul(g, s.min(most, s.mul(row, col)));
-                    [s.fma(rate, u, s.fma(fade, p, p))]
-                },
-            );
+                    *p = s.fma(rate, u, s.fma(fade, *p, *p));
+                }
+                store(s, params, strip, p);
+            }
         }
     }
 }
