@@ -307,6 +307,11 @@ def test_planted_permutations_are_found(seed):
     assert d.scaled > 0.5
     assert d.aligned < 1e-12
     assert d.function < 1e-12
+    # Functions are compared at any scale: of these outputs, the squares overflow.
+    x = rng.standard_normal((30, 20))
+    shape = diagnostics.distance(model, relu_net(20, 64, 48, 5, seed=9), 1e150 * x)
+    far = diagnostics.distance(model, relu_net(20, 64, 48, 5, seed=9), 1e200 * x)
+    assert far.function == pytest.approx(shape.function)
 
 
 def test_aligned_networks_have_a_lower_barrier(blobs):

@@ -85,3 +85,19 @@ def test_the_accuracy_of_several_outputs_is_a_count_over_a_count(rng):
     weighed = (weight[:, None] * (loss.predict(model(x)) == y)).sum()
     assert trainer.evaluate(x, y, weight)["accuracy"] == weighed / (3 * weight.sum())
     assert trainer.fit(x, y, epochs=1, batch_size=7)["accuracy"] == [right / 240]
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.BCEWithLogitsLoss()], ids=repr)
+def test_what_has_no_probability_is_named(loss):
+    """They were NaN, and the prediction of NaN was False."""
+    for meaning in (loss.probabilities, loss.predict):
+        with pytest.raises(tw.DataError, match=r"output\[1, 0\] is NaN"):
+            meaning([[1, 2], [np.nan, 0]])
+    assert loss.predict([[-np.inf, np.inf]]).any()
+
+
+def test_infinite_outputs_leave_no_shares_but_logistic_ones():
+    with pytest.raises(tw.DataError, match=r"output\[1, 0\] is inf, beside which"):
+        nn.CrossEntropyLoss().probabilities([[1, 2], [np.inf, 0]])
+    assert nn.CrossEntropyLoss().probabilities([[-np.inf, 3]]).tolist() == [[0, 1]]
+    assert nn.BCEWithLogitsLoss().probabilities([[np.inf, -np.inf]]).tolist() == [[1, 0]]

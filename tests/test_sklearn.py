@@ -1263,7 +1263,7 @@ def test_partial_fit_needs_the_classes_once():
     assert network.predict_proba(x).shape == (120, 3)
     with pytest.raises(ValueError, match=r"must be the same as in the first call, \[0 1 2\]"):
         network.partial_fit(x, y, classes=[0, 1])
-    for wrong in (2, "01", [[0, 1, 2]], {0, 1, 2}):
+    for wrong in (2, "01", [[0, 1, 2]], {0, 1, 2}, []):
         with pytest.raises(tw.ArgumentError, match=r"classes must be 1-D.*np\.unique\(y\)"):
             MLPClassifier().partial_fit(x, y, classes=wrong)
     several = data("several labels")[1]

@@ -514,7 +514,7 @@ def test_accumulated_gradients_that_overflow_are_not_kept(keep, tmp_path):
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_an_infinite_gradient_is_refused_also_where_it_would_wait(accumulate):
-    """It was gathered without a word, and made the next update fail, whose own gradient was good."""
+    """It was gathered without a word, and the next update, of a good gradient, failed."""
     trainer = tw.Trainer(
         nn.Sequential(nn.Linear(2, 1)),
         loss=nn.MSELoss(),

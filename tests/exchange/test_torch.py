@@ -304,6 +304,12 @@ def with_a_buffer_more():
     return net
 
 
+def with_a_negative_variance():
+    net = theirs.Sequential(theirs.Linear(2, 2), theirs.BatchNorm1d(2))
+    net[1].running_var.fill_(-1)
+    return net
+
+
 REFUSED = [
     (lambda: nn.Linear(2, 2), tw.ArgumentError, r"must be a torch\.nn\.Module.*got Linear\("),
     (lambda: theirs.Linear, tw.ArgumentError, "got <class"),
@@ -371,6 +377,7 @@ REFUSED = [
         with_a_buffer_more,
         tw.UnsupportedError, r"buffers were added to modules.*unexpected \['0\.scale'\]",
     ),
+    (with_a_negative_variance, tw.ArgumentError, r"variance"),
     (
         lambda: behind(theirs.Linear(2, 2, device="meta")),
         tw.DataError, r"module 1 \(Linear\) is on the meta device",

@@ -184,8 +184,10 @@ def distance(a: Sequential, b: Sequential, x: npt.ArrayLike) -> Distance:
 
 
 def _relative(a: Any, b: Any) -> float:
-    size = float(np.linalg.norm(b))
-    difference = float(np.linalg.norm(np.asarray(a, np.float64) - b))
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    unit = max(np.abs(a).max(initial=0), np.abs(b).max(initial=0)) or 1.0  # squares could overflow
+    size = float(np.linalg.norm(b / unit))
+    difference = float(np.linalg.norm(a / unit - b / unit))
     return difference / size if size > 0 else (0.0 if difference == 0 else float("inf"))
 
 

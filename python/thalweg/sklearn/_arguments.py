@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from thalweg import _checks, _habits, optim
 from thalweg.errors import ArgumentError
 
@@ -74,17 +76,18 @@ def check(estimator: Any) -> None:
     if not isinstance(solver, optim.Optimizer):
         named_or_made("solver", solver, _SOLVERS, optim.Optimizer, "optim")
     _checks.one_of("learning_rate", estimator.learning_rate, _RATES)
-    if batch_size != "auto":
+    if not (isinstance(batch_size, str) and batch_size == "auto"):
         _checks.integer("batch_size", batch_size, 1, also='"auto"')
     for name in ("max_iter", "max_fun"):
         _checks.integer(name, getattr(estimator, name), 1)
-    if estimator.scoring not in (None, "loss"):
+    scoring, patience = estimator.scoring, estimator.n_iter_no_change
+    if not (scoring is None or (isinstance(scoring, str) and scoring == "loss")):
         raise ArgumentError(
             'scoring must be None (early stopping follows the accuracy or R²) or "loss" (it '
-            f"follows the loss); got {_checks.given(estimator.scoring)}"
+            f"follows the loss); got {_checks.given(scoring)}"
         )
-    if estimator.n_iter_no_change != math.inf:
-        _checks.integer("n_iter_no_change", estimator.n_iter_no_change, 1)
+    if not (np.ndim(patience) == 0 and patience == math.inf):
+        _checks.integer("n_iter_no_change", patience, 1)
     if isinstance(solver, optim.Optimizer):
         _refuse_unused(estimator)
 

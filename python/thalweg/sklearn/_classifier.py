@@ -304,10 +304,10 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         first = not hasattr(self, "trainer_")
         if classes is not None:
             classes = np.asarray(classes)
-            if classes.ndim != 1:
+            if classes.ndim != 1 or len(classes) == 0:
                 raise ArgumentError(
-                    "classes must be 1-D, with every label of this and all later calls, such as "
-                    f"np.unique(y) of all data; got shape {classes.shape}"
+                    "classes must be 1-D and not empty, with every label of this and all later "
+                    f"calls, such as np.unique(y) of all data; got shape {classes.shape}"
                 )
             if not first and set(classes.tolist()) != set(self.classes_.tolist()):
                 raise ValueError(

@@ -27,10 +27,11 @@ def hidden_layers(sizes: Any) -> tuple[Any, ...]:
             "hidden_layer_sizes=model.layers: they are initialized anew, and a Linear to the "
             "outputs follows them"
         )
-    if not isinstance(sizes, Iterable) or isinstance(sizes, (str, bytes)):
-        sizes = (sizes,)
+    # An array without an axis is iterable by its class only.
+    single = not isinstance(sizes, Iterable) or isinstance(sizes, (str, bytes))
+    single = single or getattr(sizes, "ndim", 1) == 0
     found: list[Any] = []
-    for place, size in enumerate(sizes):
+    for place, size in enumerate((sizes,) if single else sizes):
         if isinstance(size, Layer):
             found.append(size)
             continue

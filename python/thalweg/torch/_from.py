@@ -33,13 +33,17 @@ def model(module: torch.nn.Module, seed: int) -> nn.Sequential:
     _refuse_own(module)
     _refuse_sharing(module)
     made = nn.Sequential(*layers, dtype=_dtype(module), seed=seed)
-    try:
-        made.load_state_dict({name: it.detach().cpu().numpy() for name, it in tensors.items()})
-    except ArgumentError as error:
+    known = made.state_dict()
+    missing = [name for name in known if name not in tensors]
+    unexpected = [
+        name for name in tensors if name not in known and not name.endswith(".num_batches_tracked")
+    ]
+    if missing or unexpected:
         raise UnsupportedError(
-            "parameters or buffers were added to modules, or removed from them: "
-            f"{str(error).partition(': ')[2].partition(';')[0]} (layers are numbered from 0)"
-        ) from None
+            "parameters or buffers were added to modules, or removed from them: missing "
+            f"{missing or 'none'}, unexpected {unexpected or 'none'} (layers are numbered from 0)"
+        )
+    made.load_state_dict({name: it.detach().cpu().numpy() for name, it in tensors.items()})
     _warn_of_frozen(tensors)
     return made
 

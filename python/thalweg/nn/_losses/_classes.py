@@ -169,7 +169,7 @@ class CrossEntropyLoss(CoreLoss):
         Raises
         ------
         ArgumentError, ShapeError, DataError
-            As from `predict`.
+            As from `predict`. Also if an output is infinite.
 
         Examples
         --------
@@ -180,6 +180,9 @@ class CrossEntropyLoss(CoreLoss):
                [0.8 , 0.2 ]])
         """
         output, competes = self._competing(output, head)
+        if (output == np.inf).any():
+            row, column = (int(i) for i in np.argwhere(output == np.inf)[0])
+            raise DataError(f"output[{row}, {column}] is inf, beside which no other has a share")
         logits = np.where(competes, _floats(output), -np.inf)
         return softmax(logits)
 
@@ -189,14 +192,9 @@ class CrossEntropyLoss(CoreLoss):
 
     def _competing(self, output: Any, head: Any) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return the logits as an array, and which of them compete."""
-        output = _arrays.as_numeric(output, "output")
+        output = _comparable(output)
         if output.ndim != 2:
             raise ShapeError(f"output must be 2-D, (rows, classes); got shape {output.shape}")
-        if np.isnan(output).any():
-            row, column = (int(i) for i in np.argwhere(np.isnan(output))[0])
-            raise DataError(
-                f"output[{row}, {column}] is NaN, which cannot be compared with other outputs"
-            )
         rows, classes = output.shape
         sizes = self.heads or (classes,)
         if sum(sizes) != classes:
@@ -300,6 +298,11 @@ class BCEWithLogitsLoss(CoreLoss):
         ndarray of bool, of the same shape
             For one output it is a column, (n, 1).
 
+        Raises
+        ------
+        DataError, DtypeError
+            If an output is NaN, or they are not numbers.
+
         Warnings
         --------
         With one output, `fit` and `evaluate` take labels of shape (n,), but NumPy broadcasts a
@@ -317,7 +320,7 @@ class BCEWithLogitsLoss(CoreLoss):
         >>> int((said.ravel() == y).sum())
         2
         """
-        return _arrays.as_numeric(output, "output") > 0
+        return _comparable(output) > 0
 
     def probabilities(self, output: npt.ArrayLike) -> Array:
         r"""Return the logistic function of the outputs, :math:`\sigma(y)`.
@@ -332,6 +335,11 @@ class BCEWithLogitsLoss(CoreLoss):
         ndarray of the same shape, of the output's dtype
             The probability of each output, separately.
 
+        Raises
+        ------
+        DataError, DtypeError
+            As from `predict`.
+
         Examples
         --------
         >>> import numpy as np
@@ -341,7 +349,7 @@ class BCEWithLogitsLoss(CoreLoss):
                [0.75],
                [0.  ]])
         """
-        logits = _floats(_arrays.as_numeric(output, "output"))
+        logits = _floats(_comparable(output))
         power = np.exp(-np.abs(logits))  # cannot overflow
         shares: Array = np.where(logits >= 0, 1, power) / (1 + power)
         return shares
@@ -410,6 +418,15 @@ class DistillationLoss(CoreLoss):
 
     def _numbers(self) -> tuple[float, ...]:
         return (self.temperature,)
+
+
+def _comparable(output: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Return outputs as an array of numbers, none of which is NaN."""
+    array = _arrays.as_numeric(output, "output")
+    if np.isnan(array).any():
+        place = [int(i) for i in np.argwhere(np.isnan(array))[0]]
+        raise DataError(f"output{place or ''} is NaN, which cannot be compared with other outputs")
+    return array
 
 
 def _floats(output: npt.NDArray[Any]) -> Array:

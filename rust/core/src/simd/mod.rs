@@ -458,12 +458,18 @@ impl Isa {
         }
     }
 
+    /// Those of this kind of CPU.
+    const KNOWN: &[Isa] = if cfg!(target_arch = "x86_64") {
+        &[Isa::Scalar, Isa::Avx2, Isa::Avx512]
+    } else if cfg!(target_arch = "aarch64") {
+        &[Isa::Scalar, Isa::Neon]
+    } else {
+        &[Isa::Scalar]
+    };
+
     /// The ISAs that this CPU can run, from the plainest to the widest.
     pub fn available() -> Vec<Isa> {
-        [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512]
-            .into_iter()
-            .filter(|isa| isa.is_available())
-            .collect()
+        Isa::KNOWN.iter().copied().filter(|isa| isa.is_available()).collect()
     }
 
     /// Whether this CPU can run it.
@@ -483,7 +489,8 @@ impl Isa {
 
     /// The cap that `THALWEG_ISA` sets, as written, if it is set.
     pub fn cap() -> Option<String> {
-        std::env::var("THALWEG_ISA").ok().filter(|v| !v.is_empty())
+        let name = std::env::var_os("THALWEG_ISA").filter(|name| !name.is_empty())?;
+        Some(name.to_string_lossy().into_owned())
     }
 
     /// The ISA that kernels use: the widest available one, capped by `THALWEG_ISA`; read once.
@@ -497,16 +504,14 @@ impl Isa {
                 let available = Isa::available();
                 let cap = match Isa::cap() {
                     None => Isa::Avx512,
-                    Some(name) => [Isa::Scalar, Isa::Neon, Isa::Avx2, Isa::Avx512]
-                        .into_iter()
-                        .find(|isa| isa.name() == name)
-                        .ok_or_else(|| {
-                            let names: Vec<_> = available.iter().map(|isa| isa.name()).collect();
-                            format!(
-                                "THALWEG_ISA is {name:?}; on this machine, one of {} is needed",
-                                names.join(", ")
-                            )
-                        })?,
+                    // One that this CPU lacks is no limit; one of another kind of CPU is a mistake.
+                    Some(name) => *Isa::KNOWN.iter().find(|isa| isa.name() == name).ok_or_else(|| {
+                        let names: Vec<_> = available.iter().map(|isa| isa.name()).collect();
+                        format!(
+                            "THALWEG_ISA is {name:?}; on this machine, one of {} is needed",
+                            names.join(", ")
+                        )
+                    })?,
                 };
                 Ok(available.into_iter().rfind(|isa| *isa <= cap).unwrap_or(Isa::Scalar))
             })
