@@ -3,12 +3,13 @@
 import copy
 import pickle
 import warnings
+from decimal import Decimal
 
 import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg import continual, nn, optim
+from thalweg import _safetensors, continual, nn, optim
 from thalweg.continual import metrics
 from thalweg.errors import ArgumentError, DtypeError, ShapeError, UnsupportedError
 
@@ -24,6 +25,30 @@ def learner():
 
 def scenario(tasks=2):
     return continual.from_arrays([(X, Y)] * tasks)
+
+
+SQUARES = np.concatenate([X, X], axis=1)  # images of 2 by 2 pixels
+RAGGED = continual.Task(X[:2], [[1, 2], [0]], X, Y)
+
+
+class Sparse:
+    """As SciPy's arrays: with no length."""
+
+    def toarray(self):
+        return X
+
+
+def herd(features):
+    continual.BalancedBuffer(9, select="herding").add(x=X, y=Y, features=features)
+
+
+def learned(strategy):
+    strategy.fit(continual.Task(X, Y, X, Y))
+    return strategy
+
+
+def nearest():
+    return learned(continual.NearestMean(continual.Replay(learner(), 9)))
 
 
 @pytest.mark.parametrize(
@@ -644,7 +669,47 @@ def test_what_a_task_says_of_itself_is_whole_numbers(wrong, message):
             lambda: continual.split(X, np.array(["a", 1] * 10, object), X, Y),
             "must have one type, by which they can be sorted; got int, str",
         ),
+        (
+            lambda: continual.split(X, [Decimal("NaN")] * 20, X, Y),
+            "by which they can be sorted; got Decimal, int",
+        ),
+        (
+            lambda: continual.split(X, [Decimal("NaN")] * 20, X, [Decimal(1)] * 20),
+            "by which they can be sorted; got Decimal without an order",
+        ),
+        (
+            lambda: continual.split(X, Y, X, np.array([None] * 20)),
+            "by which they can be sorted; got NoneType, int",
+        ),
+        (
+            lambda: continual.split(X, np.zeros(20, [("label", int)]), X, Y),
+            "by which they can be sorted; got int, tuple",
+        ),
+        (
+            lambda: continual.split(X, Y, X, Y, 3, order=[[1, 2], [0]]),
+            "order cannot be made an array",
+        ),
+        (
+            lambda: continual.split(X, Y, X, Y, 3, order=np.array([0, "a", None], object)),
+            r"order must hold each of the classes \[0, 1, 2\] once",
+        ),
+        (lambda: continual.split(X, Y, X, Y, 3, order=[0, 1, 1]), "each of the classes"),
+        (lambda: continual.permuted(SQUARES * 1j, Y, SQUARES, Y), "x has dtype complex"),
+        (lambda: continual.rotated(SQUARES * 1j, Y, SQUARES, Y), "x has dtype complex"),
+        (lambda: continual.rotated(SQUARES, Y, SQUARES.astype(str), Y), "x_test has dtype <U"),
+        (lambda: continual.rotated(SQUARES.astype("M8[s]"), Y, SQUARES, Y), "x has dtype datetime"),
         (lambda: continual.ReservoirBuffer(9).add(x=3, y=4), "a row for each sample"),
+        (lambda: continual.ReservoirBuffer(9).add(x=X * 1j, y=Y), "x has dtype complex"),
+        (lambda: continual.BalancedBuffer(9).add(x=X, y=Y.astype(str)), "y .*number the classes"),
+        (lambda: continual.ReservoirBuffer(9).load_state_dict(None), "must be a dict, .*got None"),
+        (lambda: continual.BalancedBuffer(9).load_state_dict("x"), "must be a dict, .*got 'x'"),
+        (lambda: herd(X), "features must be a function of x; got an ndarray"),
+        (lambda: herd(lambda x: None), r"features\(x\) is None"),
+        (lambda: herd(lambda x: x[:, 0]), r"features\(x\) must be 2-D"),
+        (lambda: herd(lambda x: x * 1j), r"features\(x\) has dtype complex"),
+        (lambda: herd(lambda x: x.astype(str)), r"features\(x\) has dtype <U"),
+        (lambda: herd(lambda x: x[:1]), r"features\(x\) must have a row for each of the 7 samples"),
+        (lambda: herd(lambda x: x * np.nan), r"features\(x\)\[0, 0\] is nan"),
         (
             lambda: continual.BalancedBuffer(9).add(x=[[1], [1, 2]], y=Y),
             "x cannot be made an array",
@@ -652,6 +717,34 @@ def test_what_a_task_says_of_itself_is_whole_numbers(wrong, message):
         (lambda: continual.run(learner(), DOMAINS, resume="yes"), "resume must be True or False"),
         (lambda: continual.Naive(learner()).predict(X, [0.5]), r"outputs 0 to 2; got \[0\.5\]"),
         (lambda: continual.Naive(learner()).predict(X, "01"), "outputs 0 to 2; got '01'"),
+        (lambda: continual.Naive(learner()).predict(X, [[1, 2], [0]]), "classes cannot be made"),
+        (lambda: continual.LwF(learner()).fit(RAGGED), "y cannot be made an array"),
+        (lambda: continual.ERACE(learner(), 9).fit(RAGGED), "y cannot be made an array"),
+        (lambda: continual.DER(learner(), 9, alpha=1).step(5, Y), "x is not one: its shape is"),
+        (lambda: continual.DER(learner(), 9, alpha=1).step(X, 5), "y is not one: its shape is"),
+        (lambda: learned(continual.GEM(learner(), 5)).step(5, Y), "x must be 2-D"),
+        (lambda: learned(continual.OGD(learner(), 5)).step(Sparse(), Y), r"pass x\.toarray\(\)"),
+        (lambda: nearest().predict(None), "x is None"),
+        (lambda: nearest().predict(Sparse()), r"pass x\.toarray\(\)"),
+        (lambda: continual.Task(X, Y, X, Y, name=np.zeros((2, 2))), "name must be text; got array"),
+        (lambda: continual.Task(X, Y, X, Y, active=np.zeros((2, 2), int)), "active must hold"),
+        (
+            lambda: continual.SynapticIntelligence(learner(), 1.0, convention=np.zeros(2)),
+            "convention must be one of",
+        ),
+        (
+            lambda: continual.PackNet(learner(), retrain=1e308),
+            r"retrain must be .* in \[0, 1e\+06\]",
+        ),
+        (
+            lambda: continual.Replay(learner(), 0),
+            "buffer must be a Buffer or an integer >= 1; got 0",
+        ),
+        (lambda: continual.GDumb(learner(), -1), "buffer must be a Buffer or an integer >= 1; got"),
+        (
+            lambda: continual.Result(None, "domain", "accuracy"),
+            "names must be a sequence; got None",
+        ),
         (lambda: continual.XdG(learner()).predict(X, task="a"), "task must be an integer >= 0"),
         (lambda: continual.PackNet(learner()).network(-1), "task must be an integer >= 0; got -1"),
         (lambda: ewc().end(X), r"must be a Task, such as .*Task\(.*got ndarray"),
@@ -1068,3 +1161,66 @@ def test_a_damaged_file_of_a_strategy_is_named(old, new, tmp_path):
     path.write_bytes(whole)
     again.load(path)
     assert again.trainer.optimizer.steps == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("importance", np.nan, "is nan"),
+        ("anchor", np.inf, "is inf"),
+        ("importance", 1e300, "is too large for float32"),
+    ],
+)
+def test_a_file_with_numbers_that_no_strategy_has_gathered_is_damaged(
+    name, value, message, dtype, tmp_path
+):
+    """Before anything is loaded; without a warning of NumPy."""
+
+    def make():
+        trainer = learner()
+        trainer = tw.Trainer(trainer.model.astype(dtype), loss=trainer.loss, optimizer=optim.Adam())
+        return continual.EWC(trainer, 1.0)
+
+    path, strategy, again = tmp_path / "strategy", learned(make()), make()
+    strategy.save(path)
+    arrays, text = _safetensors.load(path)
+    changed = arrays[f"strategy.{name}"] = arrays[f"strategy.{name}"].copy()
+    changed[3] = value
+    _safetensors.save(path, arrays, text)
+    if np.isfinite(value) and dtype == "float64":
+        again.load(path)
+        assert again.importance[3] == value
+        return
+    with pytest.raises(tw.DataError, match=rf"is a damaged file: .*{name}.*\[3\].*{message}"):
+        again.load(path)
+    assert again.trainer.optimizer.steps == 0
+    assert again.importance is None
+
+
+def test_the_result_of_a_run_is_no_nested_list(tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text("[" * 10**6)
+    with pytest.raises(tw.DataError, match="does not contain the result of a run"):
+        continual.Result.load(path)
+
+
+def test_paths_may_be_bytes(tmp_path):
+    for name, checks in (("log.json", "log"), ("scores.csv", "log"), ("run", "checkpoint")):
+        path = str(tmp_path / name).encode()
+        continual.run(learner(), scenario(), **{checks: path})
+        assert (tmp_path / name).exists()
+    found = continual.Result.load(str(tmp_path / "log.json").encode())
+    assert found.names == ("task 1", "task 2")
+    found.save(str(tmp_path / "again.csv").encode())
+    assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "scores.csv").read_bytes()
+
+
+def test_samples_that_are_too_large_for_directions_are_named():
+    model, task = learner().model, continual.Task(X * 1e38, Y, X, Y)
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+    before, strategy = model.flat_parameters, continual.OGD(trainer, 5)
+    with pytest.raises(tw.DataError, match="x of task 0 are not finite in float32 arithmetic"):
+        strategy.fit(task)
+    np.testing.assert_array_equal(model.flat_parameters, before)
+    assert strategy._ended == 0

@@ -295,3 +295,29 @@ def test_samples_are_different_ones_with_what_belongs_to_them():
 def test_what_is_wrong_is_said(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("make", [ReservoirBuffer, BalancedBuffer])
+def test_a_capacity_that_is_never_reached_takes_no_memory(make):
+    buffer = make(2**63 - 1)
+    for start in (0, 5, 10):
+        offer(buffer, range(start, start + 5))
+    assert sorted(buffer.rows()["x"][:, 0]) == list(range(15))
+
+
+@pytest.mark.parametrize("make", [ReservoirBuffer, BalancedBuffer])
+def test_numbers_are_kept_in_types_that_a_file_can_hold(make):
+    buffer = make(4)
+    buffer.add(x=np.ones((2, 1), np.longdouble), y=np.zeros(2, object))
+    assert buffer.rows()["x"].dtype == np.float64
+    assert buffer.rows()["y"].dtype == np.int64
+
+
+def test_a_buffer_says_what_it_holds():
+    some = offer(ReservoirBuffer(5), range(3))
+    assert repr(some) == "<ReservoirBuffer: 3 of at most 5 rows>"
+    some = offer(BalancedBuffer(5, select="random"), range(3), np.arange(3))
+    assert repr(some) == ("<BalancedBuffer: 3 rows of 3 classes, at most 5 rows, select='random'>")
+    assert "at most 5 of each class, select='herding'" in repr(
+        BalancedBuffer(5, per_class=True, select="herding")
+    )

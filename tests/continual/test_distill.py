@@ -220,6 +220,23 @@ def test_steps_of_a_task_are_of_that_task(scenario, trainer):
     np.testing.assert_array_equal(stream.trainer.model.flat_parameters, before)
 
 
+@pytest.mark.parametrize("make", [continual.DER, continual.DERpp, continual.ERACE])
+def test_labels_of_steps_compete_in_the_loss(make, scenario, trainer):
+    """Steps say which do not in the words of the trainer's own, and have changed nothing."""
+    strategy = make(trainer(loss=nn.CrossEntropyLoss(active=(0, 1))), 10)
+    strategy.step(scenario[0].x[:4], scenario[0].y[:4])
+    before = strategy.trainer.model.flat_parameters
+    x, y = scenario[0].x[:3], np.array([0, 4, 1])
+    errors = []
+    for step in (strategy.step, trainer(loss=nn.CrossEntropyLoss(active=(0, 1))).step):
+        with pytest.raises(DataError, match=r"y\[1\] is 4, which is not an active class") as raised:
+            step(x, y)
+        errors.append(str(raised.value))
+    assert errors[0] == errors[1]
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+    assert strategy.buffer.seen == 4
+
+
 @pytest.mark.parametrize("dtype", [np.uint64, np.uint8, np.int16, bool])
 @pytest.mark.parametrize("make", [continual.DER, continual.ERACE])
 def test_labels_may_have_any_integer_type(make, dtype, clouds, trainer):

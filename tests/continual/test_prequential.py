@@ -170,3 +170,17 @@ def test_what_is_wrong_is_said(call, error, message, scenario, trainer):
     with pytest.raises(error, match=message):
         call(learner, scenario)
     assert learner.optimizer.steps == 0
+
+
+def test_batches_of_a_task_are_judged_by_its_part_of_the_network(scenario, trainer):
+    """Between `begin` and `end`, a step trains the part that belongs to the task."""
+    gated = continual.XdG(trainer(), share=0.5)
+    gated.fit(scenario[0])
+    task = scenario[1]
+    gated.begin(task)
+    for at in range(0, 120, 40):
+        x, y = task.x[at : at + 40], task.y[at : at + 40]
+        right = np.mean(gated.network(1)(x).argmax(axis=1) == y)
+        assert right != np.mean(gated.network(0)(x).argmax(axis=1) == y)
+        (found,) = prequential(gated, [(x, y)])
+        assert found.score == right

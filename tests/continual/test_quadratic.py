@@ -433,9 +433,10 @@ def test_a_penalty_that_hardly_matters_is_warned_about(rng):
     assert ewc.ratios[-1] == history["penalty"][-1] / history["loss"][-1] < 1e-4
 
 
-def test_a_penalty_that_hardly_matters_to_steps_is_warned_about(rng, tmp_path):
+@pytest.mark.parametrize("index", [0, 1])  # tasks that arrive one by one need no index
+def test_a_penalty_that_hardly_matters_to_steps_is_warned_about(index, rng, tmp_path):
     """As after `learn`: the penalty at the end, over the mean loss of the steps of the task."""
-    tasks = [task(rng.standard_normal((20, 4)), rng.standard_normal(20), k) for k in (0, 1)]
+    tasks = [task(rng.standard_normal((20, 4)), rng.standard_normal(20), k) for k in (0, index)]
     found = []
     for stopped in (False, True):
         ewc = EWC(linear(4), strength=1e-7)
@@ -452,7 +453,7 @@ def test_a_penalty_that_hardly_matters_to_steps_is_warned_about(rng, tmp_path):
                 ewc.end(one)
                 assert ewc.ratios == []  # there was no penalty
         penalty = ewc.trainer.penalty
-        with pytest.warns(UserWarning, match=r"of task 1, .*strength=1e-07 is too small"):
+        with pytest.warns(UserWarning, match=rf"of task {index}, .*strength=1e-07 is too small"):
             ewc.end(tasks[1])
         assert ewc.ratios == [pytest.approx(penalty / np.mean(losses[5:]), rel=1e-12)]
         found += ewc.ratios

@@ -545,6 +545,23 @@ def test_a_stream_with_replay(scenario, trainer):
     assert np.mean(strategy.predict(x) == y) > 0.7 > np.mean(plain.model(x).argmax(1) == y)
 
 
+@pytest.mark.parametrize("how", ["stream", "hand"])
+def test_what_is_kept_before_the_first_task_counts_as_a_task(how, scenario, trainer):
+    """Until one has ended: then it is that which counts, and what came before belongs to it."""
+    mine = trainer()
+    strategy = continual.Replay(mine, 40, batch_size=8)
+    first, *others = scenario
+    if how == "stream":
+        strategy.step(first.x, first.y)
+    else:
+        strategy.buffer.add(x=first.x, y=first.y)
+    for task, share in zip(others, (1 / 2, 1 / 2), strict=True):
+        seen = watched(mine)
+        strategy.fit(task, batch_size=40)
+        np.testing.assert_allclose(seen[0][2][:40], share / 40)
+        np.testing.assert_allclose(seen[0][2][40:48], (1 - share) / 8)
+
+
 #: Strategies that store a task's samples when it ends, with room for all of them.
 KEEP = {
     "Replay": lambda t: continual.Replay(t, 400),

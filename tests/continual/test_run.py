@@ -191,21 +191,26 @@ def test_figures_of_an_epoch_in_parts_are_those_of_the_whole(scenario, trainer, 
         continual.Naive,
         lambda t: continual.EWC(t, 1.0),
         lambda t: continual.AGEM(t, 20),
+        # Which adds rows that count to those of a task.
+        lambda t: continual.AGEM(continual.Replay(t, 20, weighting="rows", batch_size=2), 20),
         lambda t: continual.ContinualBackprop(t, replacement_rate=0.1, maturity=2),
         continual.PackNet,
     ],
-    ids=["Naive", "EWC", "AGEM", "ContinualBackprop", "PackNet"],
+    ids=["Naive", "EWC", "AGEM", "AGEM of Replay", "ContinualBackprop", "PackNet"],
 )
 @pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.filterwarnings("ignore:the penalty of", "ignore:PackNet is told")
 def test_steps_in_which_no_row_counts_are_skipped_also_where_each_is_saved(
-    make, every, clouds, trainer, tmp_path
+    make, every, accumulate, clouds, trainer, tmp_path
 ):
     y = np.where(np.arange(480) % 7 < 5, -100, clouds.y)  # of two rows, often none counts
     tasks = [continual.Task(clouds.x, y, clouds.x, clouds.y, index) for index in range(2)]
     scenario = continual.Scenario([task.with_data(clouds.x[:40], y[:40]) for task in tasks])
     options = {"epochs": 2, "batch_size": 2}
-    whole, parts = make(trainer()), make(trainer())
+    if accumulate > 1 and isinstance(make(trainer()), continual.ContinualBackprop):
+        pytest.skip("each of its steps is an update")
+    whole, parts = (make(trainer(accumulate_grad_batches=accumulate)) for _ in range(2))
     one = continual.run(whole, scenario, **options)
     other = continual.run(
         parts, scenario, save_every=every, checkpoint=tmp_path / "parts", **options
@@ -218,6 +223,31 @@ def test_steps_in_which_no_row_counts_are_skipped_also_where_each_is_saved(
         for key in found.keys() - {"seconds"}:
             assert found[key] == pytest.approx(wanted[key], rel=1e-6)
     assert np.isfinite(other.seconds)
+
+
+def test_an_accumulated_update_is_of_the_batches_at_its_positions(clouds, trainer):
+    """Its gradient is the mean over those of them in which rows count; there may be none."""
+    model = nn.Sequential(nn.Linear(2, 6), dtype="float64")
+    loss, optimizer = nn.CrossEntropyLoss(), optim.SGD(lr=0.1)
+    mine = tw.Trainer(model, loss=loss, optimizer=optimizer, accumulate_grad_batches=2)
+    theta, x, y = model.flat_parameters, clouds.x[:14].astype(float), clouds.y[:14].copy()
+    y[[0, 1, 4, 5, 6, 7]] = -100  # of seven batches, the first, third and fourth
+    slopes = tw.Trainer(model[:], loss=loss, optimizer=optim.SGD(lr=0.1))
+    for update in ([1], [], [4, 5], [6]):
+        gradients = []
+        for batch in update:
+            slopes.model.flat_parameters = theta
+            slopes.model.zero_grad()
+            slopes.backward(x[2 * batch :][:2], y[2 * batch :][:2])
+            gradients.append(slopes.model.flat_gradients)
+        if update:
+            theta = theta - 0.1 * np.mean(gradients, axis=0)
+    strategy = continual.Naive(mine)
+    task = continual.Task(x, y, x, y)
+    strategy.begin(task)
+    strategy.learn(task, steps=7, batch_size=2, shuffle=False)
+    np.testing.assert_allclose(model.flat_parameters, theta, rtol=1e-12)
+    assert optimizer.steps == 3
 
 
 def test_an_interval_in_which_no_row_counts_has_no_figures(clouds, trainer, tmp_path):

@@ -200,6 +200,9 @@ def test_heads_are_in_the_order_of_outputs_and_come_back_with_their_classes(data
     assert tasks.heads == (4, 3, 3)
     assert continual.Scenario(tasks[::-1], "task").heads == (4, 3, 3)
     assert continual.Scenario([*tasks, tasks[1], tasks[0]], "task").heads == (4, 3, 3)
+    # In whatever order a task names them, and how often.
+    named = [dataclasses.replace(t, classes=t.classes[::-1] + t.classes[:1]) for t in tasks]
+    assert continual.Scenario([*named, tasks[1]], "task").heads == (4, 3, 3)
     # Labels that begin anew in every task are not told apart by them.
     assert continual.split(*data.all, tasks=5, kind="domain").heads == (2,) * 5
 

@@ -219,6 +219,23 @@ def test_a_buffer_has_room_for_the_classes_of_all_tasks(make, scenario, trainer)
     assert len(buffer) == 6
 
 
+def test_room_is_for_the_classes_that_a_buffer_tells_apart(clouds, trainer):
+    """Probabilities are of the largest class; whole numbers, for a loss of numbers, of one."""
+    mine = trainer()
+    shares = continual.from_arrays([(clouds.x, np.eye(6)[clouds.y])] * 2)
+    with pytest.raises(ArgumentError, match=r"capacity=8 has no room .* of each of 12 classes"):
+        continual.run(continual.Replay(mine, continual.BalancedBuffer(8)), shares)
+    assert mine.optimizer.steps == 0
+    regression = trainer(outputs=1, loss=nn.MSELoss())
+    replay = continual.Replay(regression, continual.BalancedBuffer(4))
+    continual.run(replay, continual.from_arrays([(clouds.x, clouds.y)] * 2))
+    assert len(replay.buffer) == 4
+    text = continual.Scenario([continual.Task(clouds.x, clouds.y.astype(str), clouds.x, clouds.y)])
+    with pytest.raises(DtypeError) as raised:
+        continual.run(replay, text)
+    assert raised.value.__notes__ == ["While task 0 ('task 1') was being looked at."]
+
+
 @pytest.mark.parametrize("make", [continual.XdG, continual.PackNet])
 def test_a_task_that_nobody_knows_is_not_told_in_silence(make, clouds, trainer):
     known = continual.split(*clouds.all, tasks=3, kind="task")
@@ -329,13 +346,65 @@ def test_steps_that_would_each_be_an_update_are_refused_where_gradients_are_accu
     strategy = make("rows")
     for number in range(2):
         strategy.fit(scenario[number], steps=6)
-        assert strategy.trainer.optimizer.steps == 2 * (number + 1)
+        # Of three batches, of the one left of the pass, and of two of the next one.
+        assert strategy.trainer.optimizer.steps == 3 * (number + 1)
     strategy = make("tasks")
     strategy.fit(scenario[0], steps=6)
     before = strategy.trainer.model.flat_parameters
     with pytest.raises(UnsupportedError, match=r'accumulate_grad_batches=3: use weighting="rows"'):
         strategy.fit(scenario[1], steps=6)
     np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+
+
+def test_an_update_under_way_ends_with_the_pass_and_with_the_task(scenario):
+    """Also where tasks are learned by `step`: no gradient of one is left for the next."""
+
+    class BySteps(continual.Strategy):
+        def step(self, x, y):
+            return super().step(x, y)
+
+    found = []
+    for make in (continual.Naive, BySteps):
+        mine = learner(6, nn.CrossEntropyLoss(), accumulate_grad_batches=3)
+        strategy = make(mine)
+        for task in scenario[:2]:
+            strategy.fit(
+                task, epochs=2, batch_size=12
+            )  # 10 batches a pass: the last update is of 1
+        assert mine.optimizer.steps == 2 * 2 * 4
+        found.append(mine.model.flat_parameters)
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("name", ["OGD", "XdG", "AGEM"])
+def test_the_last_update_of_a_task_is_like_the_others(name, scenario):
+    mine = tw.Trainer(
+        nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 6), dtype="float64"),
+        loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1), accumulate_grad_batches=2,
+    )  # fmt: skip
+    make = {"OGD": continual.OGD, "XdG": continual.XdG, "AGEM": lambda t: continual.AGEM(t, 300)}
+    strategy = make[name](mine)
+    strategy.fit(scenario[0], epochs=3)
+    known, steps, task = getattr(strategy, "directions", None), mine.optimizer.steps, scenario[1]
+    strategy.begin(task)
+    theta = strategy._ungated() if name == "XdG" else mine.model.flat_parameters
+    reference = None
+    if name == "AGEM":
+        mine.model.zero_grad()
+        mine.backward(scenario[0].x, scenario[0].y)  # all of it is kept
+        reference = mine.model.flat_gradients
+    strategy.step(task.x[:20], task.y[:20])
+    assert mine.optimizer.steps == steps
+    strategy.end(task)
+    assert mine.optimizer.steps == steps + 1
+    moved = mine.model.flat_parameters - theta
+    assert abs(moved).max() > 1e-3
+    if name == "OGD":
+        np.testing.assert_allclose(known @ moved, 0, atol=1e-12)
+    elif name == "XdG":
+        assert not moved[~strategy._gates(1)[1]].any()
+    else:
+        assert reference @ moved == pytest.approx(0, abs=1e-12)  # it was against it
 
 
 def test_a_fresh_start_drops_accumulated_gradients(scenario):

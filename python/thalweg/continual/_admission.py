@@ -13,7 +13,7 @@ from thalweg._trainer._penalties import OWN
 from thalweg._warn import warn
 from thalweg.continual import _protocol
 from thalweg.continual._task import Task, check_rows, not_begun
-from thalweg.errors import ArgumentError, ThalwegError, UnsupportedError
+from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim.schedules import ReduceLROnPlateau
@@ -57,14 +57,15 @@ class Admission:
                 trainer.loss = dataclasses.replace(before, active=active)
             self._look_at(task)
             self._check_kept(task)
-        except ThalwegError:
-            trainer.loss = before
+        except BaseException:
+            if trainer.loss is not before:
+                trainer.loss = before
             raise
         self._admitted, self._refused = task, False
 
     def _check_penalties(self) -> None:
         """Refuse a trainer with the penalties of strategies that are not among these."""
-        links = [link for link in (self, *_protocol.inside(self)) if "penalty" in link._does]
+        links = [link for link in _protocol.links(self) if "penalty" in link._does]
         others = {*self.trainer._penalties.terms} - {OWN, *(link._place for link in links)}
         if links and others:
             raise UnsupportedError(
@@ -109,10 +110,18 @@ class Admission:
             self.inner._check_kept(task)
 
     def _admit_end(self, task: Task) -> None:
-        """Refuse the end of a task before anything is changed for it."""
+        """Refuse the end of a task before anything is changed for it, or finish its last update."""
         if task is not self._admitted:
             self._check_end(task)
+            self._finish()
             self._admitted = task
+
+    def _finish(self) -> None:
+        """Make the update for which gradients of some batches wait, if there is one."""
+        if self.inner is not None:
+            self.inner._finish()
+        elif self.trainer._accumulate > 1:
+            self.trainer._core.flush()
 
     def _check_end(self, task: Task) -> None:
         """Refuse a task that this strategy, or one inside, could not consolidate."""

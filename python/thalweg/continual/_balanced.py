@@ -5,11 +5,11 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from thalweg import _checks
+from thalweg import _arrays, _checks
 from thalweg._habits import takes
 from thalweg.continual._buffers import Buffer, Group, as_columns, as_wide, copied
 from thalweg.continual._task import are_labels
-from thalweg.errors import ArgumentError
+from thalweg.errors import ArgumentError, ShapeError
 
 Select: TypeAlias = Literal["random", "herding"]
 
@@ -67,6 +67,14 @@ class BalancedBuffer(Buffer):
         self._groups: dict[str, dict[str, Any]] = {}
         self._seen: dict[str, int] = {}
 
+    def __repr__(self) -> str:
+        kept = "of each class" if self._per_class else "rows"
+        classes = len(self._groups)
+        return (
+            f"<{type(self).__name__}: {len(self)} rows of {classes} classes, at most"
+            f" {self.capacity} {kept}, select={self._select!r}>"
+        )
+
     @property
     def _herding(self) -> bool:
         return self._select == "herding"
@@ -81,13 +89,18 @@ class BalancedBuffer(Buffer):
         features: Callable[[Any], Any] | None = None,
         **columns: Any,
     ) -> None:
-        """Offer samples; those with the same label and the same `group` form one class."""
+        """Offer samples; those with the same label and the same `group` form one class.
+
+        With ``select="herding"``, `features` returns finite numbers of shape (n, k) for n samples.
+        """
         arrays = as_columns(columns, self._kept())
-        if self._herding and features is None:
-            raise ArgumentError(
-                'select="herding" needs the features of samples: pass features, a function that'
-                " computes them from x, or let Replay fill the buffer"
-            )
+        if self._herding:
+            if features is None:
+                raise ArgumentError(
+                    'select="herding" needs the features of samples: pass features, a function that'
+                    " computes them from x, or let Replay fill the buffer"
+                )
+            _checks.function("features", features, "x")
         parts = {
             key: {name: array[mine] for name, array in arrays.items()}
             for key, mine in _parts(group, arrays["y"]).items()
@@ -153,7 +166,7 @@ class BalancedBuffer(Buffer):
             assert features is not None
             if old is not None:
                 part = {name: np.concatenate([old[name], part[name]]) for name in part}
-            chosen = herd(features(part["x"]), quota)
+            chosen = herd(_features(features, part["x"]), quota)
             return {name: column[chosen] for name, column in part.items()}
         count = len(part["x"])
         if old is None:
@@ -237,6 +250,17 @@ def classes_of(y: Any) -> Any:
     return np.zeros(len(y), np.int64)
 
 
+def _features(features: Callable[[Any], Any], x: Any) -> Any:
+    """Return the features of samples, if they are such: else a herd would mean nothing."""
+    name = "features(x)"
+    rows = _arrays.matrix(features(x), np.dtype(np.float64), name)
+    if len(rows) != len(x):
+        raise ShapeError(
+            f"{name} must have a row for each of the {len(x)} samples; got shape {rows.shape}"
+        )
+    return _arrays.finite(rows, name)
+
+
 def herd(features: Any, count: int) -> Any:
     r"""Choose rows one by one so that their mean stays nearest to that of all rows.
 
@@ -244,7 +268,7 @@ def herd(features: Any, count: int) -> Any:
     :math:`\lVert \mu - \frac1k \sum_{j \le k} \varphi_j \rVert`, where features :math:`\varphi`
     have unit length.
     """
-    unit = unit_length(np.asarray(features, dtype=np.float64))
+    unit = unit_length(features)
     mean = unit.mean(axis=0)
     total = np.zeros_like(mean)
     chosen = np.zeros(min(count, len(unit)), dtype=np.int64)

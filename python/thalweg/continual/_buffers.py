@@ -87,7 +87,7 @@ class Buffer:
                 " which returns those that are kept as a dict of arrays, and __len__(self), their"
                 " number"
             )
-        self.capacity = _checks.integer("capacity", capacity, 1)
+        self.capacity: int = _checks.integer("capacity", capacity, 1)
         self._seed = _checks.integer("seed", seed, 0)
         self._generator = np.random.default_rng(self._seed)
 
@@ -110,14 +110,15 @@ class Buffer:
         features : callable, keyword only, optional
             Computes the features of samples `x`, for buffers that select by features.
         **columns : array_like
-            ``x``, ``y`` and others, all with the same number of rows. Samples of different dtypes
-            are kept in one that can hold all of them.
+            ``x``, ``y`` and others, numbers with the same number of rows. Samples of different
+            dtypes are kept in one that can hold all of them; longer floats as float64.
 
         Raises
         ------
         ShapeError, DtypeError, ArgumentError
-            If the columns do not match each other or what is kept (for example, numbers where
-            labels are kept), or there is no room for them; what is kept stays as it is.
+            If the columns are not numbers, do not match each other or what is kept (for example,
+            numbers where labels are kept), or there is no room for them; what is kept stays as it
+            is.
         """
         raise NotImplementedError
 
@@ -209,6 +210,11 @@ class Buffer:
     def _check_state(self, state: Mapping[str, Any]) -> None:
         """Refuse the state of an incompatible buffer before anything is loaded."""
         name, needed = type(self).__name__, self._holds
+        if not isinstance(state, Mapping):
+            raise ArgumentError(
+                f"state must be a dict, as returned by {name}.state_dict(); got"
+                f" {_checks.short(state)}"
+            )
         if self._is_custom() and type(self).state_dict.__module__.startswith("thalweg."):
             needed = (*needed, "attributes")
         missing = [key for key in needed if key not in state]
@@ -275,6 +281,9 @@ class ReservoirBuffer(Buffer):
     def __len__(self) -> int:
         return min(self._seen, self.capacity)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {len(self)} of at most {self.capacity} rows>"
+
     @property
     def seen(self) -> int:
         """How many samples it has been offered."""
@@ -291,8 +300,9 @@ class ReservoirBuffer(Buffer):
         arrays = as_columns(columns, self._columns)
         count = len(next(iter(arrays.values())))
         kept = self._columns or {name: array[:0] for name, array in arrays.items()}
+        most = min(self._seen + count, self.capacity)
         self._columns = {
-            name: self._with_room(column) for name, column in as_wide(kept, arrays).items()
+            name: self._with_room(column, most) for name, column in as_wide(kept, arrays).items()
         }
         numbers = np.arange(self._seen, self._seen + count)
         # A number in [0, n] for the n-th sample, n from 0, drawn even while the buffer fills.
@@ -304,11 +314,12 @@ class ReservoirBuffer(Buffer):
             self._columns[name][places[enters]] = array[enters]
         self._seen += count
 
-    def _with_room(self, column: Any) -> Any:
-        """Return a column with as many rows as the capacity; what is saved has none to spare."""
-        if len(column) == self.capacity:
+    def _with_room(self, column: Any, rows: int) -> Any:
+        """Return a column with at least some rows: twice as many if it has to grow."""
+        if len(column) >= rows:
             return column
-        room = np.zeros((self.capacity, *column.shape[1:]), column.dtype)
+        rows = min(max(rows, 2 * len(column)), self.capacity)
+        room = np.zeros((rows, *column.shape[1:]), column.dtype)
         room[: len(column)] = column
         return room
 
@@ -353,8 +364,10 @@ def as_columns(columns: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str,
     arrays: dict[str, Any] = {}
     lengths: dict[str, int] = {}
     for name, column in columns.items():
-        arrays[name] = _arrays.as_array(column, name)
-        if not arrays[name].ndim:
+        array = _arrays.as_numeric(column, name, labels=name == "y")
+        # A file holds no longer floats, which are longer than any model's.
+        arrays[name] = array.astype(np.float64) if array.dtype.itemsize > 8 else array
+        if not array.ndim:
             raise ShapeError(
                 f"a buffer needs arrays with a row for each sample; {name} is not one: its shape"
                 " is ()"

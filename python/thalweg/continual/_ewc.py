@@ -104,14 +104,14 @@ class EWC(Consolidating):
         seed: int = 0,
     ) -> None:
         super().__init__(inner, strength)
-        self.convention = _checks.one_of("convention", convention, get_args(Convention))
+        self.convention: str = _checks.one_of("convention", convention, get_args(Convention))
         if fisher is None:
             fisher = _FISHER[convention]
         # Refuse here what would otherwise be refused only after the first task's training.
-        self.fisher = check_kind("fisher", fisher, self.trainer.loss)
-        self.n_samples = some_samples(n_samples)
-        self.batch_size = _checks.integer("batch_size", batch_size, 1)
-        self.seed = _checks.integer("seed", seed, 0)
+        self.fisher: str = check_kind("fisher", fisher, self.trainer.loss)
+        self.n_samples: int | None = some_samples(n_samples)
+        self.batch_size: int = _checks.integer("batch_size", batch_size, 1)
+        self.seed: int = _checks.integer("seed", seed, 0)
         self._factor = 1.0 if convention == "paper" else 2.0
 
     def end(self, task: Task) -> None:
@@ -173,7 +173,7 @@ class OnlineEWC(EWC):
             inner, strength, fisher=fisher, n_samples=n_samples, batch_size=batch_size,
             convention=convention, seed=seed,
         )  # fmt: skip
-        self.decay = _checks.real("decay", decay, 0, 1, "[]")
+        self.decay: float = _checks.real("decay", decay, 0, 1, "[]")
         self._factor = self.decay if convention == "paper" else 2.0
 
     def end(self, task: Task) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _checks, _core, _warn
 from thalweg._arrays import Array
@@ -22,8 +23,8 @@ _OF_GRADIENTS = ("empirical", "batched")
 @takes("continual.fisher_diagonal", {})
 def fisher_diagonal(
     model: Sequential,
-    x: Any,
-    y: Any = None,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike | None = None,
     *,
     kind: Kind = "exact",
     loss: Loss | None = None,
@@ -31,7 +32,7 @@ def fisher_diagonal(
     classes: Sequence[int] | None = None,
     batch_size: int = 128,
     seed: int = 0,
-    sample_weight: Any = None,
+    sample_weight: npt.ArrayLike | None = None,
 ) -> Array:
     r"""Compute the diagonal of the Fisher information matrix at the model's parameters.
 

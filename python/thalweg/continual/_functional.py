@@ -12,7 +12,7 @@ from thalweg.continual import _batches, _losses
 from thalweg.continual._fisher import fisher_diagonal
 from thalweg.continual._innermost import Innermost
 from thalweg.continual._outputs import check_derivatives, outputs_of
-from thalweg.continual._passes import counted, mean_history
+from thalweg.continual._passes import entry, mean_history
 from thalweg.continual._task import Task
 from thalweg.nn._losses._competition import softmax
 
@@ -102,10 +102,10 @@ class FROMP(Innermost):
         jitter: float = 1e-3,
     ) -> None:
         super().__init__(inner)
-        self.per_task = _checks.integer("per_task", per_task, 1)
-        self.strength = _checks.real("strength", strength, 0)
-        self.delta = _checks.real("delta", delta, 0, closed="()")
-        self.jitter = _checks.real("jitter", jitter, 0, closed="()")
+        self.per_task: int = _checks.integer("per_task", per_task, 1)
+        self.strength: float = _checks.real("strength", strength, 0)
+        self.delta: float = _checks.real("delta", delta, 0, closed="()")
+        self.jitter: float = _checks.real("jitter", jitter, 0, closed="()")
         check_derivatives(self.trainer.model, "FROMP")
         self._precision: Any = None
         #: For each head of each task: samples, outputs that competed, their probabilities, and
@@ -124,7 +124,7 @@ class FROMP(Innermost):
             begin = time.perf_counter()
             loss = twin.step(np.concatenate([x, memory]), np.concatenate([y, marks])[:, None])
             seconds = time.perf_counter() - begin
-            parts.append(counted(loss, seconds, len(x)))
+            parts.append(entry(loss, seconds, len(x)))
         return mean_history(twin.loss, parts)
 
     def _loss(self, task: Task) -> Any:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from thalweg import _arrays
 from thalweg._trainer import Trainer
 from thalweg.continual import _losses
 from thalweg.continual._strategy import Strategy
@@ -27,7 +28,7 @@ class Innermost(Strategy):
     def _check(self, task: Task) -> None:
         """Refuse a task without labels; checked at each `learn`, as others may change the rows."""
         super()._check(task)
-        y = np.asarray(task.y)
+        y = _arrays.as_array(task.y, "y")
         if y.ndim != 1 or y.dtype.kind not in "iub":
             raise UnsupportedError(
                 f"{type(self).__name__} needs labels: y must have shape (n,) and an integer dtype;"

@@ -1,6 +1,7 @@
 """Penalties that couple parameters: Laplace's approximation, task after task."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -122,11 +123,11 @@ class OnlineLaplace(Consolidating):
     ) -> None:
         super().__init__(inner, strength)
         likelihood_of(self.trainer.loss)  # refuse unsupported losses before training
-        self.structure = _checks.one_of("structure", structure, get_args(Structure))
-        self.factors = _checks.one_of("factors", factors, get_args(Factors))
-        self.decay = _checks.real("decay", decay, 0, 1, "[]")
-        self.n_samples = some_samples(n_samples)
-        self.seed = _checks.integer("seed", seed, 0)
+        self.structure: str = _checks.one_of("structure", structure, get_args(Structure))
+        self.factors: str = _checks.one_of("factors", factors, get_args(Factors))
+        self.decay: float = _checks.real("decay", decay, 0, 1, "[]")
+        self.n_samples: int | None = some_samples(n_samples)
+        self.seed: int = _checks.integer("seed", seed, 0)
         #: One per task, or a single one; each by layer, as {"A": ..., "G": ...}. "full" has one
         #: layer, "".
         self._terms: list[dict[str, dict[str, Any]]] = []
@@ -248,10 +249,12 @@ class OnlineLaplace(Consolidating):
                     found[bias : bias + rows] += both[:, width]
         return found
 
-    def _mine(self) -> Penalty | None:
-        if self._importance is None or not self._importance.any():
+    def _mine(
+        self, importance: Flat | None, anchor: Flat | None, strength: float
+    ) -> Penalty | None:
+        if importance is None or not importance.any():
             return None  # nothing is left for the diagonal
-        return super()._mine()
+        return super()._mine(importance, anchor, strength)
 
     def _couples(self) -> bool:
         return bool(self._terms)
@@ -262,12 +265,10 @@ class OnlineLaplace(Consolidating):
             together.value(place, theta) for place in together.terms if place != self._place
         )
 
-    def _set(self, importance: Any, anchor: Any) -> None:
-        super()._set(importance, anchor)
+    def _more(self, anchor: Any, strength: float) -> list[Callable[[], None]]:
         core = self.trainer._elementary("penalty")
         if not self._terms:
-            core.set_coupled(None)
-            return
+            return [partial(core.set_coupled, None)]
         dtype = self.trainer.model.dtype
 
         def vector(matrix: Any) -> Any:
@@ -277,4 +278,4 @@ class OnlineLaplace(Consolidating):
             (*place, [(vector(t[layer].get("A")), vector(t[layer]["G"])) for t in self._terms])
             for layer, place in self._places(self._terms[0]).items()
         ]
-        core.set_coupled((blocks, anchor.astype(dtype), self.strength))
+        return [partial(core.set_coupled, (blocks, anchor.astype(dtype), strength))]

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _checks, nn
 from thalweg._history import History
@@ -33,7 +34,7 @@ class _Parts(Strategy):
     def __init__(self, inner: Trainer | Strategy) -> None:
         super().__init__(inner)
         check_elementwise(self.trainer, type(self).__name__)
-        self.needs_task = True
+        self.needs_task: bool = True
         self._learned: list[int] = []  # the tasks' indices, in the order they were learned
         self.trainer._elementary("mask")  # refuse trainers without masks before training
 
@@ -112,8 +113,8 @@ class XdG(_Parts):
 
     def __init__(self, inner: Trainer | Strategy, *, share: float = 0.8, seed: int = 0) -> None:
         super().__init__(inner)
-        self.share = _checks.real("share", share, 0, 1, "[)")
-        self.seed = _checks.integer("seed", seed, 0)
+        self.share: float = _checks.real("share", share, 0, 1, "[)")
+        self.seed: int = _checks.integer("seed", seed, 0)
         self._units = _hidden_units.hidden(self.trainer.model)
         self._task: int | None = None  # the task whose gates are set
         self._whole: Any = None  # the parameters before the gates were set
@@ -216,7 +217,7 @@ class PackNet(_Parts):
         below 1. The paper uses 0.5 and 0.75.
     retrain : float, keyword only, default 0.5
         The number of retraining steps, as a multiple of the task's, which `learn` or `step` took.
-        The paper uses half.
+        The paper uses half. At most 1e6.
 
     Raises
     ------
@@ -263,8 +264,9 @@ class PackNet(_Parts):
         self, inner: Trainer | Strategy, *, prune: float = 0.5, retrain: float = 0.5
     ) -> None:
         super().__init__(inner)
-        self.prune = _checks.real("prune", prune, 0, 1, "()")
-        self.retrain = _checks.real("retrain", retrain, 0)
+        self.prune: float = _checks.real("prune", prune, 0, 1, "()")
+        # Bounded, so that the number of steps is finite.
+        self.retrain: float = _checks.real("retrain", retrain, 0, 1e6, "[]")
         model = self.trainer.model
         if any(isinstance(layer, nn.Residual) for layer in model.layers):
             raise UnsupportedError("PackNet does not support models with nn.Residual yet")
@@ -275,7 +277,7 @@ class PackNet(_Parts):
         self._last = [at[name] for name in at if name.startswith(f"{linear[-1]}.")]
         self._weights = [at[f"{place}.weight"] for place in linear]
         #: The index of the task that owns each parameter; -1 if it is free.
-        self.owner = np.full(model.num_parameters, -1)
+        self.owner: npt.NDArray[np.int64] = np.full(model.num_parameters, -1)
         self._taken, self._options = 0, dict[str, Any]()
         self._free: Any = None  # what the current task trains
 

@@ -82,7 +82,7 @@ class Keeping(Strategy):
         columns = {"x": x, "y": y}
         if "logits" in self._keeps:
             model = self.trainer.model
-            columns["logits"] = np.zeros((len(x), model.out_features), model.dtype)
+            columns["logits"] = np.zeros((*x.shape[:1], model.out_features), model.dtype)
         return columns
 
     def _new_rows(self, x: Any, y: Any, group: int | None = 0) -> dict[str, Any]:
@@ -127,7 +127,12 @@ def herds(buffer: Buffer) -> bool:
 
 def buffer_of(buffer: Buffer | int) -> Buffer:
     """Return a buffer; a number is the capacity of a reservoir."""
-    return buffer if isinstance(buffer, Buffer) else ReservoirBuffer(buffer)
+    return buffer if isinstance(buffer, Buffer) else ReservoirBuffer(size_of(buffer))
+
+
+def size_of(buffer: Any) -> int:
+    """Return the capacity of a buffer that is given by it."""
+    return _checks.integer("buffer", buffer, 1, also="a Buffer")
 
 
 def as_kept(buffer: Buffer, trainer: Trainer, y: Any) -> Any:

@@ -10,6 +10,7 @@ from thalweg.continual._outputs import check_derivatives
 from thalweg.continual._project import Projecting, sample
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, are_labels, counted
+from thalweg.errors import DataError
 from thalweg.nn import CrossEntropyLoss
 
 Outputs: TypeAlias = Literal["label", "all"]
@@ -40,6 +41,8 @@ class OGD(Projecting):
     ------
     ArgumentError
         If an argument is out of range.
+    DataError
+        When a task ends, if its samples are so large that gradients of outputs overflow.
     UnsupportedError
         If the model has layers that make outputs depend on more than a row: `nn.BatchNorm1d`,
         `nn.Dropout`; otherwise as for `AGEM`.
@@ -80,9 +83,9 @@ class OGD(Projecting):
         seed: int = 0,
     ) -> None:
         super().__init__(inner)
-        self.n_samples = _checks.integer("n_samples", n_samples, 1)
-        self.outputs = _checks.one_of("outputs", outputs, get_args(Outputs))
-        self.seed = _checks.integer("seed", seed, 0)
+        self.n_samples: int = _checks.integer("n_samples", n_samples, 1)
+        self.outputs: str = _checks.one_of("outputs", outputs, get_args(Outputs))
+        self.seed: int = _checks.integer("seed", seed, 0)
         check_derivatives(self.trainer.model, "OGD")
         self._directions: Any = None
 
@@ -106,6 +109,11 @@ class OGD(Projecting):
         if self.outputs == "label" and isinstance(loss, CrossEntropyLoss) and are_labels(y):
             labels = y[rows].astype(np.int64)
         slopes = self._slopes(x[rows], labels)
+        if not np.isfinite(slopes).all():
+            raise DataError(
+                f"gradients of outputs for x of task {task.index} are not finite in"
+                f" {self.trainer.model.dtype} arithmetic: x is too large; scale it"
+            )
         size = np.linalg.norm(slopes)
         if self._directions is not None:
             known = self._directions.astype(np.float64)

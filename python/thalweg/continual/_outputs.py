@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from thalweg import _arrays
 from thalweg._trainer import Trainer
 from thalweg.continual._task import Task
 from thalweg.errors import ArgumentError, UnsupportedError
@@ -50,7 +51,7 @@ def largest(outputs: Any, classes: Sequence[int] | None) -> Any:
     """Return the index of each row's largest output, among `classes` if they are given."""
     if classes is None:
         return outputs.argmax(axis=1)
-    places = np.asarray(classes)
+    places = _arrays.as_array(classes, "classes")
     whole = places.ndim == 1 and places.dtype.kind in "iu" and places.size > 0
     if not whole or not 0 <= places.min() <= places.max() < outputs.shape[1]:
         raise ArgumentError(

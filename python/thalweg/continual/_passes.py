@@ -24,12 +24,17 @@ def by_step(strategy: Any, task: Task, **options: Any) -> History:
     trainer, rows, parts = strategy.trainer, len(task.y), []
     steps, start = options["steps"], options["start"]
     _batches.check_last(trainer, rows, steps, start, options["batch_size"], options["drop_last"])
-    for x, y, _ in _batches.chunks(task, seed=trainer.model.seed, most=1, **options):
+    per_pass = _batches.per_pass(rows, options["batch_size"], options["drop_last"])
+    for at, (x, y, _) in enumerate(
+        _batches.chunks(task, seed=trainer.model.seed, most=1, **options), start + 1
+    ):
         began = time.perf_counter()
         loss = strategy.step(x, y)
+        if at % per_pass == 0 or at == start + steps:  # as in a fit, no update goes on beyond that
+            strategy._finish()
         seconds = time.perf_counter() - began
         try:
-            figures = counted(loss, seconds, *_counts(trainer, y)[:2])
+            figures = entry(loss, seconds, *_counts(trainer, y)[:2])
         except (TypeError, ValueError):
             raise ArgumentError(
                 f"{type(strategy).__name__}.step must return the loss of the batch, such as what"
@@ -57,10 +62,14 @@ def train(
     rows = len(task.x)
     _batches.check_last(trainer, rows, steps, start, batch_size, drop_last)
     batches = _batches.per_pass(rows, batch_size, drop_last)
+    # An accumulated update is of the batches at its positions, whichever of them count: it must not
+    # matter where training pauses. A fit passes over the others, so here it is one update.
+    apart = trainer._accumulate > 1 and not all_count(trainer, task)
+    most = trainer._accumulate if apart else _batches.steps_of_chunk(trainer, batch_size)
     # A complete pass is one fit of the trainer, which gathers rows batch by batch. Passes that are
     # not complete, or leave rows out, are gathered here.
     uneven = drop_last and rows > batch_size and rows % batch_size > 0
-    in_core = shuffle and not uneven and isinstance(trainer._core, _core.Trainer)
+    in_core = shuffle and not (uneven or apart) and isinstance(trainer._core, _core.Trainer)
     at, end, parts = start, start + steps, []
     while at < end:
         number, place = divmod(at, batches)
@@ -73,8 +82,7 @@ def train(
         else:
             for x, y, weight in _batches.chunks(
                 task, seed=trainer.model.seed, steps=take, start=at, batch_size=batch_size,
-                shuffle=shuffle, drop_last=drop_last,
-                most=_batches.steps_of_chunk(trainer, batch_size),
+                shuffle=shuffle, drop_last=drop_last, most=most,
             ):  # fmt: skip
                 counts = _counts(trainer, y, weight, batch_size)
                 if counts[0] == 0:  # a fit would refuse them: all of its batches would be skipped
@@ -108,6 +116,12 @@ def _counts(
     return float(of_loss.sum()), float(each.sum()), 0.0
 
 
+def all_count(trainer: Trainer, task: Task) -> bool:
+    """Whether each row counts in the mean of a trainer's loss."""
+    weights = () if task.sample_weight is None else np.asarray(task.sample_weight)
+    return bool(np.all(weights) and np.all(shares_of_rows(trainer, np.asarray(task.y))))
+
+
 def shares_of_rows(trainer: Trainer, y: Any) -> Any:
     """Return how much each row counts in the mean of a trainer's loss: 0 for ignored labels."""
     loss = trainer.loss
@@ -121,7 +135,7 @@ def shares_of_rows(trainer: Trainer, y: Any) -> Any:
     return np.where(y == loss.ignore_index, 0.0, shares)
 
 
-def counted(loss: Any, seconds: float, rows: float, right: float | None = None) -> History:
+def entry(loss: Any, seconds: float, rows: float, right: float | None = None) -> History:
     """Return an entry with the loss of a step, and what its rows count there and in accuracies."""
     history = History(loss=[float(loss)], seconds=[seconds])
     history._counts = rows, rows if right is None else right, 0.0

@@ -63,9 +63,9 @@ def prequential(
         Pairs ``(x, y)``, such as those of `stream`.
     metric : callable, keyword only, optional
         As for `run`: called as ``metric(strategy, task, None)``, where `x_test` and `y_test` of the
-        task are the batch. By default, for `nn.CrossEntropyLoss`, `nn.BCEWithLogitsLoss` and labels
-        with a custom loss, the accuracy (of samples whose label is not ignored); for others the
-        trainer's loss, per sample.
+        task are the batch, and its index is that of the task that has begun, or 0. By default, for
+        `nn.CrossEntropyLoss`, `nn.BCEWithLogitsLoss` and labels with a custom loss, the accuracy
+        (of samples whose label is not ignored); for others the trainer's loss, per sample.
     fading : float, keyword only, default 1.0
         :math:`\alpha`, above 0, at most 1: how much a sample counts after another one has come.
         With 1, all samples count equally, also those from the start, when little had been learned;
@@ -167,7 +167,9 @@ def _walk(
                 f"batches must yield pairs (x, y); batch {number} is {_checks.given(batch)}"
             )
         rows = _rows(batch[0], batch[1], number)
-        found, count = _judged(strategy, Task(batch[0], batch[1], batch[0], batch[1]), metric)
+        # Between `begin` and `end`, the batch is judged as what it is learned as: the task's.
+        task = Task(batch[0], batch[1], batch[0], batch[1], index=strategy._begun or 0)
+        found, count = _judged(strategy, task, metric)
         loss = strategy.step(*batch) if count else math.nan
         samples += rows
         if count:

@@ -1,8 +1,7 @@
 """Strategies that keep gradients from going against earlier tasks."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, TypeAlias, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from thalweg._trainer import Trainer
 from thalweg.continual import _batches
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._memory import Drawing, KeepingTasks, buffer_of, check_competing, kept_rows
-from thalweg.continual._passes import mean_history, shares_of_rows, were_skipped
+from thalweg.continual._passes import all_count, mean_history, were_skipped
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, are_labels, counted
 from thalweg.errors import UnsupportedError
@@ -20,6 +19,7 @@ from thalweg.nn._losses import FunctionLoss
 from thalweg.optim import SAM
 
 Convention: TypeAlias = Literal["paper", "avalanche"]
+_T = TypeVar("_T")
 #: Steps whose reference rows are chosen at once.
 _CHUNK = 64
 
@@ -45,9 +45,13 @@ class Projecting(Strategy):
     def _learn(self, task: Task, **options: Any) -> History:
         if not self._remembers():
             return super()._learn(task, **options)
-        with self._projecting(None) as core:
+
+        def take(core: Any) -> tuple[History, int, int]:
             history = self._projected(core, task, **options)
             updates, changed = core.projected()
+            return history, updates, changed
+
+        history, updates, changed = self._projecting(None, take)
         if not were_skipped(history):
             history["projected"] = [changed / max(updates, 1)]
         if history._counts is not None:
@@ -58,16 +62,24 @@ class Projecting(Strategy):
         """Take a step on a batch that does not go against what is remembered."""
         if not self._remembers():
             return super().step(x, y)
-        with self._projecting(len(x)):
-            return super().step(x, y)
+        x, take = self.trainer.model._samples(x, "x"), super().step
+        return self._projecting(len(x), lambda _: take(x, y))
 
-    @contextlib.contextmanager
-    def _projecting(self, rows: int | None) -> Iterator[Any]:
-        """Yield the core's trainer, which projects gradients until the block ends."""
+    def _finish(self) -> None:
+        if self.trainer._accumulate == 1 or not self._remembers():
+            return super()._finish()
+        finish = super()._finish
+        return self._projecting(None, lambda _: finish())
+
+    def _projecting(self, rows: int | None, take: Callable[[Any], _T]) -> _T:
+        """Call a function with the core's trainer, which projects gradients until it returns.
+
+        Not a context manager: Ctrl-C could keep the end of one from being reached.
+        """
         core = self._projectable()
         try:
             self._hand_over(core, rows)
-            yield core
+            return take(core)
         finally:
             core.project_out()
 
@@ -200,24 +212,18 @@ class AGEM(Projecting, KeepingTasks):
         # Batches in an update; the last update of a pass may have fewer.
         each = self.trainer._accumulate
         per_pass = _batches.per_pass(len(task.y), batch_size, options["drop_last"])
-        counts = shares_of_rows(self.trainer, np.asarray(task.y)) > 0
+        # Updates in which no row counts are skipped, and so must be their reference rows. Whether
+        # any does is known here only if all do: a strategy inside may add some that count.
+        chunk = _CHUNK if all_count(self.trainer, task) else 1
         at, end, parts = start, start + steps, []
         while at < end:
-            stop = min(_batches.end_of_update(at + _CHUNK, per_pass, each), end)
+            stop = min(_batches.end_of_update(at + chunk, per_pass, each), end)
             if each > 1:  # updates in a pass that this call begins within may be fewer
                 stop = min(stop, at - at % per_pass + per_pass)
             count = stop - at
             update = at // per_pass * -(-per_pass // each) + at % per_pass // each
-            rows = kept_rows(len(self.buffer), task.index, seed, update, count, size)
-            if each == 1 and not counts.all():
-                # Steps in which no row counts are skipped, and their reference rows with them.
-                steps_of = _batches.rows_of_steps(
-                    task, len(counts), seed=seed, steps=count, start=at, batch_size=batch_size,
-                    most=1, **options,
-                )  # fmt: skip
-                rows = rows[[bool(counts[mine].any()) for mine in steps_of]]
-            if len(rows):
-                core.recall(0, rows.ravel().tolist(), size)
+            rows = kept_rows(len(self.buffer), task.index, seed, update, -(-count // each), size)
+            core.recall(0, rows.ravel().tolist(), size)
             part = super()._projected(
                 core, task, steps=count, start=at, batch_size=batch_size, **options
             )
@@ -317,10 +323,10 @@ class GEM(Projecting):
         seed: int = 0,
     ) -> None:
         super().__init__(inner)
-        self.per_task = _checks.integer("per_task", per_task, 1)
-        self.margin = _checks.real("margin", margin, 0)
-        self.convention = _checks.one_of("convention", convention, get_args(Convention))
-        self.seed = _checks.integer("seed", seed, 0)
+        self.per_task: int = _checks.integer("per_task", per_task, 1)
+        self.margin: float = _checks.real("margin", margin, 0)
+        self.convention: str = _checks.one_of("convention", convention, get_args(Convention))
+        self.seed: int = _checks.integer("seed", seed, 0)
         self._memories: list[dict[str, Any]] = []
 
     def _remembers(self) -> bool:

@@ -20,12 +20,18 @@ OPTIONS = ("steps", "start", "batch_size", "shuffle", "drop_last")
 _IN_STEPS = {"rows", "own rows", "place", "projection", "loss", "renew"}
 
 
+def links(strategy: Any) -> list[Any]:
+    """Return a strategy and those inside it, the outermost first."""
+    found = []
+    while strategy is not None:
+        found.append(strategy)
+        strategy = strategy.inner
+    return found
+
+
 def inside(strategy: Any) -> list[Any]:
     """Return the strategies inside one, the outermost first."""
-    found = []
-    while (strategy := strategy.inner) is not None:
-        found.append(strategy)
-    return found
+    return links(strategy.inner)
 
 
 def begin(strategy: Any, task: Any) -> None:

@@ -1,12 +1,14 @@
 """Quadratic penalties that pull parameters back: the base class, `L2` and `L2Init`."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _checks
+from thalweg import _arrays, _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg._trainer._penalties import Penalty
@@ -63,9 +65,11 @@ class Quadratic(Strategy):
 
     @strength.setter
     def strength(self, value: float) -> None:
-        self._strength = _checks.real("strength", value, 0)
-        if self._importance is not None:
-            self._set(self._importance, self._anchor)
+        value = _checks.real("strength", value, 0)
+        if self._importance is None:
+            self._strength = value
+        else:
+            self._set(self._importance, self._anchor, value)
 
     @property
     def importance(self) -> Flat | None:
@@ -87,7 +91,8 @@ class Quadratic(Strategy):
 
     def _check_mine(self) -> None:
         """Refuse a trainer on which this strategy's penalty is not the one that it set."""
-        there, mine = self.trainer._penalties.terms.get(self._place), self._mine()
+        there = self.trainer._penalties.terms.get(self._place)
+        mine = self._mine(self._importance, self._anchor, self._strength)
         same = there is None and mine is None
         if there is not None and mine is not None:
             parts: Any = zip(there, mine, strict=True)
@@ -114,13 +119,13 @@ class Quadratic(Strategy):
 
     def _learn(self, task: Task, **options: Any) -> History:
         self._end_of_steps()
-        by_hand = self.trainer.optimizer._steps_by_hand
+        by_hand = self.trainer.optimizer._by_hand.steps
         try:
             history = super()._learn(task, **options)
         except DivergedError as error:
             self._note_curvature(error)
             raise
-        if self.trainer.optimizer._steps_by_hand > by_hand and "penalty" not in history:
+        if self.trainer.optimizer._by_hand.steps > by_hand and "penalty" not in history:
             self._warn_of_steps_by_hand()
         elif self._importance is not None and "loss" in history:
             penalty = history["penalty"][-1] if "penalty" in history else self.trainer.penalty
@@ -134,7 +139,7 @@ class Quadratic(Strategy):
         except DivergedError as error:
             self._note_curvature(error)
             raise
-        if self._begun and self._importance is not None:
+        if self._begun is not None and self._importance is not None:
             self._stepped[0] += loss
             self._stepped[1] += 1
         return loss
@@ -228,17 +233,36 @@ class Quadratic(Strategy):
         weight = np.where(total == 0, 1, importance / pulled)
         self._set(total, self._anchor + weight * (theta - self._anchor))
 
-    def _set(self, importance: Flat | None, anchor: Flat | None) -> None:
-        self._importance, self._anchor = importance, anchor
-        self.trainer._pull(self._place, self._mine())
+    def _set(
+        self, importance: Flat | None, anchor: Flat | None, strength: float | None = None
+    ) -> None:
+        """Set the penalty, here and in the trainer, which Ctrl-C does not separate."""
+        if strength is None:
+            strength = self._strength
+        mine = {"_importance": importance, "_anchor": anchor, "_strength": strength}
+        self.trainer._pull(
+            self._place,
+            self._mine(importance, anchor, strength),
+            partial(vars(self).update, mine),
+            *self._more(anchor, strength),
+        )
 
-    def _mine(self) -> Penalty | None:
+    def _more(self, anchor: Flat | None, strength: float) -> list[Callable[[], None]]:
+        """Return what else has to be set in the core."""
+        return []
+
+    def _mine(
+        self, importance: Flat | None, anchor: Flat | None, strength: float
+    ) -> Penalty | None:
         """Return the components of the trainer's penalty; its importances may be negative."""
-        if self._importance is None or self._anchor is None:
+        if importance is None or anchor is None:
             return None
         dtype = self.trainer.model.dtype
-        importance, anchor = self._importance.astype(dtype), self._anchor.astype(dtype)
-        return importance, anchor, self._factor * self.strength
+        return (
+            _arrays.as_dtype(importance, dtype, "importance").copy(),
+            _arrays.as_dtype(anchor, dtype, "anchor").copy(),
+            self._factor * strength,
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state that `state_dict` returned."""

@@ -56,6 +56,9 @@ class ContinualBackprop(Strategy):
 
     Notes
     -----
+    Around `Replay`, `Cumulative` or `Joint`, the step's samples are only those of the task; inside
+    them, all that they add.
+
     The optimizer's state of a replaced parameter restarts at 0, too. Units with a frozen parameter
     (``optimizer.add_group(..., frozen=True)``) that leads in or out are not replaced.
 
@@ -95,11 +98,13 @@ class ContinualBackprop(Strategy):
         seed: int = 0,
     ) -> None:
         super().__init__(inner)
-        self.replacement_rate = _checks.real("replacement_rate", replacement_rate, 0, 1, "[]")
-        self.maturity = _checks.integer("maturity", maturity, 0)
-        self.decay = _checks.real("decay", decay, 0, 1, "[)")
-        self.seed = _checks.integer("seed", seed, 0)
-        self.replaced = 0
+        self.replacement_rate: float = _checks.real(
+            "replacement_rate", replacement_rate, 0, 1, "[]"
+        )
+        self.maturity: int = _checks.integer("maturity", maturity, 0)
+        self.decay: float = _checks.real("decay", decay, 0, 1, "[)")
+        self.seed: int = _checks.integer("seed", seed, 0)
+        self.replaced: int = 0
         self._units = _hidden_units.hidden(self.trainer.model)
         self._given = _hidden_units.Given(self.trainer.model, self._units)
         self._utility = [np.zeros(units.width) for units in self._units]
@@ -246,9 +251,9 @@ class ShrinkAndPerturb(Strategy):
         seed: int = 0,
     ) -> None:
         super().__init__(inner)
-        self.shrink = _checks.real("shrink", shrink, 0, 1, "[]")
-        self.perturb = _checks.real("perturb", perturb, 0)
-        self.seed = _checks.integer("seed", seed, 0)
+        self.shrink: float = _checks.real("shrink", shrink, 0, 1, "[]")
+        self.perturb: float = _checks.real("perturb", perturb, 0)
+        self.seed: int = _checks.integer("seed", seed, 0)
 
     def begin(self, task: Task) -> None:
         """Shrink and perturb, unless it is the first task."""

@@ -19,6 +19,7 @@ from thalweg.continual._memory import (
     buffer_of,
     keep,
     kept_rows,
+    size_of,
 )
 from thalweg.continual._outputs import largest
 from thalweg.continual._passes import mean_history, shares_of_rows, were_skipped
@@ -46,7 +47,8 @@ class Replay(KeepingTasks):
         ``"tasks"``: on the `k`-th task the loss is
         :math:`\frac1k L_\mathrm{new} + (1 - \frac1k) L_\mathrm{replay}`, each a mean over its rows
         (weighted by class, and without ignored rows, as in the loss), as in van de Ven's code, so
-        that all tasks count equally; a loss with ``reduction="sum"`` is that, times the number of
+        that all tasks count equally (samples kept before the first task, of a stream or added by
+        hand, count as one task then); a loss with ``reduction="sum"`` is that, times the number of
         new rows (or their classes' weights, summed). ``"rows"``: the mean over all rows, as in
         Avalanche and mammoth.
 
@@ -149,7 +151,8 @@ class Replay(KeepingTasks):
         """
         if self._weighting == "rows":
             return None
-        loss, share = self.trainer._loss, 1 / (self._ended + 1)
+        # What is in the buffer before any task has ended, from a stream or by hand, counts as one.
+        loss, share = self.trainer._loss, 1 / (max(self._ended, 1) + 1)
         counts = np.tile([size, more], steps)
         counts[-2] = rows - size * (steps - 1)  # the last batch of a pass may be short
         # What a mean of the loss divides by, for each part; one that is 0 has no mean.
@@ -249,7 +252,7 @@ class GDumb(Keeping):
 
     def __init__(self, inner: Trainer | Strategy, buffer: Buffer | int) -> None:
         super().__init__(inner)
-        self._keep_in(buffer if isinstance(buffer, Buffer) else BalancedBuffer(buffer))
+        self._keep_in(buffer if isinstance(buffer, Buffer) else BalancedBuffer(size_of(buffer)))
         self._initial = self.trainer.copy()
         self._before: Any = None  # the buffer's state before the current task
 
@@ -332,10 +335,11 @@ class NearestMean(Strategy):
             return super()._judge(network, x, classes)
         features = body(network)
         labels, means = self._means(features)
+        found = features(x)
         # Among vectors of equal length, the nearest has the largest product. Classes without kept
         # samples are never nearest.
-        nearness = np.full((len(x), self.trainer.model.out_features), -np.inf)
-        nearness[:, labels] = features(x) @ means.T
+        nearness = np.full((len(found), self.trainer.model.out_features), -np.inf)
+        nearness[:, labels] = found @ means.T
         return largest(nearness, classes)
 
     def _means(self, features: Sequential) -> tuple[Any, Any]:

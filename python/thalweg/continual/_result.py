@@ -64,6 +64,9 @@ class Result:
     ends: list[int] = field(default_factory=list)
     histories: list[History] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.names = _checks.sequence("names", self.names)
+
     if not TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name
 
         def __getattr__(self, name: str) -> Any:
@@ -155,7 +158,7 @@ class Result:
             If the file cannot be written.
         """
         text = io.StringIO(newline="")
-        if os.fspath(path).endswith(".csv"):
+        if os.fsdecode(path).endswith(".csv"):
             records = self.records()
             writer = csv.DictWriter(text, records[0] if records else ["step"])
             writer.writeheader()
@@ -188,13 +191,13 @@ class Result:
         DataError
             If it holds no such figures; a CSV file has only the scores, for tables.
         """
-        text = Path(path).read_bytes()
+        text = Path(os.fsdecode(path)).read_bytes()
         try:
             result = cls._of_plain(json.loads(text))
             wrong = result.curve.shape != (len(result.steps), len(result.names))
             if wrong or result.r.ndim != 2 or len(result.ends) > len(result.names):
                 raise ValueError
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             raise DataError(
                 f"{os.fspath(path)!r} does not contain the result of a run: Result.load reads the"
                 " JSON files that Result.save and continual.run(..., log=path) write"

@@ -20,7 +20,7 @@ from thalweg.continual import _protocol
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._state import model_changed, without_model
 from thalweg.continual._task import Changed, Scenario, Task
-from thalweg.errors import ArgumentError, DataError, UnsupportedError
+from thalweg.errors import ArgumentError, DataError, DtypeError, UnsupportedError
 from thalweg.nn import Sequential
 from thalweg.optim import Optimizer
 
@@ -33,11 +33,6 @@ _VERSION = 8
 _NOTHING = {"type": "nothing"}
 
 
-def links(strategy: "Strategy") -> list["Strategy"]:
-    """Return a strategy and those inside it, the outermost first."""
-    return [strategy, *_protocol.inside(strategy)]
-
-
 def chosen(strategy: "Strategy", scenario: Scenario | None = None) -> dict[str, Any]:
     """Describe what a run was created with: the data, the model, and all arguments.
 
@@ -47,8 +42,8 @@ def chosen(strategy: "Strategy", scenario: Scenario | None = None) -> dict[str, 
     found = _of_trainer(strategy.trainer)
     if "active" in found["loss"] and any(task.active is not None for task in scenario or ()):
         found["loss"]["active"] = "of the latest task"
-    names = [type(link).__name__ for link in links(strategy)]
-    for place, link in enumerate(links(strategy)):
+    names = [type(link).__name__ for link in _protocol.links(strategy)]
+    for place, link in enumerate(_protocol.links(strategy)):
         # If several have the same type, the place in the chain, from the outermost, tells which.
         name = names[place] + (f"[{place}]" if names.count(names[place]) > 1 else "")
         found |= {f"{name}.{key}": value for key, value in _arguments(link, checksum).items()}
@@ -175,7 +170,7 @@ def load(
         saved = json.loads(text["thalweg.continual"])
         if saved["version"] != _VERSION:
             raise UnsupportedError(
-                f"{os.fspath(path)!r} has format {saved['version']}; this version of thalweg reads"
+                f"this file has format {saved['version']}; this version of thalweg reads"
                 f" format {_VERSION}. Continue with the version that wrote the file, or learn anew"
             )
         was, now = saved["setting"], json.loads(json.dumps(setting))
@@ -194,7 +189,10 @@ def load(
             " create everything as before; to start a new run, use another checkpoint, or"
             " resume=False"
         )
-    strategy._check_state(state)
+    try:
+        strategy._check_state(state)
+    except (DataError, DtypeError) as error:  # numbers that no strategy has gathered
+        raise DataError(f"{os.fspath(path)!r} is a damaged file: {error}") from None
     loaded = Trainer.load(path)
     trainer: Any = strategy.trainer
     trainer._become(loaded)
@@ -251,7 +249,7 @@ def packed(strategy: "Strategy", arrays: dict[str, Any]) -> Any:
         value, name = error.args
         path = name.split(".")[1:]
         inside = list(itertools.takewhile("inner".__eq__, path))
-        owner: Any = links(strategy)[len(inside)]
+        owner: Any = _protocol.links(strategy)[len(inside)]
         within = vars(owner).get(path[len(inside)])
         who = type(within if isinstance(within, Buffer) else owner).__name__
         if isinstance(value, np.ndarray):
@@ -276,11 +274,11 @@ def _unsaved(strategy: "Strategy") -> tuple["Strategy", str] | None:
     overrides `state_dict` is trusted to return what it needs.
     """
     saved: list[Any] = [strategy.trainer]
-    for link in links(strategy):
+    for link in _protocol.links(strategy):
         saved += [vars(link).get(name) for name in link._names_gathered()]
     parts = [(one.model, one.optimizer) for one in saved if isinstance(one, Trainer)]
     held = {id(one) for one in [*saved, *itertools.chain.from_iterable(parts)]}
-    for link in links(strategy):
+    for link in _protocol.links(strategy):
         kind = type(link)
         if _protocol.overrides(kind, "state_dict") or kind.__module__.startswith("thalweg."):
             continue

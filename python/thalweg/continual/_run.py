@@ -4,17 +4,16 @@ import contextlib
 import math
 import os
 import weakref
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from thalweg import _checks
 from thalweg._history import History
-from thalweg._trainer import Trainer
+from thalweg._trainer import Trainer, _progress
 from thalweg._trainer._penalties import OWN
 from thalweg._warn import warn
-from thalweg.continual import _batches, _protocol, _resume
+from thalweg.continual import _batches, _protocol, _resume, _undo
 from thalweg.continual._baselines import Naive
 from thalweg.continual._elsewhere import OF_RUNS
 from thalweg.continual._incomplete import called
@@ -24,8 +23,8 @@ from thalweg.continual._result import Result
 from thalweg.continual._scores import Metric, metric_of, score
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._suitable import chain, suit
-from thalweg.continual._task import Scenario, Task
-from thalweg.errors import ArgumentError, ThalwegError
+from thalweg.continual._task import Scenario, Task, naming
+from thalweg.errors import ArgumentError
 
 #: Trainers that have learned in a run.
 _TRAINED: "weakref.WeakSet[Trainer]" = weakref.WeakSet()
@@ -68,8 +67,7 @@ def run(
     evaluate_every : int, keyword only, optional
         Also judge all tasks each time this many steps of a task have been taken. With
         ``accumulate_grad_batches``, an update that is under way is finished first, here as for
-        `save_every`. (Batches in which no row counts are among its batches then, which it passes
-        over otherwise: where there are such, the updates depend on both arguments.)
+        `save_every`.
     metric : callable, keyword only, optional
         Called as ``metric(strategy, task, classes)``, where only `classes` compete (all if None);
         returns a score, higher being better. By default, if the trainer's loss is
@@ -97,7 +95,7 @@ def run(
     -------
     Result
         Also available as ``strategy.result`` from the start: after an error or Ctrl-C, that has the
-        scores so far.
+        scores so far. The task that was being learned then has not ended, for any strategy.
 
     Raises
     ------
@@ -148,6 +146,7 @@ def run(
         raise ArgumentError(
             "resume=True needs the checkpoint to continue from: pass checkpoint=path"
         )
+    log, checkpoint = (None if path is None else os.fsdecode(path) for path in (log, checkpoint))
     if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
         raise FileNotFoundError(
             f"the folder of checkpoint={os.fspath(checkpoint)!r} does not exist: create it first,"
@@ -240,6 +239,8 @@ class _Run:
         #: What the latest entry counts, see `History`.
         self.counts: tuple[float, float, float] | None = None
         self.bar: Any = None
+        #: What was gathered before the end of the task that is ending.
+        self.ending: _undo.Gathered | None = None
         # Recorded before the first task, as training changes some of it.
         self.chosen: dict[str, Any] = {}
         if checkpoint is not None:
@@ -251,17 +252,19 @@ class _Run:
         with contextlib.ExitStack() as stack:
             if progress:
                 total = sum(self.plan.steps_of(task) for task in self.scenario)
-                self.bar = stack.enter_context(_bar(total))
+                self.bar = stack.enter_context(_progress.bar(total, "step"))
             if resume and self.checkpoint is not None and Path(self.checkpoint).exists():
                 self.load()
             else:
                 self.strategy.result = self.result  # available even if the run fails
                 self.begin_anew()
             while self.task < len(self.scenario):
-                with _naming(self.scenario[self.task], "was being learned"):
+                with naming(self.scenario[self.task], "was being learned"):
                     try:
                         self.learn(self.scenario[self.task])
-                    except BaseException:
+                    except BaseException as error:
+                        if self.ending is not None:
+                            self.ending.restore(error, _undo.STEPS_REMAIN)
                         self.strategy._abandon()
                         raise
                 self.task, self.taken = self.task + 1, 0
@@ -270,7 +273,7 @@ class _Run:
 
     def begin_anew(self) -> None:
         """Judge the untrained network before the first task."""
-        links = _resume.links(self.strategy)
+        links = _protocol.links(self.strategy)
         mine = [link for link in links if type(link) not in (Strategy, Naive)]
         ended = max((link._ended for link in mine), default=0)
         if ended or self.strategy.trainer in _TRAINED:
@@ -325,7 +328,9 @@ class _Run:
                 self.bar.set_description(f"task {task.index + 1}/{len(self.scenario)} {task.name}")
                 self.bar.update(part)
             if self.taken == plan.steps_of(task):
+                self.ending = _undo.Gathered(self.strategy)
                 _protocol.end(self.strategy, task)
+                self.ending = None
                 self.judge(task.index, ended=True)
             else:
                 if self.is_time(plan.evaluate_every, before):
@@ -363,7 +368,7 @@ class _Run:
         scores = []
         for task in self.scenario:
             classes = self.scenario.competing(task.index, learned)
-            with _naming(task, "was being evaluated on x_test"):
+            with naming(task, "was being evaluated on x_test"):
                 scores.append(score(self.metric(self.strategy, task, classes)))
         self.result.steps.append(self.total)
         self.result.scores.append(scores)
@@ -408,23 +413,3 @@ class _Run:
         self.strategy.result = self.result = Result._of_plain(place["result"])
         if self.bar is not None:
             self.bar.update(self.total)
-
-
-@contextlib.contextmanager
-def _naming(task: Task, what: str) -> Iterator[None]:
-    """Add to an error which task it occurred with."""
-    try:
-        yield
-    except ThalwegError as error:
-        notes = getattr(error, "__notes__", ())
-        if not any(note.startswith("While task ") for note in notes):
-            error.add_note(f"While task {task.index} ({task.name!r}) {what}.")
-        raise
-
-
-def _bar(total: int) -> Any:
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        raise ImportError("progress=True needs tqdm: pip install tqdm") from None
-    return tqdm(total=total, unit="step", dynamic_ncols=True)

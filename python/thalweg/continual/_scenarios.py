@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _arrays, _checks
 from thalweg.continual._elsewhere import OF_ARRAYS, OF_SCENARIOS, Kind, kind_of
@@ -22,10 +23,10 @@ from thalweg.errors import ArgumentError, DataError, DtypeError, ShapeError
 
 @called("continual.split", OF_SCENARIOS)
 def split(
-    x: Any,
-    y: Any,
-    x_test: Any,
-    y_test: Any,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    x_test: npt.ArrayLike,
+    y_test: npt.ArrayLike,
     tasks: int = 5,
     kind: Kind = "task",
     *,
@@ -79,16 +80,17 @@ def split(
     [[0, 1], [0, 1], [0, 1]]
     """
     kind = kind_of(kind)
-    x, y, x_test, y_test = _both(x, y, x_test, y_test)
+    samples, labels, others, tested = _both(x, y, x_test, y_test)
     try:
-        classes = np.unique(y)
-    except TypeError:  # as of text and numbers
-        kinds = ", ".join(sorted({type(label).__name__ for label in y}))
+        classes = np.unique(labels)
+        unknown = np.setdiff1d(tested, classes)
+    except (TypeError, ArithmeticError):  # as of text and numbers; of Decimal("NaN")
+        kinds = sorted({type(label).__name__ for label in labels.tolist() + tested.tolist()})
         raise DtypeError(
-            f"the labels in y must have one type, by which they can be sorted; got {kinds}"
+            "the labels in y and y_test must have one type, by which they can be sorted; got"
+            f" {', '.join(kinds)}{'' if len(kinds) > 1 else ' without an order'}"
         ) from None
     tasks = _checks.integer("tasks", tasks, 1, len(classes))
-    unknown = np.setdiff1d(y_test, classes)
     if len(unknown):
         raise DataError(f"y_test has the labels {unknown.tolist()}, which do not occur in y")
     if order is not None and seed is not None:
@@ -97,8 +99,10 @@ def split(
         seed = _checks.integer("seed", seed, 0)
         classes = np.random.default_rng(seed).permutation(classes)
     elif order is not None:
-        given = np.asarray(order)
-        if given.ndim != 1 or sorted(given.tolist()) != classes.tolist():
+        given = _arrays.as_array(order, "order")
+        listed = given.tolist()
+        once = given.ndim == 1 and len(given) == len(classes)
+        if not once or not all(label in listed for label in classes.tolist()):
             raise ArgumentError(
                 f"order must hold each of the classes {classes.tolist()} once; got {order!r}"
             )
@@ -107,23 +111,23 @@ def split(
     for index, mine in enumerate(np.array_split(classes, tasks)):
         base = 0 if kind == "domain" else first
         first += len(mine)
-        labels = tuple(range(base, base + len(mine)))
         pairs = []
-        for samples, target in ((x, y), (x_test, y_test)):
-            rows = np.flatnonzero(np.isin(target, mine))
-            places = (target[rows, None] == mine).argmax(axis=1)
-            pairs.append((samples[rows], base + places.astype(np.int64)))
+        for those, targets in ((samples, labels), (others, tested)):
+            rows = np.flatnonzero(np.isin(targets, mine))
+            places = (targets[rows, None] == mine).argmax(axis=1)
+            pairs.append((those[rows], base + places.astype(np.int64)))
         name = " ".join(str(label) for label in mine.tolist())
-        made.append(Task(*pairs[0], *pairs[1], index, name, labels))
+        numbers = tuple(range(base, base + len(mine)))
+        made.append(Task(*pairs[0], *pairs[1], index, name, numbers))
     return Scenario(tuple(made), kind)
 
 
 @called("continual.permuted", OF_SCENARIOS)
 def permuted(
-    x: Any,
-    y: Any,
-    x_test: Any,
-    y_test: Any,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    x_test: npt.ArrayLike,
+    y_test: npt.ArrayLike,
     tasks: int = 10,
     kind: Kind = "domain",
     *,
@@ -164,10 +168,10 @@ def permuted(
 
 @called("continual.rotated", OF_SCENARIOS)
 def rotated(
-    x: Any,
-    y: Any,
-    x_test: Any,
-    y_test: Any,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    x_test: npt.ArrayLike,
+    y_test: npt.ArrayLike,
     angles: Sequence[float] | None = None,
     kind: Kind = "domain",
     *,
@@ -355,6 +359,7 @@ def _same_width(name: str, rows: Any, other: str, others: Any) -> None:
 def _base(x: Any, y: Any, x_test: Any, y_test: Any) -> Task:
     """Make the task from which the others are derived."""
     x, y, x_test, y_test = _both(x, y, x_test, y_test)
+    x, x_test = _arrays.as_numeric(x, "x"), _arrays.as_numeric(x_test, "x_test")
     y, y_test = _arrays.labels(y, "y"), _arrays.labels(y_test, "y_test")
     classes = tuple(range(int(max(y.max(), y_test.max())) + 1))
     return Task(x, y, x_test, y_test, classes=classes)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from thalweg import _arrays
 from thalweg._spec import classes, rebuild
 from thalweg._trainer import Trainer
 from thalweg._trainer._file import _FUNCTION, _described
@@ -161,6 +162,8 @@ class Stateful:
             If it is not from such a strategy around such others; nothing is loaded then.
         ShapeError
             If it is from one whose model has other parameters; nothing is loaded then.
+        DataError
+            If it holds numbers that are not finite; nothing is loaded then.
         """
         self._check_state(state)
         for name in self._names_gathered():
@@ -197,13 +200,17 @@ class Stateful:
             self.inner._check_state(state["inner"])
 
     def _check_by_parameter(self, name: str, array: Any) -> None:
-        """Refuse an array of a state that is of a model with another number of parameters."""
-        shape, count = np.shape(array), self.trainer.model.num_parameters
-        if array is not None and shape[-1:] != (count,):
+        """Refuse an array of a state that has no finite number for each of the parameters."""
+        if array is None:
+            return
+        model, what = self.trainer.model, f"the {name} in the state"
+        array = _arrays.as_numeric(array, what)
+        if array.shape[-1:] != (model.num_parameters,):
             raise ShapeError(
-                f"the {name} in the state has shape {shape}, but the model of this"
-                f" {type(self).__name__} has {count} parameters"
+                f"{what} has shape {array.shape}, but the model of this {type(self).__name__} has"
+                f" {model.num_parameters} parameters"
             )
+        _arrays.finite(_arrays.as_dtype(array, model.dtype, what), what)
 
     @classmethod
     def _names_gathered(cls) -> list[str]:

@@ -13,9 +13,9 @@ from thalweg.continual import _batches, _losses
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._innermost import Innermost
 from thalweg.continual._memory import Drawing, Keeping, buffer_of, herds
-from thalweg.continual._passes import counted, mean_history
+from thalweg.continual._passes import entry, mean_history
 from thalweg.continual._task import Task, are_labels
-from thalweg.errors import UnsupportedError
+from thalweg.errors import DataError, UnsupportedError
 
 
 class _Stepwise(Innermost, Keeping):
@@ -52,7 +52,7 @@ class _Stepwise(Innermost, Keeping):
             begin = time.perf_counter()
             loss = self._take(x, np.asarray(y, dtype=np.int64), task.classes, self._ended)
             seconds = time.perf_counter() - begin
-            parts.append(counted(loss, seconds, len(x)))
+            parts.append(entry(loss, seconds, len(x)))
         return mean_history(self.trainer.loss, parts)
 
     def step(self, x: Any, y: Any) -> float:
@@ -81,8 +81,19 @@ class _Stepwise(Innermost, Keeping):
         x, y = (self._new_rows(x, y, group)[name] for name in "xy")
         batch = Task(x, y, x, y, self._begun or 0, classes=self._classes if begun else None)
         self._check(batch)
+        self._check_active(y)
         self._asked = True
         return self._take(x, y, batch.classes, group)
+
+    def _check_active(self, y: Any) -> None:
+        """Refuse labels of a step that do not compete, as the trainer's loss does by itself."""
+        competes = self.trainer._loss._competition.takes_part(self.trainer.model.out_features)
+        if not competes[y].all():
+            row = int(np.flatnonzero(~competes[y])[0])
+            raise DataError(
+                f"y[{row}] is {y[row]}, which is not an active class: its probability would be 0"
+                f" and the loss infinite; add {y[row]} to the loss's `active`"
+            )
 
     def _take(self, x: Any, y: Any, classes: Any, group: int) -> float:
         """Take one step on new and kept samples, then keep the new ones; return the loss."""

@@ -255,6 +255,9 @@ class Strategy(Admission, Stateful):
     def end(self, task: Task) -> None:
         """Record what must not be forgotten of a task that was learned.
 
+        If gradients of some batches still wait for an update, with ``accumulate_grad_batches``, it
+        is made first.
+
         Raises
         ------
         ArgumentError
@@ -307,7 +310,7 @@ class Strategy(Admission, Stateful):
         ThalwegError
             If an argument or the data are invalid, or training diverges. After any error, also one
             of a later epoch, strategy and trainer are as they were before; after Ctrl-C, the steps
-            that were taken remain.
+            that were taken remain, and the task has not ended, for any strategy.
         """
         check_task(task)
         check_rows(task, task.index)
@@ -319,10 +322,10 @@ class Strategy(Admission, Stateful):
             count, per_pass = 1, _checks.integer("steps", steps, 1)
         # Holding a reference keeps samples that are made on demand from being made again.
         _held = task.x
-        links = [self, *_protocol.inside(self)]
+        links = _protocol.links(self)
         for link in links:
             link._refused = False
-        before = _undo.Before(self)
+        before, ending = _undo.Before(self), None
         history = History()
         try:
             _protocol.begin(self, task)
@@ -341,10 +344,13 @@ class Strategy(Admission, Stateful):
                         " sample_weight of 0, an ignored label, or a label whose class has weight 0"
                     )
                 history.append({key: values[-1] for key, values in part.items()})
+            ending = _undo.Gathered(self)
             _protocol.end(self, task)
         except BaseException as error:
             if any(link._refused for link in links):
                 raise  # nothing has changed, also not what another strategy has left in the trainer
+            if ending is not None and not isinstance(error, Exception):
+                ending.restore(error, _undo.STEPS_REMAIN)
             self._abandon()
             if isinstance(error, Exception):
                 before.restore(error)

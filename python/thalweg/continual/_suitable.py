@@ -5,9 +5,10 @@ import numpy as np
 from thalweg._trainer import Trainer
 from thalweg._warn import warn
 from thalweg.continual import _protocol
-from thalweg.continual._balanced import BalancedBuffer
+from thalweg.continual._balanced import BalancedBuffer, classes_of
+from thalweg.continual._memory import as_kept
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Scenario, are_labels, counted
+from thalweg.continual._task import Scenario, counted, naming
 from thalweg.errors import ArgumentError
 from thalweg.nn import CrossEntropyLoss
 
@@ -57,11 +58,16 @@ def _classes_known(trainer: Trainer, scenario: Scenario) -> None:
 
 def _room(strategy: Strategy, scenario: Scenario) -> None:
     """Check that buffers have room for the classes of all tasks, not only of the first."""
-    for link in (strategy, *_protocol.inside(strategy)):
+    trainer = strategy.trainer
+    for link in _protocol.links(strategy):
         for buffer in vars(link).values():
             if isinstance(buffer, BalancedBuffer):
-                kept = [counted(strategy.trainer.loss, t.y, t.y)[1] for t in scenario]
-                buffer.check_room(sum(len(np.unique(y)) if are_labels(y) else 1 for y in kept))
+                classes = 0
+                for task in scenario:
+                    with naming(task, "was being looked at"):
+                        y = as_kept(buffer, trainer, task.y)
+                    classes += len(np.unique(classes_of(counted(trainer.loss, y, y)[1])))
+                buffer.check_room(classes)
 
 
 def _outputs(trainer: Trainer, scenario: Scenario) -> None:

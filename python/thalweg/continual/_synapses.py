@@ -64,10 +64,10 @@ class MAS(Consolidating):
         convention: OfMAS = "paper",
     ) -> None:
         super().__init__(inner, strength)
-        self.convention = _checks.one_of("convention", convention, get_args(OfMAS))
-        self.n_samples = some_samples(n_samples)
-        self.seed = _checks.integer("seed", seed, 0)
-        self.batch_size = _checks.integer("batch_size", batch_size, 1)
+        self.convention: str = _checks.one_of("convention", convention, get_args(OfMAS))
+        self.n_samples: int | None = some_samples(n_samples)
+        self.seed: int = _checks.integer("seed", seed, 0)
+        self.batch_size: int = _checks.integer("batch_size", batch_size, 1)
         self._factor = 2.0
 
     def end(self, task: Task) -> None:
@@ -144,10 +144,10 @@ class SynapticIntelligence(Consolidating):
     ) -> None:
         super().__init__(inner, strength)
         check_elementwise(self.trainer, type(self).__name__)
+        self.convention: str = _checks.one_of("convention", convention, get_args(OfSI))
         if xi is None:
             xi = 1e-7 if convention == "avalanche" else 0.1
-        self.xi = _checks.real("xi", xi, 0, closed="()")
-        self.convention = _checks.one_of("convention", convention, get_args(OfSI))
+        self.xi: float = _checks.real("xi", xi, 0, closed="()")
         self._factor = 1.0 if convention == "avalanche" else 2.0
         self._start: Flat | None = None
         self._gained: Flat | None = None  # the sum over the tasks

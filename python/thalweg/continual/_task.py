@@ -1,9 +1,10 @@
 """What is learned: tasks, and sequences of them."""
 
+import contextlib
 import copy
 import operator
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, SupportsIndex, overload
 
@@ -13,7 +14,7 @@ from thalweg import _checks
 from thalweg._habits import takes
 from thalweg.continual._elsewhere import OF_TASKS, Kind, kind_of
 from thalweg.continual._incomplete import called
-from thalweg.errors import ArgumentError, ShapeError
+from thalweg.errors import ArgumentError, ShapeError, ThalwegError
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -44,7 +45,7 @@ class Task:
     ------
     ArgumentError
         If `index`, `classes` or `active` are not non-negative whole numbers (`active` may be
-        ``"all"``).
+        ``"all"``), or `name` is not text.
     ShapeError
         If samples and their targets or weights differ in number. Everything else about arrays is
         checked when they are put into a `Scenario`, or learned.
@@ -64,8 +65,12 @@ class Task:
         # Bounded, as the numbers of passes are derived from it: see `_batches`.
         index = _checks.integer("index", self.index, 0, (1 << 31) - 1)
         object.__setattr__(self, "index", index)
-        object.__setattr__(self, "classes", _numbers("classes", self.classes))
-        if self.active != "all":
+        if not isinstance(self.name, str):
+            raise ArgumentError(f"name must be text; got {_checks.short(self.name)}")
+        classes = _numbers("classes", self.classes)
+        # In one order, each once: tasks with the same classes share a head.
+        object.__setattr__(self, "classes", classes and tuple(sorted({*classes})))
+        if not isinstance(self.active, str) or self.active != "all":  # an array, for instance
             object.__setattr__(self, "active", _numbers("active", self.active))
         if not isinstance(self, Transformed):  # made from a task that was checked
             for x, *others in (("x", "y", "sample_weight"), ("x_test", "y_test")):
@@ -92,7 +97,7 @@ class Task:
         """Return the attributes of this task for a copy with other data to learn."""
         found = self.classes
         if classes is not None and found is not None:
-            found = tuple(sorted({int(label) for label in classes}))
+            found = tuple(int(label) for label in classes)
         return {
             "index": self.index,
             "name": self.name,
@@ -212,7 +217,7 @@ def are_labels(y: Any) -> bool:
 def counted(loss: Any, x: Any, y: Any, *others: Any) -> tuple[Any, ...]:
     """Return samples, targets and others as arrays, without rows whose label a loss ignores."""
     x, y, *more = (None if rows is None else np.asarray(rows) for rows in (x, y, *others))
-    ignored = None if loss is None else loss._competition.ignored
+    ignored = loss._competition.ignored
     out = y == ignored if ignored is not None and are_labels(y) else np.False_
     if not out.any():
         return x, y, *more
@@ -253,6 +258,18 @@ def not_begun(task: Task, what: str) -> ArgumentError:
         f"task {task.index} {what}, as it has not begun: call strategy.begin(task) first, as fit"
         " and continual.run do"
     )
+
+
+@contextlib.contextmanager
+def naming(task: Task, what: str) -> Iterator[None]:
+    """Add to an error which task it occurred with."""
+    try:
+        yield
+    except ThalwegError as error:
+        notes = getattr(error, "__notes__", ())
+        if not any(note.startswith("While task ") for note in notes):
+            error.add_note(f"While task {task.index} ({task.name!r}) {what}.")
+        raise
 
 
 def _expect_same_rows(x_name: str, x: Any, name: str, array: Any) -> None:

@@ -13,38 +13,52 @@ from thalweg.errors import DivergedError
 #: many of which make up a task.
 _AS_BEFORE = re.compile(r"Weights and optimizer are as they were (before this call|after \d+ .*)")
 
+STEPS_REMAIN = "The steps that were taken remain, but "
 
-class Before:
-    """A strategy and its trainer as they are before a task."""
+
+class Gathered:
+    """What a strategy has gathered."""
 
     def __init__(self, strategy: Any) -> None:
-        trainer = strategy.trainer
         self._strategy = strategy
         self._state: Any = None
         try:
             self._state = strategy.state_dict()
         except Exception as error:  # a user's: only matters if there is something to restore
             self._failed = error
-        self._snapshot = Snapshot(trainer._core, trainer.model, trainer.optimizer)
-        self._loss, self._held = trainer.loss, trainer._held()
-        self._counts = {**copy.deepcopy(trainer._counts()), "groups": []}  # which stay
 
-    def restore(self, error: Exception) -> None:
-        """Restore everything, and let an error say so."""
-        trainer = self._strategy.trainer
-        self._snapshot.restore()
-        trainer._continue(None, self._counts, self._held)
-        trainer.loss = self._loss
+    def restore(self, error: BaseException, otherwise: str) -> bool:
+        """Restore it, or note with an error that this failed, after what is so otherwise."""
         try:
             if self._state is None:
                 raise self._failed
             self._strategy.load_state_dict(self._state)
         except Exception as failed:  # the error that led here is what matters
             name = type(self._strategy).__name__
-            error.add_note(
-                f"The trainer is as it was before this call of fit, but what {name} has gathered"
-                f" could not be restored: {failed}"
-            )
+            error.add_note(f"{otherwise}what {name} has gathered could not be restored: {failed}")
+            return False
+        return True
+
+
+class Before:
+    """A strategy and its trainer as they are before a task."""
+
+    def __init__(self, strategy: Any) -> None:
+        self._trainer = trainer = strategy.trainer
+        self._gathered = Gathered(strategy)
+        self._snapshot = Snapshot(trainer._core, trainer.model, trainer.optimizer)
+        self._loss, self._held = trainer.loss, trainer._held()
+        self._counts = {**copy.deepcopy(trainer._counts()), "groups": []}  # which stay
+
+    def restore(self, error: Exception) -> None:
+        """Restore everything, and let an error say so."""
+        trainer = self._trainer
+        self._snapshot.restore()
+        trainer._continue(None, self._counts, self._held)
+        trainer.loss = self._loss
+        if not self._gathered.restore(
+            error, "The trainer is as it was before this call of fit, but "
+        ):
             return
         if isinstance(error, DivergedError) and not _say(error, "before this call"):
             error.add_note("Strategy and trainer are as they were before this call of fit.")

@@ -80,9 +80,9 @@ class RWalk(Consolidating):
     ) -> None:
         super().__init__(inner, strength)
         check_elementwise(self.trainer, type(self).__name__)
-        self.alpha = _checks.real("alpha", alpha, 0, 1, "(]")
-        self.every = _checks.integer("every", every, 1)
-        self.eps = _checks.real("eps", eps, 0, closed="()")
+        self.alpha: float = _checks.real("alpha", alpha, 0, 1, "(]")
+        self.every: int = _checks.integer("every", every, 1)
+        self.eps: float = _checks.real("eps", eps, 0, closed="()")
         self._factor = 2.0
         self._fisher: Any = None
         self._scores: Flat | None = None
