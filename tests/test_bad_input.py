@@ -4,6 +4,7 @@ Every case names the error's class and what its message must contain, so that a 
 message knows which argument is meant, what it is, and what to do.
 """
 
+import decimal
 import pickle
 import subprocess
 import sys
@@ -86,6 +87,11 @@ BAD_X = {
         np.where(x_with(9) == 9, 10**400, X.astype(object)),
         tw.DataError,
         ["x holds a number that is too large for float64"],
+    ),
+    "an object that cannot be converted": (
+        np.where(x_with(9) == 9, decimal.Decimal("sNaN"), X.astype(object)),
+        tw.DataError,
+        ["x cannot be converted to float64: cannot convert signaling NaN"],
     ),
     "a missing object": (
         np.where(x_with(9) == 9, None, X),

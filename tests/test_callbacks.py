@@ -40,6 +40,31 @@ def test_a_callback_is_told_of_everything_in_order(classifier, blobs):
     ]  # fmt: skip
 
 
+def test_methods_may_be_set_on_a_callback(classifier, blobs):
+    """They were passed over silently, behind the empty ones of the class."""
+    one, epochs = Callback(), []
+    one.on_epoch_end = lambda trainer, record: epochs.append(record["epoch"]) or len(epochs) == 2
+    history = classifier.fit(blobs.x, blobs.y, epochs=5, callbacks=[one])
+    assert epochs == [1, 2]
+    assert history.epochs == 2
+
+
+def test_methods_that_would_not_run_are_refused(classifier, blobs):
+    class Coroutine:
+        async def on_step_end(self, trainer, record):
+            raise AssertionError
+
+    class Generator(Callback):
+        def on_epoch_end(self, trainer, record):
+            yield
+
+    for one in (Coroutine(), Generator()):
+        message = rf"{type(one).__name__}\.on_(step|epoch)_end would not run .* a plain function"
+        with pytest.raises(tw.errors.ArgumentError, match=message):
+            classifier.fit(blobs.x, blobs.y, callbacks=[one])
+    assert classifier.optimizer.steps == 0
+
+
 def test_the_losses_of_batches_make_up_that_of_the_epoch(classifier, blobs):
     losses = []
 

@@ -347,6 +347,16 @@ def test_a_monitor_warns_before_the_first_step(rng):
     assert history["loss"][-1] > history["loss"][0]
 
 
+def test_a_monitor_may_only_record(rng):
+    """Training at the edge was a dozen warnings; here each would be an error."""
+    trainer, x, y = quadratic(rng, optim.SGD(lr=0.03))
+    monitor = StabilityMonitor(x, y, action="record")
+    history = trainer.fit(x, y, epochs=5, batch_size=DIM, callbacks=[monitor])
+    assert history["stability"] == pytest.approx([1.5] * 5)
+    assert history["sharpness"] == pytest.approx([CONDITION] * 5)
+    assert trainer.optimizer.lr == 0.03
+
+
 def test_a_monitor_stops_or_lowers(rng):
     trainer, x, y = quadratic(rng, optim.SGD(lr=0.03))
     stop = StabilityMonitor(x, y, action="stop")

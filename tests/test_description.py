@@ -87,7 +87,10 @@ def test_signatures_and_help_are_those_of_the_fields():
     kinds = "Literal['mean', 'sum', 'none']"
     assert shown(nn.HuberLoss) == f"(*, delta: float = 1.0, reduction: {kinds} = 'mean')"
     # The base has `per`, by keyword only; it stands behind what is by position.
-    assert shown(schedules.StepLR) == "(step_size: int, gamma: float = 0.1, *, per: str = 'step')"
+    assert (
+        shown(schedules.StepLR)
+        == "(step_size: int, gamma: float = 0.1, *, per: Literal['step', 'epoch'] = 'step')"
+    )
     assert shown(nn.Linear).startswith("(in_features: int, out_features: int, bias: bool = True")
     assert "LeakyReLU(negative_slope: float = 0.01)" in pydoc.plain(pydoc.render_doc(nn.LeakyReLU))
 

@@ -229,9 +229,12 @@ def test_files_of_others_and_of_the_future_are_named(tmp_path):
         ({"version": 99}, "format 99"),
         ({"layers": [{"type": "Attention"}]}, "'Attention'"),
     ]:
-        _safetensors.save(path, {}, {"thalweg": json.dumps(description | change)})
-        with pytest.raises(tw.UnsupportedError, match=message):
-            nn.Sequential.load(path)
+        text = {"thalweg": json.dumps(description | change)}
+        trainer = {"spec": {"loss": {"type": "MSELoss"}}}
+        _safetensors.save(path, {}, text | {"thalweg.trainer": json.dumps(trainer)})
+        for load in (nn.Sequential.load, tw.Trainer.load):
+            with pytest.raises(tw.UnsupportedError, match=f"{path}': .*{message}"):
+                load(path)
 
 
 def trained(model=None):

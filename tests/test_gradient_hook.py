@@ -428,6 +428,19 @@ def test_blocks_may_end_in_any_order():
     assert type(it._core) is plain
 
 
+def test_a_block_may_begin_again_once_it_has_ended():
+    it, seen = trainer(), []
+    block = it.gradient_hook(lambda gradient: (seen.append(1), gradient)[1])
+    for _ in range(2):
+        with block:
+            it.step(X, Y)
+            with pytest.raises(tw.ArgumentError, match="has already begun"), block:
+                pass
+            it.step(X, Y)
+        it.step(X, Y)
+    assert len(seen) == 4
+
+
 def test_frozen_parameters_have_no_gradient_in_a_hook():
     """Clipping by a hook is then what the trainer's own clipping is."""
 

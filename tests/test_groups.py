@@ -1,6 +1,8 @@
 """Groups of parameters: other decay, other rates, none at all."""
 
 import copy
+import decimal
+import fractions
 
 import numpy as np
 import pytest
@@ -419,6 +421,21 @@ def test_a_fit_that_fails_gives_back_the_steps_of_what_was_frozen(batch):
     for one in (trainer, twin):
         one.step(x, y)
     np.testing.assert_array_equal(twin.model.flat_parameters, trainer.model.flat_parameters)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.array, decimal.Decimal, fractions.Fraction])
+def test_numbers_of_any_kind_are_saved(kind, batch, tmp_path):
+    """Training worked, but then a file of it could not be written."""
+    optimizer = optim.AdamW().add_group("0.*", weight_decay=kind(0.5), lr_scale=kind(2))
+    trainer = make(optimizer.add_group("3.*", frozen=np.False_))
+    trainer.step(*batch)
+    trainer.save(tmp_path / "one.safetensors")
+    again = tw.Trainer.load(tmp_path / "one.safetensors").optimizer
+    assert again.state_dict()["groups"] == optimizer.state_dict()["groups"]
+    assert repr(optimizer).endswith(
+        ".add_group(pattern='0.*', weight_decay=0.5, lr_scale=2.0)"
+        ".add_group(pattern='3.*', frozen=False)"
+    )
 
 
 def test_a_state_with_impossible_steps_is_refused(batch):

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import itertools
 import pickle
 import re
 
@@ -259,16 +260,20 @@ def test_what_would_do_nothing_cannot_be_assigned(thing, name, advice, regressor
     [
         ("trainer", "gradient_hook", r": with trainer\.gradient_hook\(function\): trainer\.fit"),
         ("trainer", "step", ": fit takes its steps in the core"),
-        ("trainer", "evaluate", "$"),
         ("optimizer", "step", ": updates are computed in the core"),
         ("model", "forward", ""),
     ],
 )
-def test_a_method_cannot_be_hidden(thing, name, advice, regressor):
+def test_a_method_cannot_be_replaced_where_nothing_would_call_it(thing, name, advice, regressor):
     parts = {"trainer": regressor, "optimizer": regressor.optimizer, "model": regressor.model}
     with pytest.raises(AttributeError, match=rf"\.{name} is a method, which cannot be set{advice}"):
         setattr(parts[thing], name, lambda *arguments: None)
     assert name not in vars(parts[thing])
+
+
+def test_other_methods_can_be_replaced_as_tests_do(regressor, monkeypatch):
+    monkeypatch.setattr(regressor, "evaluate", lambda *_: {"loss": 1.0})
+    assert regressor.evaluate([[0.0]], [0.0]) == {"loss": 1.0}
 
 
 class Named(nn.Sequential):
@@ -767,12 +772,12 @@ def test_an_error_of_many_fits_says_whose_it_was():
 def test_a_last_batch_of_one_row_is_named_before_anything_is_trained():
     model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
     before = model.flat_parameters
-    for loss in (nn.MSELoss(), lambda o, t: (0.0, 0 * o)):
+    for loss, lr in itertools.product((nn.MSELoss(), lambda o, t: (0.0, 0 * o)), (None, "auto")):
         trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD())
         with pytest.raises(
             tw.ArgumentError, match=r"batch_size=4, the last batch of 9 rows .* only 1 row"
-        ):
-            trainer.fit(np.ones((9, 2)), np.ones((9, 1)), batch_size=4)
+        ):  # nor is a rate looked for, which a loss of one's own would not allow
+            trainer.fit(np.ones((9, 2)), np.ones((9, 1)), batch_size=4, lr=lr)
     np.testing.assert_array_equal(model.flat_parameters, before)
 
 

@@ -64,9 +64,10 @@ def interrupted(function, calls):
     """
     count = itertools.count()
 
-    def watch(frame, event, _):
+    def watch(frame, event, _):  # it is not told of calls of `functools.partial`
         file = frame.f_code.co_filename
         inside = "thalweg" in file or file == contextlib.__file__
+        inside = inside and frame.f_code.co_name != "__exit__"  # before it begins: Python's own
         if inside and event in ("call", "c_return") and next(count) == calls:
             sys.setprofile(None)
             raise KeyboardInterrupt
@@ -115,6 +116,122 @@ def test_a_step_is_made_or_not(method, name, ends):
             break
     # From one step on, the last interrupt comes after the whole call.
     assert found == ends
+
+
+ONES = np.ones(38)
+ACTIVE = nn.CrossEntropyLoss(active=(0, 1)), nn.CrossEntropyLoss(active=(0, 1, 2))
+
+
+def classifier():
+    return make(ACTIVE[0], optim.AdamW(), nn.Residual(nn.Linear(5, 5)))
+
+
+def abs_loss(output, target):
+    return float(np.abs(output - target).sum()), np.sign(output - target)
+
+
+SETTERS = {
+    "a penalty": (
+        lambda: make(nn.MSELoss(), optim.Adam()),
+        lambda trainer: trainer.set_penalty(ONES, 0 * ONES),
+        lambda trainer: (trainer._penalties.total is not None, trainer._core.penalty() is not None),
+    ),
+    "no penalty": (
+        lambda: penalized(make(nn.MSELoss(), optim.Adam())),
+        lambda trainer: trainer.set_penalty(None),
+        lambda trainer: (trainer._penalties.total is None, trainer._core.penalty() is None),
+    ),
+    "a loss": (
+        classifier,
+        lambda trainer: setattr(trainer, "loss", ACTIVE[1]),
+        lambda trainer: (trainer.loss == ACTIVE[1], can_be_trained_on(trainer, 2)),
+    ),
+    "a custom loss": (
+        lambda: make(squares, optim.Adam()),
+        lambda trainer: setattr(trainer, "loss", abs_loss),
+        lambda trainer: (
+            trainer.loss.function is abs_loss,
+            trainer._core.loss.function is abs_loss,
+        ),
+    ),
+    "a group": (
+        lambda: make(nn.MSELoss(), optim.AdamW(), nn.Residual(nn.Linear(5, 5))),
+        lambda trainer: trainer.optimizer.add_group("*.weight", lr_scale=0),
+        lambda trainer: (bool(trainer.optimizer._groups), stays(trainer)),
+    ),
+    "a rate": (
+        lambda: make(nn.MSELoss(), optim.SAM(optim.Adam())),
+        lambda trainer: setattr(trainer.optimizer, "lr", 0.5),
+        lambda trainer: (trainer.optimizer.lr == 0.5, trainer.optimizer._by_hand.lr == 0.5),
+    ),
+}
+
+
+def penalized(trainer):
+    trainer.set_penalty(ONES)
+    return trainer
+
+
+def can_be_trained_on(trainer, label):
+    """Whether the core knows a class, after a step on it."""
+    try:
+        trainer._core.step(X, np.full(len(X), label), None)
+    except tw.ThalwegError:
+        return False
+    return True
+
+
+def stays(trainer):
+    """Whether all weights stay the same in a step."""
+    before = trainer.model.state_dict()
+    trainer.step(X, Y)
+    after = trainer.model.state_dict()
+    same = {name: (array == after[name]).all() for name, array in before.items()}
+    weights = {same[name] for name in same if name.endswith("weight")}
+    assert len(weights) == 1  # the patterns of a group are several names to the core
+    return weights.pop()
+
+
+@pytest.mark.parametrize("name", SETTERS)
+def test_a_setting_is_made_or_not(name):
+    """The core had it, and the trainer that reports, copies and saves it had not."""
+    make_one, change, looks = SETTERS[name]
+    found = []
+    for calls in itertools.count():
+        trainer = make_one()
+        error = interrupted(lambda trainer=trainer: change(trainer), calls)
+        known, done = looks(trainer)
+        assert known == done, f"after {calls} calls"
+        found.append(done)
+        if error is None:
+            break
+    assert found[-1]
+    assert not found[0]
+    assert found == sorted(found)
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_hook_ends_with_its_block(others):
+    """It stayed for as long as the traceback was kept, or forever."""
+    ends = set()
+    for calls in itertools.count():
+        trainer, seen = make(nn.MSELoss(), optim.Adam()), []
+
+        def block(trainer=trainer, seen=seen):
+            with trainer.gradient_hook(lambda g: seen.append(1) or g):
+                trainer.step(X, Y)
+
+        with contextlib.ExitStack() as stack:
+            for _ in range(others):
+                stack.enter_context(trainer.gradient_hook(lambda g: g))
+            error = interrupted(block, calls)
+            ends.add(len(seen))
+            trainer.step(X, Y)
+            assert len(seen) in ends, f"after {calls} calls"
+            assert isinstance(trainer._core, tw._core.Trainer) == (others == 0)
+        if error is None:
+            break
+    assert ends == {0, 1}
 
 
 class TimeLimit(Exception):

@@ -205,7 +205,7 @@ def test_what_needs_a_loss_says_so(call):
 
 def test_a_file_of_a_trainer_without_a_loss_takes_none(tmp_path):
     make("none").save(tmp_path / "trainer")
-    with pytest.raises(tw.ArgumentError, match="has none: leave loss out"):
+    with pytest.raises(tw.ArgumentError, match="has none: leave loss out, and make a Trainer"):
         tw.Trainer.load(tmp_path / "trainer", loss=squares)
 
 

@@ -7,12 +7,15 @@ gradients, so what is compared is the optimizer alone. All others are compared w
 
 import copy
 import pickle
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
 
 import thalweg as tw
 from thalweg import nn, optim
+
+from .helpers import squares
 
 
 def sgd(lr, momentum=0.0, dampening=0.0, nesterov=False, weight_decay=0.0):
@@ -404,10 +407,55 @@ def test_optimizers_without_a_model_and_around_others_are_copied(again, rng):
         assert losses[0] == losses[1]
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
+@pytest.mark.parametrize("loss", [nn.MSELoss(), squares], ids=["in the core", "in Python"])
+@pytest.mark.parametrize("kind", [optim.Adam, optim.Prodigy, optim.ScheduleFreeAdamW])
+def test_a_first_fit_that_is_undone_leaves_an_optimizer_before_its_first_step(kind, loss, rng):
+    """It had averages of 0, and numbers, where there had been none."""
+    x, y = rng.standard_normal((16, 4)), rng.standard_normal((16, 2))
+    model = nn.Sequential(nn.Linear(4, 2), dtype="float64")
+    trainer = tw.Trainer(model, loss=loss, optimizer=kind())
+    before = trainer.optimizer.state_dict()
+
+    class Blow:
+        def on_epoch_end(self, trainer, record):
+            model.flat_parameters = np.full(model.num_parameters, 1e300)
+
+    with pytest.raises(tw.DivergedError):
+        trainer.fit(x, y, epochs=3, callbacks=[Blow()])
+    assert trainer.optimizer.state_dict() == before
+
+
+def test_spectral_bias_that_diverges_leaves_an_optimizer_before_its_first_step():
+    model = nn.Sequential(nn.Linear(1, 8), nn.Linear(8, 1), dtype="float64")
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(1e9, momentum=0.9))
+    before = trainer.optimizer.state_dict()
+
+    def wave(x):
+        return np.sin(2 * np.pi * x)
+
+    with pytest.raises(tw.DivergedError):
+        tw.diagnostics.spectral_bias(trainer, np.arange(16) / 16, wave, [1], steps=99)
+    assert trainer.optimizer.state_dict() == before
+
+
+def test_type_checkers_know_the_conventions():
+    kinds = {it for it in vars(optim).values() if "_conventions" in getattr(it, "__dict__", ())}
+    kinds -= {optim.Optimizer, optim.LBFGS.__base__}  # which users do not make
+    assert optim.Adam in kinds
+    for kind in kinds:
+        listed = get_type_hints(kind.__init__)["convention"]
+        assert get_args(listed) == tuple(kind._conventions)
+    memories = get_type_hints(optim.EMA.memory)["definition"]
+    assert get_args(memories) == tuple(optim._averages._MEMORIES)
+
+
 BAD = [
     (lambda: optim.Adam(convention="Keras"), 'convention must be one of "torch".*mean "keras"'),
     (lambda: optim.RAdam(convention="keras"), 'must be one of "torch", "optax"; got'),
     (lambda: optim.Adagrad(convention=None), "convention must be one of"),
+    (lambda: optim.SGD(lr=np.complex64(0.5 + 2j)), "lr must be a finite number.*2j"),
+    (lambda: optim.SGD(momentum=np.array(0.5 + 0j)), r"momentum must be .*0\.j"),
     (lambda: optim.Adagrad(lr_decay=-1), r"lr_decay must be a finite number >= 0; got -1"),
     (lambda: optim.Adagrad(initial_accumulator_value=-1), "initial_accumulator_value"),
     (lambda: optim.RMSprop(alpha=1), r"alpha must be .*\[0, 1\); got 1"),
@@ -431,11 +479,12 @@ BAD = [
     (lambda: optim.Adafactor(min_dim_size_to_factor=0), "min_dim_size_to_factor.*>= 1"),
     (lambda: optim.Muon(ns_steps=100), "ns_steps is 100"),
     (lambda: optim.Muon(ns_coefficients=(1, 2)), "ns_coefficients must be three numbers"),
-    (lambda: optim.Muon(adjust_lr_fn="rms"), 'adjust_lr_fn must be one of "original", "match_rms'),
+    (lambda: optim.Muon(adjust_lr_fn="rms"), '"original", "match_rms_adamw" or None; got "?\'rms'),
+    (lambda: optim.LBFGS(line_search_fn="x"), '"strong_wolfe" or None; got .x'),
     (lambda: optim.Muon(matrices="0.weight"), 'matrices must be one of "hidden", "all", "none"'),
     (lambda: optim.Shampoo(betas=(0.9, 1.1)), r"betas\[1\] must be a finite number in \[0, 1\]"),
     (lambda: optim.Shampoo(betas=0.9), r"betas must be two numbers, in \[0, 1\) and in \[0, 1\]"),
-    (lambda: optim.Shampoo(grafting="adm"), 'grafting .*did you mean "adam"'),
+    (lambda: optim.Shampoo(grafting="adm"), '"none", "adam" or None.*did you mean "adam"'),
     (lambda: optim.Shampoo(precondition_frequency=0), "precondition_frequency must be an integer"),
     (lambda: optim.Muon().add_group("*", muon="yes"), "muon must be True or False; got 'yes'"),
     (lambda: optim.ScheduleFreeAdamW(betas=(0, 0.9)), r"betas\[0\] is 0; a number in \(0, 1\)"),
@@ -537,3 +586,17 @@ def test_lion_stands_still_at_zero_and_rprop_turns():
     # Grows by 1.2; turned around, it shrinks by half and waits for a step.
     path = walk(optim.Rprop(lr=0.5), [1.0, 9.0, -1.0, -1.0])
     np.testing.assert_allclose(path, [0, -0.5, -1.1, -1.1, -0.8], rtol=1e-15)
+
+
+def test_an_optimizer_whose_first_step_fails_is_still_free():
+    """It belonged to the model for good, although it had not changed it."""
+    optimizer = optim.Adam(lr=0.1)
+    bad, good = nn.Sequential(nn.Linear(2, 1)), nn.Sequential(nn.Linear(3, 1))
+    bad.forward(np.full((4, 2), 1e30, np.float32))
+    bad.backward(np.full((4, 1), 1e20, np.float32))
+    with pytest.raises(tw.DataError, match=r"gradients\[0\] is inf"):
+        optimizer.step(bad)
+    before = good.flat_parameters
+    good.flat_gradients = np.ones(4)
+    optimizer.step(good)
+    np.testing.assert_allclose(good.flat_parameters, before - 0.1, rtol=1e-5)

@@ -251,3 +251,13 @@ def test_a_huge_gradient_leads_as_far_as_any(dtype, size):
     trainer = tw.Trainer(model, loss=nn.L1Loss(reduction="sum"), optimizer=optimizer)
     trainer.step(np.array([[size, 0], [1, 1]], dtype), np.array([[-1], [0.02]], dtype))
     assert model.flat_parameters.tolist() == [np.array(-0.5 * size, dtype), -0.5]
+
+
+def test_what_is_done_to_the_base_by_hand_is_done_to_sam():
+    """A strategy warns about steps without its penalty, and a fit about rates without effect."""
+    model = nn.Sequential(nn.Linear(2, 1))
+    optimizer = optim.SAM(optim.SGD(lr=0.1))
+    tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer)
+    optimizer.base.step(model)
+    optimizer.base.lr = 0.2
+    assert (optimizer._by_hand.steps, optimizer._by_hand.lr) == (1, 0.2)

@@ -348,6 +348,15 @@ def test_the_progress_bar_shows_epochs_and_figures(classifier, blobs, capsys):
         assert f"{key}={classifier.history[key][-1]:.4f}" in shown
 
 
+def test_a_progress_bar_without_a_place_to_show_it_is_silent(classifier, blobs, monkeypatch):
+    """As with pythonw. It was an error of tqdm's."""
+    pytest.importorskip("tqdm")
+    with monkeypatch.context() as context:
+        context.setattr("sys.stderr", None)
+        history = classifier.fit(blobs.x, blobs.y, epochs=3, progress=True)
+    assert history.epochs == 3
+
+
 def test_a_missing_progress_bar_says_what_to_install(classifier, blobs, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tqdm.auto", None)
     before = classifier.model.flat_parameters
@@ -863,8 +872,9 @@ def test_what_steps_in_python_can_be_copied(outer):
     loss = nn.MSELoss() if outer == "LBFGS" else squares
     optimizer = optim.LBFGS() if outer == "LBFGS" else optim.SGD()
     trainer = tw.Trainer(model, loss=loss, optimizer=optimizer)
-    hook = trainer.gradient_hook(lambda gradient: gradient)
-    with hook if outer == "a gradient hook" else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if outer == "a gradient hook":
+            stack.enter_context(trainer.gradient_hook(lambda gradient: gradient))
         stepper = trainer._core
         assert stepper.kind == outer
         assert copy.copy(stepper).inner is stepper.inner

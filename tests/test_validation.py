@@ -224,3 +224,12 @@ def test_an_infinite_loss_of_held_out_rows_does_not_end_a_fit(loss, where, rng):
         trainer.evaluate(odd, y)
     with pytest.raises(tw.errors.DataError):  # these are no figures, but mistakes
         trainer.fit(x, y, validation_data=(x * np.nan, y))
+
+
+def test_a_tuple_of_batches_is_told_to_be_a_list(data):
+    """It is taken for arrays (x, y), and the error was that of an array of arrays."""
+    x, y, _ = data
+    trainer = make()
+    with pytest.raises(tw.ShapeError, match=r"validation x .*of batches, pass a list, not a tuple"):
+        trainer.fit(x, y, validation_data=((x, y), (x, y)))
+    assert trainer.fit(x, y, validation_data=[(x, y), (x, y)]).epochs == 1

@@ -3,8 +3,6 @@
 Writes edge-of-stability.png.
 """
 
-import warnings
-
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -12,7 +10,6 @@ import thalweg as tw
 from thalweg import nn, optim
 
 x = np.linspace(-1, 1, 20).reshape(-1, 1)
-warnings.simplefilter("ignore", RuntimeWarning)  # the monitor's: being beyond is what is shown here
 
 
 def train(optimizer, *, degree=5, seed=0, steps=20_000):
@@ -28,7 +25,7 @@ def train(optimizer, *, degree=5, seed=0, steps=20_000):
     plain = {k: v if k.endswith("weight") else 0 * v for k, v in model.state_dict().items()}
     model.load_state_dict(plain)  # biases begin at 0
     trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer)
-    monitor = tw.callbacks.StabilityMonitor(x, y, every=steps // 80)
+    monitor = tw.callbacks.StabilityMonitor(x, y, every=steps // 80, action="record")
     history = trainer.fit(x, y, epochs=steps, batch_size=20, shuffle=False, callbacks=[monitor])
     ratios = np.array([report.ratio for report in monitor.reports])
     return ratios, np.array(history["loss"]), monitor
@@ -60,7 +57,7 @@ for name, run in RUNS.items():
 linear = nn.Sequential(nn.Linear(2, 1, bias=False), dtype="float64")
 data, target = np.diag([1.0, 10.0]), np.ones(2)
 trainer = tw.Trainer(linear, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.05))
-monitor = tw.callbacks.StabilityMonitor(data, target)
+monitor = tw.callbacks.StabilityMonitor(data, target, action="record")
 try:
     trainer.fit(data, target, epochs=1000, batch_size=2, callbacks=[monitor])
 except tw.DivergedError as error:

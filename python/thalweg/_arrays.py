@@ -15,6 +15,7 @@ The core has to read every value anyway, so it checks for NaN and infinity, and 
 lengths fit.
 """
 
+import contextlib
 import numbers
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
@@ -111,15 +112,15 @@ def _of_objects(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
     kinds = set(map(type, array.ravel()))
     if not array.ndim or not all(is_real(kind) for kind in kinds):
         return array
-    whole = all(issubclass(kind, (numbers.Integral, np.bool_)) for kind in kinds)
-    try:
-        return array.astype(np.int64 if whole else np.float64)
-    except OverflowError:
-        pass
+    if all(issubclass(kind, (numbers.Integral, np.bool_)) for kind in kinds):
+        with contextlib.suppress(OverflowError):
+            return array.astype(np.int64)
     try:
         return array.astype(np.float64)
     except OverflowError:
         raise DataError(f"{name} holds a number that is too large for float64") from None
+    except ValueError as error:  # Decimal("sNaN")
+        raise DataError(f"{name} cannot be converted to float64: {error}") from None
 
 
 def is_real(kind: type) -> bool:

@@ -33,12 +33,15 @@ def given(value: Any) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else short(value)
 
 
-def one_of(name: str, value: Any, known: Iterable[str]) -> str:
-    """Return `value` if it is one of the `known` names."""
+def one_of(name: str, value: Any, known: Iterable[str], *, also: str = "") -> str:
+    """Return `value` if it is one of the `known` names.
+
+    `also` is what else the argument may be, which the caller has checked.
+    """
     known = list(known)
     if isinstance(value, str) and value in known:
         return value
-    listed = ", ".join(f'"{k}"' for k in known)
+    listed = ", ".join(f'"{k}"' for k in known) + (f" or {also}" if also else "")
     raise ArgumentError(
         f"{name} must be one of {listed}; got {short(value)}{_habits.did_you_mean(value, known)}"
     )
@@ -73,8 +76,10 @@ def real(
     ``low <= value < high``.
     """
     try:
-        # Text that could be parsed is a mistake in a configuration file, not a number.
-        number = math.nan if isinstance(value, (str, bytes, bool)) else float(value)
+        # Text that could be parsed is a mistake in a configuration file, not a number. Of complex
+        # numbers, NumPy's would convert to their real parts.
+        is_other = isinstance(value, (str, bytes, bool)) or np.iscomplexobj(value)
+        number = math.nan if is_other else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     above = number >= low if closed[0] == "[" else number > low

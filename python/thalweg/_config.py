@@ -57,8 +57,8 @@ def check_environment() -> None:
         import warnings
 
         warnings.warn(
-            f"THALWEG_NUM_THREADS must be an integer from 1 to {_MAX_THREADS}; got {value[:40]!r}. "
-            f"It is ignored, and up to {_core.get_num_threads()} threads are used",
+            f"THALWEG_NUM_THREADS must be an integer of at least 1; got {value[:40]!r}. It is "
+            f"ignored, and up to {_core.get_num_threads()} threads are used",
             stacklevel=3,
         )
 

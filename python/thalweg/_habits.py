@@ -70,21 +70,23 @@ class Guided(Extended):
             raise AttributeError(f"{what} has no attribute {name!r}{more}", name=name, obj=self)
 
         def __setattr__(self, name: str, value: Any) -> None:
-            """Set an existing attribute but no method; a user's subclass may set anything."""
+            """Set an existing attribute; a user's subclass may set anything.
+
+            Methods may be replaced, as in tests, but not those that thalweg would not call then.
+            """
             if name.startswith("_"):  # thalweg's own, set in every fit
                 return object.__setattr__(self, name, value)
             there, what = getattr(type(self), name, None), type(self).__name__
+            said = {**self._uncalled, **self._elsewhere}.get(name, "")
+            more = f": {said}" if said else ""
             if isinstance(there, property) and there.fset is None:
-                text = f"{what}.{name} can only be read"
-            elif not _is_ours(type(self)) or not (there is None or callable(there)):
+                text = f"{what}.{name} can only be read{more}"
+            elif not _is_ours(type(self)) or (there is not None and not (callable(there) and said)):
                 return object.__setattr__(self, name, value)
             elif there is None:
                 text = f"{what} has no attribute {name!r} that could be set{self._advice(name)}"
-            else:  # hidden on this object, but thalweg may go on to use it
-                text = f"{what}.{name} is a method, which cannot be set"
-            if there is not None:
-                said = {**self._uncalled, **self._elsewhere}.get(name)
-                text += f": {said}" if said else ""
+            else:
+                text = f"{what}.{name} is a method, which cannot be set{more}"
             raise AttributeError(text, name=name, obj=self)
 
 

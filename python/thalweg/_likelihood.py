@@ -100,7 +100,7 @@ def prepare(
     if classes is None:
         classes = competition.active
     else:
-        if not isinstance(classes, Iterable) or getattr(classes, "ndim", 1) == 0:
+        if getattr(classes, "ndim", 1) == 0 or not isinstance(classes, Iterable):
             raise ArgumentError(
                 f"classes must be the outputs that compete, e.g. [0, 1]; got {classes!r}"
             )

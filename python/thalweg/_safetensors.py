@@ -99,12 +99,13 @@ def _checksum(header: dict[str, Any], data: Iterable[Any]) -> str:
 def whole(path: str | os.PathLike[str]) -> Iterator[None]:
     """Turn errors caused by the contents of a file into a `DataError` about the file.
 
-    `UnsupportedError` is kept: a file from a later version is not damaged.
+    `UnsupportedError` remains one, with the name of the file: that of a later version is not
+    damaged.
     """
     try:
         yield
-    except UnsupportedError:
-        raise
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{os.fspath(path)!r}: {error}") from None
     except (ThalwegError, *_OF_DAMAGE) as error:
         what = error if isinstance(error, ThalwegError) else repr(error)
         raise DataError(f"{os.fspath(path)!r} is a damaged file: {what}") from None

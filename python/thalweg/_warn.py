@@ -5,7 +5,7 @@ import warnings
 from types import FrameType
 
 #: Functions between the user's call that constructs something, or sets a loss, and its checks.
-_MAKING = ("__init__", "guided", "__setattr__", "loss", "_set_loss", "set_loss")
+_MAKING = ("__init__", "guided", "__setattr__", "loss", "_set_loss", "at_once", "set_loss")
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

@@ -1,10 +1,12 @@
 """Constructing a trainer and preparing data for it."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from thalweg import _arrays, _checks, _core, _habits
 from thalweg._arrays import Array, Samples
+from thalweg._at_once import at_once
 from thalweg._habits import Guided
 from thalweg._history import History
 from thalweg._targets import targets
@@ -14,7 +16,7 @@ from thalweg._trainer._full_batch import FullBatchTrainer
 from thalweg._trainer._penalties import Penalties
 from thalweg._trainer._rates import Rates
 from thalweg._trainer._stepper import Stepper, innermost
-from thalweg.errors import ArgumentError, UnsupportedError
+from thalweg.errors import ArgumentError, ThalwegError, UnsupportedError
 from thalweg.nn import Loss, MSELoss, Sequential
 from thalweg.nn._losses import CoreLoss, FunctionLoss, LossFunction, NoLoss, loss_of
 from thalweg.optim import EMA, SAM, SWA, Optimizer, ScheduleFreeAdamW, _averages
@@ -213,14 +215,14 @@ class TrainerBase(Guided):
         self._plateau = schedule.start() if isinstance(schedule, ReduceLROnPlateau) else {}
         self._rates = Rates(schedule, self._base_lr) if isinstance(schedule, Schedule) else None
         optimizer._belong(model)  # nothing can fail after this
-        optimizer._lr_by_hand = None  # the current rate is the base rate
+        optimizer._by_hand.lr = None  # the current rate is the base rate
 
     def _set_loss(self, loss: CoreLoss | FunctionLoss) -> None:
         """Set a loss of the same kind."""
         core: Any = self._core
         outputs = self._model.out_features
-        core.set_loss(loss if isinstance(loss, FunctionLoss) else loss._spec(outputs))
-        self._loss = loss
+        told = loss if isinstance(loss, FunctionLoss) else loss._spec(outputs)
+        at_once(partial(core.set_loss, told), partial(object.__setattr__, self, "_loss", loss))
 
     def _updating(self) -> _core.Trainer | None:
         """Return the core's trainer if each update uses one gradient, whatever its source."""
@@ -275,7 +277,12 @@ class TrainerBase(Guided):
                 + (f"{len(data)} items" if isinstance(data, (tuple, list)) else repr(type(data)))
             )
         x, y, *weight = data
-        return self._ready(x, y, weight[0] if weight else None, "validation ")
+        try:
+            return self._ready(x, y, weight[0] if weight else None, "validation ")
+        except ThalwegError as error:
+            if not all(isinstance(part, tuple) for part in data):
+                raise
+            raise type(error)(f"{error} (of batches, pass a list, not a tuple)") from None
 
 
 def _expect(name: str, value: Any, kind: type, example: str, place: str) -> None:

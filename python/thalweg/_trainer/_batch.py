@@ -1,8 +1,7 @@
 """What a trainer does with one batch: a step, gradients only, an update, an evaluation."""
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Never
 
 import numpy.typing as npt
@@ -12,7 +11,7 @@ from thalweg._arrays import Batches, Targets
 from thalweg._figures import complete
 from thalweg._trainer import _steps
 from thalweg._trainer._base import TrainerBase
-from thalweg._trainer._hooked import HookedTrainer
+from thalweg._trainer._hooked import Block
 from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim._sam import SAM
@@ -253,8 +252,9 @@ class Batching(TrainerBase):
         if rates is not None:
             self._optimizer._core.set_lr(rates.at(self._optimizer.steps, self._epochs))
 
-    @contextlib.contextmanager
-    def gradient_hook(self, hook: Callable[[Any], Any]) -> Iterator[None]:
+    def gradient_hook(
+        self, hook: Callable[[Any], Any]
+    ) -> contextlib.AbstractContextManager[None, None]:
         """Let a function change the gradient of every batch until the block ends.
 
         Parameters
@@ -265,6 +265,11 @@ class Batching(TrainerBase):
             and returns the gradient to be used: the same array, changed in place, or another. Then
             follow accumulation, the penalty, the projection of strategies such as `continual.AGEM`,
             clipping and the update.
+
+        Returns
+        -------
+        context manager
+            For a ``with`` statement.
 
         Raises
         ------
@@ -304,25 +309,12 @@ class Batching(TrainerBase):
         """
         if not callable(hook):
             raise ArgumentError(f"hook must be a function of the gradient; got {hook!r}")
-        if self._fitting:
-            raise ArgumentError("a gradient hook cannot be set during a fit: set it before")
-        core: Any = self._core
         if isinstance(self._optimizer, (SAM, FullBatchOptimizer)):
             raise UnsupportedError(
                 f"gradient_hook is not supported with {type(self._optimizer).__name__}, which "
                 "evaluates the loss more than once per update: use another optimizer"
             )
-        if not isinstance(core, HookedTrainer):
-            core = HookedTrainer(core, self._model, self._optimizer)
-        mine = functools.partial(hook)  # tells this block's from another's of the same function
-        core.hooks += (mine,)
-        self._core = core
-        try:
-            yield
-        finally:  # blocks may end in any order
-            core.hooks = tuple(one for one in core.hooks if one is not mine)
-            if not core.hooks:
-                self._core = core.inner
+        return Block(self, hook)
 
     @_habits.takes("Trainer.evaluate()", _OF_EVALUATE)
     def evaluate(

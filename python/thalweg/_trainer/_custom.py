@@ -131,8 +131,8 @@ class CustomTrainer(Stepper):
         """Set a loss, if its passes go through the model."""
         if isinstance(loss, DerivativeLoss) and "d2u" in names_of(loss):
             _warn_of_kinks(self.model)  # before anything changes: a warning may be raised
-        self.passes: Passes = passes(loss, self.model)
-        self.loss = loss
+        through: Passes = passes(loss, self.model)
+        self.passes, self.loss = through, loss  # no call between them, where Ctrl-C could raise
 
     def step(self, x: Samples, y: Any, sample_weight: Array | None = None) -> float:
         """Run forward, the function, backward and update; return the loss before the update."""

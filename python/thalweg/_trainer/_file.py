@@ -173,10 +173,12 @@ class Resumable(TrainerBase):
             if is_own := of_file["type"] == _FUNCTION:
                 saved["spec"]["loss"] = None
         if not is_own and loss is not None:
+            has, then = f"an nn.{of_file['type']}", "set trainer.loss to change it"
+            if of_file["type"] == NoLoss.__name__:
+                has, then = "none", "make a Trainer with it of trainer.model and trainer.optimizer"
             raise ArgumentError(
-                f"loss is for files of trainers with a custom loss; {os.fspath(path)!r} has "
-                f"{'none' if of_file['type'] == NoLoss.__name__ else 'an nn.' + of_file['type']}: "
-                "leave loss out, and set trainer.loss to change it"
+                f"loss is for files of trainers with a custom loss; {os.fspath(path)!r} has {has}: "
+                f"leave loss out, and {then}"
             )
         own = _with_function(path, of_file, loss) if is_own else None
         with _safetensors.whole(path):

@@ -5,7 +5,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy.typing as npt
 
@@ -77,7 +77,7 @@ class Fitting(TrainerBase):
         sample_weight: npt.ArrayLike | None = None,
         callbacks: "Iterable[AnyCallback]" = (),
         progress: bool = False,
-        lr: float | str | None = None,
+        lr: float | Literal["auto"] | None = None,
     ) -> History:
         r"""Train for a number of epochs.
 
@@ -246,6 +246,7 @@ class Fitting(TrainerBase):
             )
         if isinstance(lr, str):
             _checks.one_of("lr, if it is not a number,", lr, ["auto"])
+            self._check_last_batch(len(x), batch_size)  # before a long search
             lr = safe_lr(cast("Trainer", self), x, y, weight, batch_size)
         self._set_base_lr(lr)
         run = self._arrays_fit(x, y, weight, vx, vy, validation_weight, epochs, batch_size, shuffle)
@@ -272,7 +273,7 @@ class Fitting(TrainerBase):
     def _warn_of_lr(self) -> bool:
         """Warn if a rate was set that the schedule will override; return whether it was."""
         optimizer = self._optimizer
-        by_hand, optimizer._lr_by_hand = optimizer._lr_by_hand, None
+        by_hand, optimizer._by_hand.lr = optimizer._by_hand.lr, None
         overridden = self._rates is not None and by_hand == optimizer.lr != self._base_lr
         if overridden:
             from thalweg._warn import warn  # rarely needed
@@ -313,12 +314,7 @@ class Fitting(TrainerBase):
         first: int | None = None,
     ) -> "_core.Fit | PythonFit":  # fmt: skip
         """Begin a fit to prepared arrays; `first` is the number that decides the first order."""
-        if len(x) % batch_size == 1 < batch_size and self._model._core.average_blocks():
-            raise ArgumentError(
-                f"with batch_size={batch_size}, the last batch of {len(x)} rows of data has only "
-                "1 row, but BatchNorm1d needs 2 rows or more for the statistics of a batch: "
-                "choose another batch_size, or leave a row out"
-            )
+        self._check_last_batch(len(x), batch_size)
         updates = -(-max(len(x), 1) // batch_size)
         updates = -(-updates // self._accumulate)
         rates = None
@@ -334,6 +330,15 @@ class Fitting(TrainerBase):
         from thalweg._trainer._python_fit import PythonFit  # most fits run in the core
 
         return PythonFit(self._core, self._loss, x, y, *options)
+
+    def _check_last_batch(self, rows: int, batch_size: int) -> None:
+        """Raise if the last batch would have no statistics that the model needs."""
+        if rows % batch_size == 1 < batch_size and self._model._core.average_blocks():
+            raise ArgumentError(
+                f"with batch_size={batch_size}, the last batch of {rows} rows of data has only "
+                "1 row, but BatchNorm1d needs 2 rows or more for the statistics of a batch: "
+                "choose another batch_size, or leave a row out"
+            )
 
     def _pass(self, x: Any, y: Any, sample_weight: Any, batch_size: int, number: int) -> History:
         """Train for one epoch, in the row order with this number."""
@@ -469,12 +474,12 @@ class Fitting(TrainerBase):
         optimizer = self._optimizer
         # Rates know whether they have warned; a fit that did not take place has not.
         before = self._base_lr, copy.copy(self._rates), self._epochs, dict(self._plateau)
-        lr, by_hand = optimizer._core.lr, optimizer._lr_by_hand
+        lr, by_hand = optimizer._core.lr, optimizer._by_hand.lr
 
         def restore() -> None:
             self._base_lr, self._rates, self._epochs, self._plateau = before
             optimizer._core.set_lr(lr)
-            optimizer._lr_by_hand = by_hand
+            optimizer._by_hand.lr = by_hand
 
         mine = vars(self)
         if self._fitting:

@@ -1,7 +1,7 @@
 """Steps whose gradients functions change between the backward pass and the update."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from thalweg import _arrays, _core
 from thalweg._arrays import Array, Samples
 from thalweg._figures import Evaluation, Figures, complete
 from thalweg._trainer import _steps
+from thalweg._trainer._base import TrainerBase
 from thalweg._trainer._custom import CustomTrainer
 from thalweg._trainer._stepper import Added, Stepper
 from thalweg.errors import ArgumentError, DataError
@@ -40,10 +41,11 @@ class HookedTrainer(Stepper):
         inner: _core.Trainer | CustomTrainer,
         model: Sequential,
         optimizer: Optimizer,
-        hooks: tuple[Callable[[Any], Any], ...] = (),
+        hooks: Mapping[object, Callable[[Any], Any]],
     ) -> None:
         super().__init__(inner, model, optimizer)
-        self.hooks = hooks
+        #: By the blocks that they are for, in the order in which these began.
+        self.hooks = dict(hooks)
 
     @property
     def figures(self) -> Figures:
@@ -85,7 +87,7 @@ class HookedTrainer(Stepper):
         """Return the gradient that the hooks make of one, if it fits."""
         if any(group["frozen"] for group in self.optimizer._groups):
             gradient[frozen(self.model, self.optimizer)] = 0
-        for place, hook in enumerate(self.hooks):
+        for place, hook in enumerate(tuple(self.hooks.values())):
             # What an earlier one returned may be its own, and this one may write to what it gets.
             found = hook(gradient.copy() if place else gradient)
             if found is None:
@@ -101,3 +103,32 @@ class HookedTrainer(Stepper):
     def backward(self, x: Samples, y: Any, sample_weight: Array | None = None) -> Evaluation:
         """Add the gradients of a batch to the model's, without the hooks."""
         return complete(self.inner.backward(x, y, sample_weight))
+
+
+class Block:
+    """A ``with`` block in which a hook changes the gradients of a trainer's steps.
+
+    Python finds out about Ctrl-C where something is called: nothing is called after the beginning
+    has taken effect, nor in the end, where only the call of `__exit__` itself remains.
+    """
+
+    def __init__(self, trainer: TrainerBase, hook: Callable[[Any], Any]) -> None:
+        self._hook, self._of = hook, vars(trainer)
+
+    def __enter__(self) -> None:
+        core = self._of["_core"]
+        if self._of["_fitting"]:
+            raise ArgumentError("a gradient hook cannot be set during a fit: set it before")
+        if not isinstance(core, HookedTrainer):
+            arguments = core, self._of["_model"], self._of["_optimizer"]
+            self._of["_core"] = HookedTrainer(*arguments, {self: self._hook})
+        elif self in core.hooks:
+            raise ArgumentError("the block of this gradient hook has already begun")
+        else:
+            core.hooks[self] = self._hook
+
+    def __exit__(self, *error: object) -> None:
+        core = self._of["_core"]
+        del core.hooks[self]  # blocks may end in any order
+        if not core.hooks:
+            self._of["_core"] = core.inner

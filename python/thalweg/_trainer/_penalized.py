@@ -1,9 +1,12 @@
 """Penalties on a trainer's parameters, and the path integrals that some are based on."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from thalweg import _arrays, _checks, _core, _habits
 from thalweg._arrays import Array
+from thalweg._at_once import at_once
 from thalweg._trainer._base import TrainerBase
 from thalweg._trainer._penalties import OWN, Penalties, Penalty
 from thalweg.errors import ArgumentError, UnsupportedError
@@ -59,8 +62,8 @@ class Penalized(TrainerBase):
         """
         core = self._elementary("penalty")
         if importance is None:
-            self._penalize(Penalties(counts=self._penalties.counts))
-            core.set_coupled(None)
+            none = Penalties(counts=self._penalties.counts)
+            self._penalize(none, partial(core.set_coupled, None))
             return
         model = self._model
         size = model.num_parameters
@@ -76,18 +79,25 @@ class Penalized(TrainerBase):
 
     # For strategies of thalweg.continual.
 
-    def _pull(self, place: int, penalty: Penalty | None) -> None:
-        """Set one of several penalties, whose importances may be negative; None removes it."""
-        self._penalize(self._penalties.but(place, penalty))
+    def _pull(self, place: int, penalty: Penalty | None, *more: Callable[[], None]) -> None:
+        """Set one of several penalties, whose importances may be negative; None removes it.
+
+        Ctrl-C does not separate that from `more` changes.
+        """
+        self._penalize(self._penalties.but(place, penalty), *more)
 
     def _count(self, counts: Array | None) -> None:
         """Leave parameters out of all penalties where `counts` is false; None leaves out none."""
         self._penalize(Penalties(self._penalties.terms, counts))
 
-    def _penalize(self, penalties: Penalties) -> None:
-        """Set all penalties."""
-        self._elementary("penalty").set_penalty(penalties.total)
-        self._penalties = penalties
+    def _penalize(self, penalties: Penalties, *more: Callable[[], None]) -> None:
+        """Set all penalties, and make `more` changes."""
+        core = self._elementary("penalty")
+        at_once(
+            partial(core.set_penalty, penalties.total),
+            partial(object.__setattr__, self, "_penalties", penalties),
+            *more,
+        )
 
     def _follow(self, with_penalty: bool | None, path: Array | None = None) -> None:
         """Begin integrating -gradient along each parameter's path; None ends it."""

@@ -1,5 +1,6 @@
 """The progress bar of `Trainer.fit`, drawn by tqdm."""
 
+import sys
 from types import TracebackType
 from typing import Any, Self
 
@@ -8,6 +9,16 @@ from thalweg._history import KEYS, History
 from thalweg._trainer._evaluation import ValidatedFit
 from thalweg._trainer._python_fit import PythonFit
 from thalweg._trainer._stream import StreamFit
+
+
+def bar(total: int | None, unit: str) -> Any:
+    """Make a bar of tqdm, which draws nothing without a standard error stream (pythonw)."""
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        raise ImportError("progress=True needs tqdm: pip install tqdm") from None
+    nowhere = sys.stderr is None
+    return tqdm(total=total, unit=unit, miniters=1, dynamic_ncols=True, disable=nowhere)
 
 
 class ProgressBar:
@@ -20,14 +31,10 @@ class ProgressBar:
     """
 
     def __init__(self, fit: _core.Fit | PythonFit | StreamFit | ValidatedFit, epochs: int) -> None:
-        try:
-            from tqdm.auto import tqdm
-        except ImportError:
-            raise ImportError("progress=True needs tqdm: pip install tqdm") from None
         self._fit = fit
         self._epochs = epochs
         total = epochs * fit.progress[2] or None  # unknown for an iterable
-        self._bar: Any = tqdm(total=total, unit="batch", miniters=1, dynamic_ncols=True)
+        self._bar = bar(total, "batch")
 
     def __enter__(self) -> Self:
         return self

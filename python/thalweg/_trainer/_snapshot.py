@@ -4,7 +4,7 @@ import contextlib
 
 from thalweg import _arrays, _core
 from thalweg._trainer._stepper import Stepper
-from thalweg.errors import DataError, DivergedError
+from thalweg.errors import ArgumentError, DataError, DivergedError
 from thalweg.nn import Sequential
 from thalweg.optim import Optimizer
 
@@ -47,7 +47,11 @@ class Snapshot:
         inner.set_passes(passes)
         with contextlib.suppress(DataError):  # non-finite ones cannot be set
             inner.set_gradients(self._gradients)
-        self._optimizer._set_state(self._model, self._lr, *self._state)
+        try:
+            self._optimizer._set_state(self._model, self._lr, *self._state)
+        except ArgumentError:
+            # It refuses the model, like Muon without a weight to work on: it has taken no step.
+            self._optimizer._core.set_lr(self._lr)
         if self._average is not None:
             self._core.set_average(*self._average)
         if self._path is not None:

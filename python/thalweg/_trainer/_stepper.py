@@ -1,12 +1,13 @@
 """What takes the place of the core's trainer where steps are made in Python."""
 
-from itertools import starmap
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from thalweg import _core
 from thalweg._arrays import Array, Samples
+from thalweg._at_once import at_once
 from thalweg._figures import Figures
 from thalweg.errors import ThalwegError, UnsupportedError
 from thalweg.nn import Sequential
@@ -56,10 +57,10 @@ class Stepper:
     def take_and(self, note: list[None]) -> None:
         """Use the gradients in the model, as the core's `take` does, and note that it has.
 
-        A single call as seen from here: Ctrl-C during it raises after both, when what was done must
-        not be undone by half. After an error, nothing is noted.
+        Ctrl-C during it raises after both, when what was done must not be undone by half. After an
+        error, nothing is noted.
         """
-        note.extend(starmap(self.take, ((),)))
+        at_once(self.take, partial(note.append, None))
 
 
 def _keep_memory(model: Sequential) -> None:

@@ -134,6 +134,5 @@ METHODS = ("on_fit_begin", "on_step_end", "on_epoch_end", "on_fit_end", "on_dive
 
 def method_of(callback: Any, name: str) -> Any:
     """Return a callback's method, or None if it is missing or the empty one of `Callback`."""
-    if getattr(type(callback), name, None) is getattr(Callback, name):
-        return None
-    return getattr(callback, name, None)
+    method = getattr(callback, name, None)  # may have been set on the object
+    return None if getattr(method, "__func__", None) is getattr(Callback, name) else method

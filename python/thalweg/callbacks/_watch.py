@@ -1,5 +1,6 @@
 """The callbacks of a fit: which objects are some, and when each is called."""
 
+import inspect
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ def check(callbacks: "Iterable[AnyCallback]") -> "tuple[AnyCallback, ...]":
                 f"{_meant(callback)}"
             )
         _refuse_others(callback)
+        _refuse_suspended(callback)
     return found
 
 
@@ -71,6 +73,18 @@ def _refuse_others(callback: Any) -> None:
             instead = f"it is {ours} here" if ours else f"the methods are {', '.join(METHODS)}"
             raise ArgumentError(
                 f"{type(callback).__name__}.{name} would not be called by Trainer.fit: {instead}"
+            )
+
+
+def _refuse_suspended(callback: Any) -> None:
+    """Raise if calling a method would only prepare a coroutine or a generator, and run nothing."""
+    for name in METHODS:
+        method = method_of(callback, name)
+        kinds = inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction
+        if any(is_one(method) for is_one in kinds):
+            raise ArgumentError(
+                f"{type(callback).__name__}.{name} would not run when Trainer.fit calls it, since "
+                "it is an async function or contains yield: write a plain function"
             )
 
 

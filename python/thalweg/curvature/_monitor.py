@@ -16,7 +16,7 @@ from thalweg.errors import ArgumentError, DataError, DivergedError, ThalwegError
 from thalweg.optim import SGD
 from thalweg.optim.schedules import Schedule
 
-Action: TypeAlias = Literal["warn", "stop", "lower"]
+Action: TypeAlias = Literal["record", "warn", "stop", "lower"]
 
 
 class StabilityMonitor(Callback):
@@ -35,9 +35,10 @@ class StabilityMonitor(Callback):
         sharpness is that of these rows.
     every : int, keyword only, default 1
         Epochs from one measurement to the next. One takes as long as some tens of gradients.
-    action : {"warn", "stop", "lower"}, keyword only
-        What to do when steps diverge: emit a `RuntimeWarning` each time divergence begins; end the
-        fit after that epoch; or set the learning rate to `margin` times the largest stable one.
+    action : {"record", "warn", "stop", "lower"}, keyword only, default "warn"
+        What to do when steps diverge: nothing but to record the figures; emit a `RuntimeWarning`
+        each time divergence begins; end the fit after that epoch; or set the learning rate to
+        `margin` times the largest stable one.
     margin : float, keyword only, default 0.9
         For ``"lower"``, in (0, 1].
     sample_weight : array_like, keyword only, optional
@@ -69,7 +70,7 @@ class StabilityMonitor(Callback):
 
     A network trained on all of its data at once tends to the threshold and stays there, for
     thousands of steps, while the loss falls: ``"warn"`` is the default because a ratio of 1.02 is
-    not a failure.
+    not a failure. To watch this without a warning whenever it is passed, use ``"record"``.
 
     Examples
     --------
@@ -122,7 +123,7 @@ class StabilityMonitor(Callback):
         if self._action == "lower" and isinstance(trainer.schedule, Schedule):
             raise ArgumentError(
                 "StabilityMonitor: action='lower' does not work with a schedule, which sets the "
-                "learning rate before every step; use 'warn' or 'stop', or no schedule"
+                "learning rate before every step; use another action, or no schedule"
             )
         self.reports = []
         self._beyond = False

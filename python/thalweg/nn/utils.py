@@ -16,7 +16,7 @@ from thalweg import _arrays, _checks, _core
 from thalweg._habits import named, takes
 from thalweg.errors import ArgumentError, DataError
 from thalweg.nn._sequential import Sequential
-from thalweg.nn._sequential._base import dtype_name
+from thalweg.nn._sequential._base import Dtype, dtype_name
 
 __all__ = ["clip_grad_norm_", "clip_grad_value_", "quantile_edges"]
 
@@ -142,7 +142,7 @@ def _norms(cores: list[_core.Model]) -> list[float]:
 
 
 @takes("quantile_edges", {"n_bins": "it is pieces"})
-def quantile_edges(column: Any, pieces: int = 16, *, dtype: str = "float32") -> list[float]:
+def quantile_edges(column: Any, pieces: int = 16, *, dtype: Dtype = "float32") -> list[float]:
     r"""Cut the range of a column into pieces that hold equally many samples.
 
     Parameters

@@ -1,6 +1,6 @@
 """Adadelta."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from thalweg.optim._optimizer import Conventions, Optimizer
 
@@ -19,8 +19,8 @@ class Adadelta(Optimizer):
         1e-6; 1e-7 in "keras".
     weight_decay : float, default 0
         :math:`\lambda \ge 0`, added to the gradient.
-    convention : str, keyword only, default "torch"
-        "torch", "optax" or "keras", see the notes.
+    convention : {"torch", "optax", "keras"}, keyword only
+        See the notes.
 
     Raises
     ------
@@ -60,7 +60,7 @@ class Adadelta(Optimizer):
         eps: float | None = None,
         weight_decay: float = 0.0,
         *,
-        convention: str = "torch",
+        convention: Literal["torch", "optax", "keras"] = "torch",
     ) -> None:
         super().__init__(
             "adadelta", lr=lr, rho=rho, eps=eps, weight_decay=weight_decay, convention=convention

@@ -1,6 +1,6 @@
 """Adafactor."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from thalweg import _checks
 from thalweg.errors import ArgumentError
@@ -42,8 +42,8 @@ class Adafactor(Optimizer):
     min_dim_size_to_factor : int, keyword only, optional
         Weights with fewer inputs or outputs than this keep all their squares. By default 1; 128 in
         "optax".
-    convention : str, keyword only, default "torch"
-        "torch" or "optax", see the notes.
+    convention : {"torch", "optax"}, keyword only
+        See the notes.
 
     Raises
     ------
@@ -95,7 +95,7 @@ class Adafactor(Optimizer):
         weight_decay: float = 0.0,
         *,
         min_dim_size_to_factor: int | None = None,
-        convention: str = "torch",
+        convention: Literal["torch", "optax"] = "torch",
     ) -> None:
         super().__init__(
             "adafactor",

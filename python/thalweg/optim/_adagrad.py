@@ -1,6 +1,6 @@
 """Adagrad."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from thalweg.optim._optimizer import Conventions, Optimizer
 
@@ -21,8 +21,8 @@ class Adagrad(Optimizer):
     eps : float, optional
         :math:`\varepsilon \ge 0`, added *after* the root. By default 1e-10; 1e-7 in "optax" and
         "keras".
-    convention : str, keyword only, default "torch"
-        "torch", "optax" or "keras", see the notes.
+    convention : {"torch", "optax", "keras"}, keyword only
+        See the notes.
 
     Raises
     ------
@@ -66,7 +66,7 @@ class Adagrad(Optimizer):
         initial_accumulator_value: float | None = None,
         eps: float | None = None,
         *,
-        convention: str = "torch",
+        convention: Literal["torch", "optax", "keras"] = "torch",
     ) -> None:
         super().__init__(
             "adagrad",

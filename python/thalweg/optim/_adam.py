@@ -1,6 +1,6 @@
 """Adam."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from thalweg.optim._optimizer import Conventions, Optimizer
 
@@ -23,8 +23,8 @@ class Adam(Optimizer):
         Whether to divide by the largest average so far, so that denominators never decrease.
     decoupled_weight_decay : bool, keyword only, default False
         Whether to multiply :math:`\theta` by :math:`1 - \eta\lambda` instead, as `AdamW` does.
-    convention : str, keyword only, default "torch"
-        "torch", "optax", "keras" or "textbook", see the notes.
+    convention : {"torch", "optax", "keras", "textbook"}, keyword only
+        See the notes.
 
     Raises
     ------
@@ -75,7 +75,7 @@ class Adam(Optimizer):
         amsgrad: bool = False,
         *,
         decoupled_weight_decay: bool = False,
-        convention: str = "torch",
+        convention: Literal["torch", "optax", "keras", "textbook"] = "torch",
     ) -> None:
         super().__init__(
             "adam",

@@ -1,6 +1,6 @@
 """Adamax."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from thalweg.optim._optimizer import Conventions, Optimizer
 
@@ -18,8 +18,8 @@ class Adamax(Optimizer):
         :math:`\varepsilon \ge 0`, added to the absolute gradient. By default 1e-8; 1e-7 in "keras".
     weight_decay : float, default 0
         :math:`\lambda \ge 0`, added to the gradient.
-    convention : str, keyword only, default "torch"
-        "torch", "optax" or "keras", see the notes.
+    convention : {"torch", "optax", "keras"}, keyword only
+        See the notes.
 
     Raises
     ------
@@ -60,7 +60,7 @@ class Adamax(Optimizer):
         eps: float | None = None,
         weight_decay: float = 0.0,
         *,
-        convention: str = "torch",
+        convention: Literal["torch", "optax", "keras"] = "torch",
     ) -> None:
         super().__init__(
             "adamax",

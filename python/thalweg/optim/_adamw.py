@@ -1,6 +1,6 @@
 """AdamW: Adam with decoupled weight decay."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from thalweg.optim._adam import Adam
 from thalweg.optim._optimizer import Conventions
@@ -23,8 +23,8 @@ class AdamW(Adam):
         0.01; 1e-4 in "optax", 0.004 in "keras".
     amsgrad : bool, default False
         Whether to divide by the largest average so far, so that denominators never decrease.
-    convention : str, keyword only, default "torch"
-        "torch", "optax" or "keras", which differ as they do in `Adam`.
+    convention : {"torch", "optax", "keras"}, keyword only
+        They differ as they do in `Adam`.
 
     Raises
     ------
@@ -66,7 +66,7 @@ class AdamW(Adam):
         weight_decay: float | None = None,
         amsgrad: bool = False,
         *,
-        convention: str = "torch",
+        convention: Literal["torch", "optax", "keras"] = "torch",
     ) -> None:
         super().__init__(
             lr,

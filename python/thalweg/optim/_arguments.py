@@ -2,10 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from thalweg import _checks
 from thalweg.errors import ArgumentError
+
+#: The choices of `Muon`.
+AdjustLr: TypeAlias = Literal["original", "match_rms_adamw"]
+Matrices: TypeAlias = Literal["hidden", "all", "none"]
 
 #: Checks of arguments, by name.
 Checks: TypeAlias = Mapping[str, Callable[[str, Any], Any]]
@@ -74,10 +78,12 @@ CHECKS: Checks = {
     "min_dim_size_to_factor": lambda name, value: _checks.integer(name, value, 1),
     "ns_coefficients": _coefficients,
     "ns_steps": lambda name, value: _checks.integer(name, value, 0),
-    "adjust_lr_fn": lambda name, value: _checks.one_of(
-        name, value, ("original", "match_rms_adamw")
+    "adjust_lr_fn": lambda name, value: (
+        "original"
+        if value is None
+        else _checks.one_of(name, value, get_args(AdjustLr), also="None")
     ),
-    "matrices": lambda name, value: _checks.one_of(name, value, ("hidden", "all", "none")),
+    "matrices": lambda name, value: _checks.one_of(name, value, get_args(Matrices)),
     "adam_betas": _pair((0, 0), (1, 1), "[)", "in [0, 1)"),
     "adam_eps": non_negative,
     "adam_lr_scale": non_negative,

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
 
 from thalweg import _checks
 from thalweg._description import Description, description
 from thalweg.errors import ArgumentError
 
+Definition: TypeAlias = Literal["sum", "mean_age", "time_constant", "half_life", "equal_variance"]
 #: Definitions of an average's memory, as functions of the decay.
 _MEMORIES: dict[str, Callable[[float], float]] = {
     "sum": lambda b: 1 / (1 - b),
@@ -73,12 +74,12 @@ class EMA(Description):
             every=_checks.integer("EMA: every", self.every, 1),
         )
 
-    def memory(self, definition: str = "sum") -> float:
+    def memory(self, definition: Definition = "sum") -> float:
         r"""Return how many updates this averages over, by one of the common definitions.
 
         Parameters
         ----------
-        definition : str, default "sum"
+        definition : {"sum", "mean_age", "time_constant", "half_life", "equal_variance"}
             With :math:`\beta` the decay:
 
             - ``"sum"``: :math:`1/(1-\beta)`, the sum of all weights relative to the newest;

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from thalweg.optim._full_batch import (
 )
 from thalweg.optim._line_search import Point, strong_wolfe
 from thalweg.optim._optimizer import expect_model
+
+#: How a step's length is found.
+LineSearch: TypeAlias = Literal["strong_wolfe"]
 
 #: How to continue after a step that ended at a tolerance or began at a gradient of 0.
 _GOES_ON = (
@@ -127,10 +130,10 @@ class LBFGS(FullBatchOptimizer):
         tolerance_grad: float = 1e-7,
         tolerance_change: float = 1e-9,
         history_size: int = 100,
-        line_search_fn: str | None = "strong_wolfe",
+        line_search_fn: LineSearch | None = "strong_wolfe",
     ) -> None:
         if line_search_fn is not None:
-            _checks.one_of("line_search_fn", line_search_fn, ("strong_wolfe",))
+            _checks.one_of("line_search_fn", line_search_fn, get_args(LineSearch), also="None")
         if max_eval is not None:
             max_eval = _checks.integer("max_eval", max_eval, 1)
         super().__init__(

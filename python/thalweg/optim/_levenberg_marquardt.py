@@ -34,9 +34,9 @@ class LevenbergMarquardt(FullBatchOptimizer):
 
     with the Jacobian `J` of all residuals with respect to all parameters, by QR of the stacked
     matrix :math:`[J; \sqrt\mu D]` in float64; this is the method of
-    `thalweg.solve.nonlinear_least_squares`. A step that would not decrease the loss is rejected and
-    :math:`\mu` increased, so the training loss never rises; see ``history["damping"]`` and
-    ``history["rejected"]``.
+    `thalweg.solve.nonlinear_least_squares`, which explains `D`. A step that would not decrease the
+    loss is rejected and :math:`\mu` increased, so the training loss never rises; see
+    ``history["damping"]`` and ``history["rejected"]``.
 
     Parameters
     ----------

@@ -1,9 +1,10 @@
 """Muon."""
 
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from thalweg import _checks
 from thalweg._habits import takes
+from thalweg.optim._arguments import AdjustLr, Matrices
 from thalweg.optim._optimizer import OF_GROUPS, Conventions, Optimizer
 
 
@@ -43,8 +44,8 @@ class Muon(Optimizer):
         AdamW's :math:`\varepsilon`, at least 0.
     adam_lr_scale : float, keyword only, default 1
         AdamW's learning rate as a multiple of `lr`.
-    convention : str, keyword only, default "torch"
-        "torch" or "optax", see the notes.
+    convention : {"torch", "optax"}, keyword only
+        See the notes.
 
     Raises
     ------
@@ -100,13 +101,13 @@ class Muon(Optimizer):
         ns_coefficients: tuple[float, float, float] = (3.4445, -4.7750, 2.0315),
         eps: float = 1e-7,
         ns_steps: int = 5,
-        adjust_lr_fn: str | None = None,
+        adjust_lr_fn: AdjustLr | None = None,
         *,
-        matrices: str = "hidden",
+        matrices: Matrices = "hidden",
         adam_betas: tuple[float, float] = (0.9, 0.95),
         adam_eps: float = 1e-8,
         adam_lr_scale: float = 1.0,
-        convention: str = "torch",
+        convention: Literal["torch", "optax"] = "torch",
     ) -> None:
         super().__init__(
             "muon",
@@ -117,7 +118,7 @@ class Muon(Optimizer):
             ns_coefficients=ns_coefficients,
             eps=eps,
             ns_steps=ns_steps,
-            adjust_lr_fn="original" if adjust_lr_fn is None else adjust_lr_fn,
+            adjust_lr_fn=adjust_lr_fn,
             matrices=matrices,
             adam_betas=adam_betas,
             adam_eps=adam_eps,

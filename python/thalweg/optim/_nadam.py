@@ -1,6 +1,6 @@
 """NAdam: Adam with Nesterov's momentum."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from thalweg.optim._optimizer import Conventions, Optimizer
 
@@ -23,8 +23,8 @@ class NAdam(Optimizer):
         :math:`\psi \ge 0`. By default 4e-3; 1 in "keras"; in "optax" 0, the only value allowed.
     decoupled_weight_decay : bool, default False
         Whether to multiply :math:`\theta` by :math:`1 - \eta\lambda` instead, as `AdamW` does.
-    convention : str, keyword only, default "torch"
-        "torch", "optax" or "keras", see the notes.
+    convention : {"torch", "optax", "keras"}, keyword only
+        See the notes.
 
     Raises
     ------
@@ -72,7 +72,7 @@ class NAdam(Optimizer):
         momentum_decay: float | None = None,
         decoupled_weight_decay: bool = False,
         *,
-        convention: str = "torch",
+        convention: Literal["torch", "optax", "keras"] = "torch",
     ) -> None:
         super().__init__(
             "nadam",

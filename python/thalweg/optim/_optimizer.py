@@ -1,13 +1,15 @@
 """Base of the optimizers: options, learning rate, single steps, saving the state."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Self, TypeAlias, TypeVar
 
 import numpy as np
 
 from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array
+from thalweg._at_once import at_once
 from thalweg._habits import Guided, argument_names, named, refuse_unknown, takes
 from thalweg.errors import ArgumentError, DivergedError
 from thalweg.nn import Sequential, _names
@@ -33,6 +35,15 @@ OF_GROUPS = {
     **dict.fromkeys(("requires_grad", "trainable"), "frozen=True leaves parameters as they are"),
     **dict.fromkeys(("params", "name"), "it is pattern, which matches names such as 0.weight"),
 }
+
+
+class ByHand:
+    """What the user has done to an optimizer without its trainer."""
+
+    #: A rate set since a trainer last looked, which a schedule would override.
+    lr: float | None = None
+    #: Calls of `Optimizer.step`, which bypass a trainer's penalties.
+    steps = 0
 
 
 class Optimizer(Guided):
@@ -67,10 +78,6 @@ class Optimizer(Guided):
     _conventions: ClassVar[Conventions] = {}
     #: Figures that it adds to those of an epoch.
     _figures: ClassVar[tuple[str, ...]] = ()
-    #: A rate that the user has set since a trainer last looked, which a schedule would override.
-    _lr_by_hand: float | None = None
-    #: Calls of `step`, which bypass a trainer's penalties.
-    _steps_by_hand: int = 0
     #: Checks of arguments that share a name with other methods' arguments but differ in kind.
     _own_checks: ClassVar[Checks] = {}
 
@@ -113,6 +120,7 @@ class Optimizer(Guided):
             else:
                 self._options[name] = _AUTO if value is None else value
         self._kind = kind
+        self._by_hand = ByHand()
         self._core = _core.Optimizer(kind, self._options)
         self._groups: list[dict[str, Any]] = []
         #: What the core was told of each group, and the model whose names differ in the core.
@@ -198,26 +206,23 @@ class Optimizer(Guided):
                 raise ArgumentError(f"{type(self).__name__} has no weight_decay")
             changes["weight_decay"] = _checks.real("weight_decay", weight_decay, 0)
         told = pattern, changes, lr_scale, frozen
-        self._tell(self._core, *told)
-        self._told.append(told)
-        group = {"pattern": pattern, "weight_decay": weight_decay}
-        self._groups.append(group | {"lr_scale": lr_scale, "frozen": frozen} | dict(choices or {}))
+        group = {"pattern": pattern, "weight_decay": changes.get("weight_decay")}
+        group |= {"lr_scale": lr_scale, "frozen": frozen} | dict(choices or {})
+        at_once(
+            *self._telling(self._core, *told),
+            partial(self._told.append, told),
+            partial(self._groups.append, group),
+        )
         return self
 
-    def _tell(
-        self,
-        core: _core.Optimizer,
-        pattern: str,
-        changes: Options,
-        lr_scale: float | None,
-        frozen: bool | None,
-    ) -> None:
-        """Make a group in the core, or several where the core's names differ from the model's."""
+    def _telling(
+        self, core: _core.Optimizer, pattern: str, *options: Any
+    ) -> list[Callable[[], None]]:
+        """Return what makes a group in the core, or several where its names are not the model's."""
         names = [pattern]
         if self._renamed is not None:
             names = _names.of_core(self._renamed, pattern)
-        for name in names:
-            core.add_group(name, changes, lr_scale, frozen)
+        return [partial(core.add_group, name, *options) for name in names]
 
     def _meet(self, model: Sequential) -> None:
         """Bind the groups to the public names of a model's parameters.
@@ -256,7 +261,7 @@ class Optimizer(Guided):
         core = _core.Optimizer(self._kind, self._options)
         try:
             for told in self._told:
-                self._tell(core, *told)
+                at_once(*self._telling(core, *told))
         except ArgumentError:
             self._renamed = before
             raise
@@ -283,8 +288,8 @@ class Optimizer(Guided):
 
     @lr.setter
     def lr(self, value: float) -> None:
-        self._core.set_lr(non_negative("lr", value))
-        self._lr_by_hand = self._core.lr
+        lr = non_negative("lr", value)
+        at_once(partial(self._core.set_lr, lr), partial(setattr, self._by_hand, "lr", lr))
 
     @property
     def steps(self) -> int:
@@ -308,11 +313,13 @@ class Optimizer(Guided):
             averages are then unchanged.
         """
         expect_model(model)
-        if model is not self._owner:
+        new = model is not self._owner
+        if new:
             self._meet(model)
-            self._belong(model)
         self._core.step(model._core)
-        self._steps_by_hand += 1
+        if new:  # only then: it may still step another model if this one's gradients were infinite
+            self._belong(model)
+        self._by_hand.steps += 1
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next steps depend on, besides the model.
@@ -420,7 +427,8 @@ class Optimizer(Guided):
         return made(type(self), self._arguments)
 
     def _state(self) -> tuple[int, dict[str, float], dict[str, Array]]:
-        return self._core.state()
+        # After an error undid the first steps, the core has arrays as they begin: none, as before.
+        return self._core.state() if self._core.steps else (0, {}, {})
 
     def _check_finite(self, arrays: Mapping[str, Array], then: str) -> None:
         """Raise `DivergedError` if an array of the state is not finite; `then` ends the message."""

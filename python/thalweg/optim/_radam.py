@@ -1,6 +1,6 @@
 """RAdam: rectified Adam."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from thalweg.optim._optimizer import Conventions, Optimizer
 
@@ -20,8 +20,8 @@ class RAdam(Optimizer):
         :math:`\lambda \ge 0`, added to the gradient.
     decoupled_weight_decay : bool, default False
         Whether to multiply :math:`\theta` by :math:`1 - \eta\lambda` instead, as `AdamW` does.
-    convention : str, keyword only, default "torch"
-        "torch" or "optax", see the notes.
+    convention : {"torch", "optax"}, keyword only
+        See the notes.
 
     Raises
     ------
@@ -66,7 +66,7 @@ class RAdam(Optimizer):
         weight_decay: float = 0.0,
         decoupled_weight_decay: bool = False,
         *,
-        convention: str = "torch",
+        convention: Literal["torch", "optax"] = "torch",
     ) -> None:
         super().__init__(
             "radam",

@@ -1,6 +1,6 @@
 """RMSprop."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from thalweg.optim._optimizer import Conventions, Optimizer
 
@@ -22,8 +22,8 @@ class RMSprop(Optimizer):
         :math:`\mu` in [0, 1).
     centered : bool, default False
         Whether to divide by the gradients' standard deviation instead of their root mean square.
-    convention : str, keyword only, default "torch"
-        "torch", "optax" or "keras", see the notes.
+    convention : {"torch", "optax", "keras"}, keyword only
+        See the notes.
 
     Raises
     ------
@@ -71,7 +71,7 @@ class RMSprop(Optimizer):
         momentum: float = 0.0,
         centered: bool = False,
         *,
-        convention: str = "torch",
+        convention: Literal["torch", "optax", "keras"] = "torch",
     ) -> None:
         super().__init__(
             "rmsprop",

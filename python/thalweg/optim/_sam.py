@@ -78,19 +78,11 @@ class SAM(Optimizer):
         # The options that its state depends on: those of the base and these.
         mine: dict[str, float | bool | str] = {"sam_rho": self._rho, "sam_adaptive": self._adaptive}
         self._options = {**base._options, **mine}
-        self._groups = base._groups
+        self._groups, self._by_hand = base._groups, base._by_hand
 
     @property  # a property, since the base replaces it when it meets a model
     def _core(self) -> _core.Optimizer:  # type: ignore[override]
         return self._base._core
-
-    @property
-    def _lr_by_hand(self) -> float | None:
-        return self._base._lr_by_hand
-
-    @_lr_by_hand.setter
-    def _lr_by_hand(self, lr: float | None) -> None:
-        self._base._lr_by_hand = lr
 
     @property
     def base(self) -> Optimizer:

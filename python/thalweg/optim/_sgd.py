@@ -1,6 +1,6 @@
 """Stochastic gradient descent."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from thalweg.optim._optimizer import Conventions, Optimizer
 
@@ -24,8 +24,8 @@ class SGD(Optimizer):
     nesterov : bool, default False
         Whether to use the gradient at the point that momentum is about to reach; needs momentum > 0
         and dampening 0.
-    convention : str, keyword only, default "torch"
-        "torch", "optax", "keras", "textbook" or "ema", see the notes.
+    convention : {"torch", "optax", "keras", "textbook", "ema"}, keyword only
+        See the notes.
 
     Raises
     ------
@@ -91,7 +91,7 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
         *,
-        convention: str = "torch",
+        convention: Literal["torch", "optax", "keras", "textbook", "ema"] = "torch",
     ) -> None:
         super().__init__(
             "sgd",

@@ -1,11 +1,14 @@
 """Shampoo."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from thalweg import _checks
 from thalweg.errors import ArgumentError
 from thalweg.optim._arguments import Checks
 from thalweg.optim._optimizer import Optimizer
+
+#: Whose steps give the length of a step.
+Grafting: TypeAlias = Literal["none", "adam"]
 
 
 def _betas(name: str, value: Any) -> tuple[float, float]:
@@ -46,7 +49,7 @@ class Shampoo(Optimizer):
     start_preconditioning_step : int, keyword only, optional
         The step in which roots are first computed, from 1 up; before it, all steps are AdamW's. By
         default, this equals `precondition_frequency`.
-    grafting : {"adam"}, keyword only, optional
+    grafting : {"none", "adam"}, keyword only, optional
         Which length to give the step of a weight: Adam's, or by default its own.
     adam_beta2 : float, keyword only, default 0.999
         Adam's second decay rate, in [0, 1), for grafting and for the other parameters; its first
@@ -119,7 +122,9 @@ class Shampoo(Optimizer):
         "precondition_frequency": lambda name, value: _checks.integer(name, value, 1),
         "start_preconditioning_step": lambda name, value: _checks.integer(name, value, 1),
         "grafting": lambda name, value: (
-            "none" if value is None else _checks.one_of(name, value, ("none", "adam"))
+            "none"
+            if value is None
+            else _checks.one_of(name, value, get_args(Grafting), also="None")
         ),
         "adam_beta2": lambda name, value: _checks.real(name, value, 0, 1),
     }
@@ -134,7 +139,7 @@ class Shampoo(Optimizer):
         max_preconditioner_dim: int = 1024,
         precondition_frequency: int = 1,
         start_preconditioning_step: int | None = None,
-        grafting: str | None = None,
+        grafting: Grafting | None = None,
         adam_beta2: float = 0.999,
         adam_eps: float = 1e-8,
         adam_lr_scale: float = 1.0,

@@ -10,12 +10,14 @@ J's. The damping `μ` follows the gain, the true decrease over the predicted one
 (1999). Half of the geodesic acceleration (Transtrum & Sethna 2012, arXiv:1201.5885), the second
 derivative along the step, is added while it is small; if it is not, the step is rejected.
 
-`D` has norms of J's columns, so that the scale of a parameter does not matter: the largest so far
-(Moré 1978), or such that decay. Each fails where the other does not. The largest norms keep steps
-short forever after a bad start (NIST's MGH10). If norms follow a column that vanishes although the
-residuals are curved along it (Brown & Dennis's problem; a unit of a network that nothing listens
-to), only a large μ holds its parameter, and holds all others, too. So both have a μ of their own
-and take turns of some steps: the other one goes on if the cost fell less than in its last turn.
+`D` has the norms of J's columns, so that the scale of a parameter does not matter (Marquardt 1963,
+Moré 1978), or it is the identity, times the largest norm (Levenberg 1944). Each fails where the
+other does not. If norms follow a column that vanishes although the residuals are curved along it
+(Brown & Dennis's problem; saturated units of a network), only a large μ holds its parameter, and
+holds all others, too. With the identity, steps are short where parameters differ in scale by orders
+of magnitude (NIST's MGH10). So both have a μ of their own and take turns of some steps: the other
+one goes on if the cost fell less than in its last turn. Norms are the largest so far, which decay,
+or those of a bad start would keep steps short forever.
 """
 
 import copy
@@ -40,7 +42,7 @@ _GAIN = 1e-4
 _BENDING, _PROBE = 0.75, 0.1
 #: Cosines above this are far from orthogonal, and relative residuals below this close to rounding.
 _SLANTED, _ROUNDED = 1e-3, 1e-6
-#: How much of the largest norms so far is left after a step, for those that decay.
+#: How much of the largest norms so far is left after a step.
 _MEMORY = 0.7
 #: How many steps a turn has, and the share of the cost that the other D may first hope to remove.
 _TURN, _HOPE = 10, 0.5
@@ -52,7 +54,7 @@ _CERTAIN = 100 * float(np.finfo(np.float64).eps)
 class Metric:
     """A choice of `D` and the damping that goes with it."""
 
-    memory: float  # the share of the largest norms so far that is left after a step
+    is_common: bool  # whether all parameters have the largest norm
     damping: float  # μ
     growth: float = 2.0  # a rejection multiplies the damping by this, and doubles it
     scale: Vector | None = None  # the diagonal of D; 0 where J never had but zeros
@@ -60,8 +62,10 @@ class Metric:
 
     def follow(self, norms: Vector) -> Vector:
         """Update and return the diagonal of `D`."""
+        if self.is_common:
+            norms = np.full_like(norms, norms.max())
         if self.scale is not None:
-            norms = np.maximum(self.memory * self.scale, norms).astype(np.float64)
+            norms = np.maximum(_MEMORY * self.scale, norms).astype(np.float64)
         self.scale = norms
         return norms
 
@@ -70,7 +74,7 @@ class Damping:
     """The state that carries over from one step to the next."""
 
     def __init__(self, damping: float) -> None:
-        self.metrics = [Metric(1.0, damping), Metric(_MEMORY, damping)]
+        self.metrics = [Metric(False, damping), Metric(True, damping)]
         self.active = 0
         self.steps = 0  # in this turn
         self.left = 1.0  # the share of the cost before this turn

@@ -81,10 +81,11 @@ def nonlinear_least_squares(
     .. math:: \min_\theta \lVert r(\theta) \rVert^2
 
     Each step solves :math:`\min_\delta \lVert r + J\delta \rVert^2 + \mu \lVert D\delta \rVert^2`
-    by QR of the stacked matrix :math:`[J; \sqrt\mu D]`, where `D` has the largest norms so far of
-    the columns of `J`, or norms that decay to the current ones; every ten steps, the choice that
-    decreased the sum of squares more goes on. A step that does not decrease it is rejected and the
-    damping :math:`\mu` grows; after a good step it shrinks. Each choice has a damping of its own.
+    by QR of the stacked matrix :math:`[J; \sqrt\mu D]`, where the diagonal of `D` has the norms of
+    the columns of `J`, or everywhere the largest of them; every ten steps, the choice that
+    decreased the sum of squares more goes on. Norms are the largest so far, but decay to the
+    current ones. A step that does not decrease the sum is rejected and the damping :math:`\mu`
+    grows; after a good step it shrinks. Each choice has a damping of its own.
 
     Parameters
     ----------

@@ -1,11 +1,14 @@
 """The element-wise layers."""
 
 import math
-from typing import Any
+from typing import Any, Literal, TypeAlias, get_args
 
 from thalweg import _checks
 from thalweg._description import description
 from thalweg.nn._layers._base import Activation
+
+#: How `GELU` is computed.
+Approximate: TypeAlias = Literal["none", "tanh"]
 
 
 @description
@@ -144,10 +147,10 @@ class GELU(Activation):
         If `approximate` is another value.
     """
 
-    approximate: str = "none"
+    approximate: Approximate = "none"
 
     def __post_init__(self) -> None:
-        _checks.one_of("GELU: approximate", self.approximate, ("none", "tanh"))
+        _checks.one_of("GELU: approximate", self.approximate, get_args(Approximate))
 
     def _spec(self) -> tuple[Any, ...]:
         return ("gelu",) if self.approximate == "none" else ("gelu_tanh",)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, fields
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ OF_SCHEDULERS = {
     ),
 }
 
+#: What a schedule counts.
+Per: TypeAlias = Literal["step", "epoch"]
+
 Times: TypeAlias = npt.NDArray[Any]
 
 
@@ -41,7 +44,7 @@ class Schedule(Description, Guided):
     """
 
     _: KW_ONLY
-    per: str = "step"
+    per: Per = "step"
 
     _uncalled: ClassVar[Mapping[str, str]] = dict.fromkeys(
         ("lr", "get_lr", "__call__", "step"), _OWN
@@ -50,7 +53,7 @@ class Schedule(Description, Guided):
     _goes_to: ClassVar[str] = "tw.Trainer(model, loss=..., optimizer=..., schedule=...)"
 
     def __post_init__(self) -> None:
-        _checks.one_of(f"{type(self).__name__}: per", self.per, ("step", "epoch"))
+        _checks.one_of(f"{type(self).__name__}: per", self.per, get_args(Per))
         self._check()
 
     def lr(self, t: int, *, base: float, total: int | None = None) -> float:

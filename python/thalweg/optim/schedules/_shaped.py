@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import KW_ONLY
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -9,6 +10,10 @@ from thalweg import _checks
 from thalweg._description import description
 from thalweg.errors import ArgumentError
 from thalweg.optim.schedules._base import Schedule, Times
+
+#: The shapes of the parts of `OneCycleLR`, and of the fall of `WarmupStableDecay`.
+Strategy: TypeAlias = Literal["cos", "linear"]
+Decay: TypeAlias = Literal["linear", "cosine", "1-sqrt"]
 
 
 @description
@@ -125,7 +130,7 @@ class OneCycleLR(Schedule):
     _: KW_ONLY
     total_steps: int | None = None
     pct_start: float = 0.3
-    anneal_strategy: str = "cos"
+    anneal_strategy: Strategy = "cos"
     div_factor: float = 25.0
     final_div_factor: float = 1e4
     three_phase: bool = False
@@ -135,7 +140,7 @@ class OneCycleLR(Schedule):
         if self.total_steps is not None:
             self._integer("total_steps")
         self._real("pct_start", 0, 1, "[]")
-        _checks.one_of("OneCycleLR: anneal_strategy", self.anneal_strategy, ("cos", "linear"))
+        _checks.one_of("OneCycleLR: anneal_strategy", self.anneal_strategy, get_args(Strategy))
         self._real("div_factor", 0, closed="()")
         self._real("final_div_factor", 0, closed="()")
         self._set(three_phase=_checks.flag("OneCycleLR: three_phase", self.three_phase))
@@ -197,13 +202,13 @@ class WarmupStableDecay(Schedule):
     decay_steps: int
     total_steps: int | None = None
     _: KW_ONLY
-    decay: str = "linear"
+    decay: Decay = "linear"
     min_factor: float = 0.0
 
     def _check(self) -> None:
         self._integer("warmup_steps", 0)
         self._integer("decay_steps")
-        _checks.one_of("WarmupStableDecay: decay", self.decay, ("linear", "cosine", "1-sqrt"))
+        _checks.one_of("WarmupStableDecay: decay", self.decay, get_args(Decay))
         self._real("min_factor", 0, 1, "[]")
         if self.total_steps is not None:
             self._integer("total_steps", self.warmup_steps + self.decay_steps)
