@@ -101,6 +101,21 @@ def test_annotations_can_be_evaluated(part):
             typing.get_type_hints(function)
 
 
+@pytest.mark.parametrize("part", PUBLIC)
+def test_signatures_can_be_read(part):
+    """`help` showed NumPy's ArrayLike in full, in 1700 characters for `Trainer.fit`."""
+    if part == "sklearn":
+        pytest.importorskip("sklearn")
+    module = importlib.import_module(f"thalweg.{part}".rstrip("."))
+    things = [getattr(module, name) for name in dir(module) if not name.startswith("_")]
+    ours = [x for x in things if getattr(x, "__module__", "").startswith("thalweg")]
+    methods = [value for x in ours if inspect.isclass(x) for _, value in inspect.getmembers(x)]
+    for thing in (*ours, *methods):
+        if inspect.isfunction(thing) and thing.__module__.startswith("thalweg"):
+            assert "_ArrayLike" not in str(inspect.signature(thing)), thing
+            assert len(str(inspect.signature(thing))) < 800, thing
+
+
 def test_optional_modules_are_there_when_asked_for():
     assert tw.plot.__name__ == "thalweg.plot"
     assert tw.datasets.__name__ == "thalweg.datasets"

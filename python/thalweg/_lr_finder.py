@@ -1,5 +1,7 @@
 """A range test of learning rates."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -71,7 +73,7 @@ class LRFinder:
             return "max_lr"
         return "min_lr" if self.suggestion == self.lr[0] else None
 
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
+    def plot(self, ax: Axes | None = None) -> Axes:
         """Draw loss and gain against the rate; the same as `thalweg.plot.lr_finder`.
 
         Parameters

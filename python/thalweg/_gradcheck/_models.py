@@ -1,5 +1,7 @@
 """Checking a model's gradients of a loss."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 from typing import Any
 

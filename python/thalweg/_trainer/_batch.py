@@ -1,5 +1,7 @@
 """What a trainer does with one batch: a step, gradients only, an update, an evaluation."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Callable
 from typing import Any, Never

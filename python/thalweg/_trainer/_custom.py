@@ -3,6 +3,8 @@
 `CustomTrainer` takes the place of `_core.Trainer`, which is for losses that the core computes.
 """
 
+from __future__ import annotations
+
 import contextlib
 import math
 from collections.abc import Sequence

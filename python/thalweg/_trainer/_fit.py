@@ -1,5 +1,7 @@
 """Fitting: epochs over arrays or streams, and everything that watches them."""
 
+from __future__ import annotations
+
 import contextlib
 import copy
 from collections import deque
@@ -75,7 +77,7 @@ class Fitting(TrainerBase):
         validation_data: Batches | None = None,
         shuffle: bool = True,
         sample_weight: npt.ArrayLike | None = None,
-        callbacks: "Iterable[AnyCallback]" = (),
+        callbacks: Iterable[AnyCallback] = (),
         progress: bool = False,
         lr: float | Literal["auto"] | None = None,
     ) -> History:
@@ -206,7 +208,7 @@ class Fitting(TrainerBase):
         batch_size: int | None,
         shuffle: bool,
         lr: Any,
-    ) -> "_core.Fit | PythonFit | StreamFit | ValidatedFit":
+    ) -> _core.Fit | PythonFit | StreamFit | ValidatedFit:
         """Begin a fit to arrays or to batches, after checking them."""
         held_out = None
         if validation_data is not None and not isinstance(validation_data, tuple):
@@ -297,9 +299,9 @@ class Fitting(TrainerBase):
 
     def _validated(
         self,
-        run: "_core.Fit | PythonFit | StreamFit",
+        run: _core.Fit | PythonFit | StreamFit,
         evaluate: Callable[[], Evaluation] | None,
-    ) -> "_core.Fit | PythonFit | StreamFit | ValidatedFit":
+    ) -> _core.Fit | PythonFit | StreamFit | ValidatedFit:
         """Add validation at the end of each epoch, if its data come in batches."""
         if evaluate is None:
             return run
@@ -312,7 +314,7 @@ class Fitting(TrainerBase):
         self, x: Samples, y: Any, weight: Array | None, vx: Samples | None, vy: Any,
         validation_weight: Array | None, epochs: int, batch_size: int, shuffle: bool,
         first: int | None = None,
-    ) -> "_core.Fit | PythonFit":  # fmt: skip
+    ) -> _core.Fit | PythonFit:  # fmt: skip
         """Begin a fit to prepared arrays; `first` is the number that decides the first order."""
         self._check_last_batch(len(x), batch_size)
         updates = -(-max(len(x), 1) // batch_size)
@@ -356,7 +358,7 @@ class Fitting(TrainerBase):
         source: Callable[[], Iterable[Any]],
         epochs: int,
         validation: tuple[Samples, Any, Array | None] | None,
-    ) -> "StreamFit":
+    ) -> StreamFit:
         """Begin a fit to batches from an iterable, x."""
         from thalweg._trainer._stream import StreamFit
 
@@ -392,9 +394,9 @@ class Fitting(TrainerBase):
 
     def _run(
         self,
-        run: "_core.Fit | PythonFit | StreamFit | ValidatedFit",
+        run: _core.Fit | PythonFit | StreamFit | ValidatedFit,
         epochs: int,
-        callbacks: "tuple[AnyCallback, ...]",
+        callbacks: tuple[AnyCallback, ...],
         progress: bool,
         restore: Callable[[], None],
     ) -> History:
@@ -530,7 +532,7 @@ def _kept(epochs: int) -> str:
     )
 
 
-def _bar(run: Any, epochs: int) -> "ProgressBar":
+def _bar(run: Any, epochs: int) -> ProgressBar:
     """Make the progress bar of a fit."""
     from thalweg._trainer._progress import ProgressBar
 

@@ -1,5 +1,7 @@
 """Training with optimizers that use all data in each step."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Steps whose gradients functions change between the backward pass and the update."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -4,6 +4,8 @@
 in the same way: the same rows in the same order.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """What the fits with a Python loop have in common: slices, and what happens after an error."""
 
+from __future__ import annotations
+
 import itertools
 import time
 from abc import ABC, abstractmethod

@@ -1,5 +1,7 @@
 """What takes the place of the core's trainer where steps are made in Python."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -30,7 +32,7 @@ class Stepper:
     whole = False
 
     def __init__(
-        self, inner: "_core.Trainer | Stepper", model: Sequential, optimizer: Optimizer
+        self, inner: _core.Trainer | Stepper, model: Sequential, optimizer: Optimizer
     ) -> None:
         self.inner, self.model, self.optimizer = inner, model, optimizer
         _keep_memory(model)

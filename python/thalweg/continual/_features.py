@@ -1,5 +1,7 @@
 """Outputs of hidden layers."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy.typing as npt

@@ -1,5 +1,7 @@
 """How much each parameter matters for what a model has learned."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias, get_args

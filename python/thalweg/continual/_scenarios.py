@@ -1,5 +1,7 @@
 """Scenarios made from arrays."""
 
+from __future__ import annotations
+
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

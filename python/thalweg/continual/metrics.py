@@ -6,6 +6,8 @@ call backward transfer and forgetting, so figures are comparable only under the 
 In formulas, tasks count from 1, as in the papers, and the last is T.
 """
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -266,7 +268,7 @@ def intransigence(r: npt.ArrayLike, reference: npt.ArrayLike) -> float:
 
 
 @takes("metrics.min_accuracy", {})
-def min_accuracy(result: "Result") -> float:
+def min_accuracy(result: Result) -> float:
     r"""Compute the mean over earlier tasks of the lowest score since each was learned.
 
     .. math:: \frac{1}{T-1} \sum_{j<T} \min_{n > n_j} A_{nj}
@@ -308,7 +310,7 @@ def min_accuracy(result: "Result") -> float:
 
 
 @takes("metrics.worst_case_accuracy", {})
-def worst_case_accuracy(result: "Result") -> float:
+def worst_case_accuracy(result: Result) -> float:
     r"""Compute a trade-off between the last task and the worst moments of the earlier ones: WC-ACC.
 
     .. math:: \frac1T A_{n_T T} + \Bigl(1 - \frac1T\Bigr) \operatorname{min-ACC}
@@ -332,7 +334,7 @@ def worst_case_accuracy(result: "Result") -> float:
     return float(share * last + (1 - share) * lowest)
 
 
-def _ended(result: "Result") -> "Result":
+def _ended(result: Result) -> Result:
     """Return the result of a run, if that has ended and has at least 2 tasks."""
     from thalweg.continual._result import Result  # here, as it imports this module
 
@@ -348,7 +350,7 @@ def _ended(result: "Result") -> "Result":
 
 
 @takes("metrics.summary", {})
-def summary(results: "Sequence[Result]") -> dict[str, tuple[float, float]]:
+def summary(results: Sequence[Result]) -> dict[str, tuple[float, float]]:
     r"""Compute mean and standard deviation of all metrics over several runs, as for several seeds.
 
     .. math:: \bar m = \frac1n \sum_i m_i, \qquad

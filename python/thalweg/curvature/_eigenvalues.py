@@ -1,5 +1,7 @@
 """The outermost eigenvalues of a symmetric matrix that is only available through products."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 

@@ -1,5 +1,7 @@
 """Derivatives of the outputs with respect to the inputs."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Literal, overload
 

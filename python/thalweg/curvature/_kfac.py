@@ -1,5 +1,7 @@
 """Kronecker factors of the Fisher information."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias, get_args
 

@@ -1,5 +1,7 @@
 """A callback that watches whether the learning rate is stable."""
 
+from __future__ import annotations
+
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
@@ -118,7 +120,7 @@ class StabilityMonitor(Callback):
             text += f"; latest: {self.reports[-1].ratio:.3g} of the largest stable rate"
         return text + ")"
 
-    def on_fit_begin(self, trainer: "Trainer") -> None:
+    def on_fit_begin(self, trainer: Trainer) -> None:
         """Measure before the first step, if that is possible."""
         if self._action == "lower" and isinstance(trainer.schedule, Schedule):
             raise ArgumentError(
@@ -139,7 +141,7 @@ class StabilityMonitor(Callback):
         except ThalwegError as error:
             raise type(error)(f"StabilityMonitor: {error}") from None
 
-    def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> bool:
+    def on_epoch_end(self, trainer: Trainer, record: dict[str, float]) -> bool:
         """Measure, if due, and act; return True if the fit is to stop."""
         due = int(record["epoch"]) % self._every == 0
         report = self._measure(trainer) if due else None
@@ -147,12 +149,12 @@ class StabilityMonitor(Callback):
         record["stability"] = report.ratio if report else float("nan")
         return self._beyond and self._action == "stop"  # as last measured
 
-    def on_diverged(self, trainer: "Trainer", error: DivergedError) -> None:
+    def on_diverged(self, trainer: Trainer, error: DivergedError) -> None:
         """Add the latest report to the error."""
         if self.reports:
             error.add_note(f"StabilityMonitor, last measured at {self.reports[-1]}")
 
-    def _measure(self, trainer: "Trainer") -> Stability | None:
+    def _measure(self, trainer: Trainer) -> Stability | None:
         """Add a report, and act on it; return None if the weights are too large to measure."""
         try:
             report = max_stable_lr(trainer, *self._data)

@@ -1,5 +1,7 @@
 """Matrices of second derivatives, as operators that multiply vectors."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
 from weakref import WeakKeyDictionary

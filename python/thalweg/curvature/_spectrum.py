@@ -10,6 +10,8 @@ of tr(f(A)) via stochastic Lanczos quadrature"; for networks Ghorbani, Krishnan 
 arXiv:1901.10159).
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -159,7 +161,7 @@ class SpectralDensity:
         """The smallest and the largest node, which are close to the outermost eigenvalues."""
         return float(np.nanmin(self.nodes)), float(np.nanmax(self.nodes))
 
-    def plot(self, ax: "Axes | None" = None, *, sigma: float | None = None) -> "Axes":
+    def plot(self, ax: Axes | None = None, *, sigma: float | None = None) -> Axes:
         """Draw the density on a logarithmic scale; the same as `thalweg.plot.spectrum`.
 
         Parameters

@@ -28,6 +28,8 @@ both where :math:`\eta(\lambda + dT/2) = T`. The product of the roots is above -
 :math:`-\lambda > (1 - \beta) d`, where no rate is stable.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -147,7 +149,7 @@ class Stability:
 
 @takes("curvature.max_stable_lr", {})
 def max_stable_lr(
-    trainer: "Trainer",
+    trainer: Trainer,
     x: npt.ArrayLike,
     y: npt.ArrayLike,
     sample_weight: npt.ArrayLike | None = None,
@@ -257,7 +259,7 @@ def max_stable_lr(
     )  # fmt: skip
 
 
-def _coming_lr(trainer: "Trainer") -> float:
+def _coming_lr(trainer: Trainer) -> float:
     """Return the learning rate of the coming step, as far as it is known; see `Stability.lr`."""
     schedule, lr = trainer.schedule, trainer.optimizer.lr
     if not isinstance(schedule, Schedule):
@@ -282,7 +284,7 @@ def _decoupled(optimizer: optim.Optimizer) -> bool:
     )
 
 
-def check_known(trainer: "Trainer") -> Vector:
+def check_known(trainer: Trainer) -> Vector:
     """Check that a trainer is supported; return what its penalty adds to the Hessian's diagonal.
 
     Raises
@@ -305,7 +307,7 @@ def check_known(trainer: "Trainer") -> Vector:
     return _of_penalty(trainer)
 
 
-def _of_penalty(trainer: "Trainer") -> Vector:
+def _of_penalty(trainer: Trainer) -> Vector:
     """Return the second derivatives of the trainer's penalty, none of which are mixed."""
     core = trainer._updating()
     assert core is not None  # others have losses or optimizers refused above

@@ -1,5 +1,7 @@
 """Permutations of hidden units, and distances between models modulo symmetries."""
 
+from __future__ import annotations
+
 import itertools
 from dataclasses import dataclass
 from typing import Any
@@ -195,7 +197,7 @@ def _relative(a: Any, b: Any) -> float:
 def barrier(
     a: Sequential,
     b: Sequential,
-    trainer: "Trainer",
+    trainer: Trainer,
     x: npt.ArrayLike,
     y: Targets,
     *,

@@ -1,5 +1,7 @@
 """How much the layers of a network stretch some directions more than others."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,5 +1,7 @@
 """How much the gradients of batches differ from the gradient of all samples."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np

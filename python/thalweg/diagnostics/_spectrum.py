@@ -4,6 +4,8 @@ Networks learn low frequencies before high ones: the kernel of gradient descent 
 eigenvalues there. Rahaman et al. 2019, arXiv:1806.08734.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -195,7 +197,7 @@ class SpectralBias(Callback):
         found: _Vector = steps[small.argmax(axis=0)]
         return found
 
-    def on_fit_begin(self, trainer: "Trainer") -> None:
+    def on_fit_begin(self, trainer: Trainer) -> None:
         """Record the start, unless it was recorded as the end of a previous fit.
 
         Raises
@@ -212,13 +214,13 @@ class SpectralBias(Callback):
         if self._updates not in self.steps[-1:]:
             self._record(trainer)
 
-    def on_step_end(self, trainer: "Trainer", record: dict[str, float]) -> None:
+    def on_step_end(self, trainer: Trainer, record: dict[str, float]) -> None:
         """Record, if a record is due."""
         self._updates += 1
         if self._updates % self._every == 0:
             self._record(trainer)
 
-    def on_fit_end(self, trainer: "Trainer") -> None:
+    def on_fit_end(self, trainer: Trainer) -> None:
         """Record the end, too.
 
         Callbacks listed before this one have already acted on the model: `EarlyStopping`, which
@@ -227,14 +229,14 @@ class SpectralBias(Callback):
         if self._updates != self.steps[-1]:
             self._record(trainer)
 
-    def _record(self, trainer: "Trainer") -> None:
+    def _record(self, trainer: Trainer) -> None:
         output = trainer.model(self._inputs)
         if output.shape[1] != 1:
             raise ShapeError(f"SpectralBias needs a model of one output; got {output.shape[1]}")
         self.steps.append(self._updates)
         self.residuals.append(self._waves @ (output[:, 0] - self._target) / self._size)
 
-    def plot(self, ax: "Axes | None" = None) -> "Axes":
+    def plot(self, ax: Axes | None = None) -> Axes:
         """Draw residuals over updates and frequencies; the same as `thalweg.plot.spectral_bias`.
 
         Parameters
@@ -260,7 +262,7 @@ class SpectralBias(Callback):
 
 @takes("diagnostics.spectral_bias", {})
 def spectral_bias(
-    trainer: "Trainer",
+    trainer: Trainer,
     x: Any,
     y: Any,
     frequencies: Any,

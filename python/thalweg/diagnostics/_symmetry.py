@@ -5,6 +5,8 @@ number, and the units of a layer may be permuted. Individual weights therefore s
 networks can be compared only after removing what does not matter.
 """
 
+from __future__ import annotations
+
 import itertools
 from typing import Any
 
@@ -234,10 +236,10 @@ class BalanceMonitor(Callback):
         parts = zip(self.values[-1], self.values[0], strict=True)
         return float(np.sqrt(sum(float(((b - a) ** 2).sum()) for b, a in parts)))
 
-    def on_fit_begin(self, trainer: "Trainer") -> None:
+    def on_fit_begin(self, trainer: Trainer) -> None:
         """Discard the previous fit's records, and record the start."""
         self.values = [balancedness(trainer.model)]
 
-    def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> None:
+    def on_epoch_end(self, trainer: Trainer, record: dict[str, float]) -> None:
         """Record the end of an epoch."""
         self.values.append(balancedness(trainer.model))

@@ -1,5 +1,7 @@
 """An ONNX graph that grows node by node."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -72,7 +74,7 @@ class Graph:
         """Whether the graph computes in float32, the type of operators' attributes."""
         return self.dtype == np.float32
 
-    def at(self, index: int) -> "Graph":
+    def at(self, index: int) -> Graph:
         """Return this graph, positioned at a layer inside the current one."""
         inside = copy.copy(self)  # shares the nodes and arrays
         inside._place = f"{self._place}{index}."
@@ -105,7 +107,7 @@ class Graph:
         """Add a conversion to another dtype, and return the name of its output."""
         return self.op("Cast", x, to=self._onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
 
-    def model(self, given: Tensor, wanted: Tensor, doc: str) -> "onnx.ModelProto":
+    def model(self, given: Tensor, wanted: Tensor, doc: str) -> onnx.ModelProto:
         """Make a checked model of the graph, whose output is that of the last node.
 
         Raises

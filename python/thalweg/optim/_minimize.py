@@ -1,5 +1,7 @@
 """Steps of the optimizers on any function of a few numbers, without a network."""
 
+from __future__ import annotations
+
 import copy
 import math
 from collections.abc import Callable
@@ -49,8 +51,8 @@ class Descent:
         return theta
 
     def plot(
-        self, function: Callable[[_Vector], Any] | None = None, ax: "Axes | None" = None
-    ) -> "Axes":
+        self, function: Callable[[_Vector], Any] | None = None, ax: Axes | None = None
+    ) -> Axes:
         """Draw the path of one or two parameters; the same as `thalweg.plot.path`.
 
         Parameters
@@ -104,7 +106,7 @@ def minimize(
     optimizer: Optimizer,
     steps: int,
     *,
-    schedule: "Schedule | ReduceLROnPlateau | None" = None,
+    schedule: Schedule | ReduceLROnPlateau | None = None,
 ) -> Descent:
     r"""Take steps of an optimizer on any function, and record the path.
 
@@ -292,7 +294,7 @@ class _Record:
         value, gradient = self.evaluate(output[0])
         return value, gradient[np.newaxis]
 
-    def on_step_end(self, trainer: "Trainer", record: dict[str, float]) -> None:
+    def on_step_end(self, trainer: Trainer, record: dict[str, float]) -> None:
         """Record the parameters after a step, and the value before it."""
         theta = trainer.model.flat_parameters[-self._size :].astype(np.float64)
         self.path.append(theta)

@@ -1,5 +1,7 @@
 """Pictures of optimizers: the paths they take, and schedules of learning rates."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +28,10 @@ _EQUAL = 6
 
 @takes("plot.path", {})
 def path(
-    descent: "Descent | npt.ArrayLike | Sequence[Descent] | Mapping[Any, Descent | npt.ArrayLike]",
+    descent: Descent | npt.ArrayLike | Sequence[Descent] | Mapping[Any, Descent | npt.ArrayLike],
     function: Callable[[npt.NDArray[np.float64]], Any] | None = None,
-    ax: "Axes | None" = None,
-) -> "Axes":
+    ax: Axes | None = None,
+) -> Axes:
     r"""Draw paths of two parameters, and the contours of the function that they descend.
 
     For a single parameter, its values are drawn on the graph of the function.
@@ -125,8 +127,8 @@ def path(
 
 @takes("plot.schedule", {})
 def schedule(
-    *shown: "Schedule | Axes", base: float = 1.0, steps: int = 1000, ax: "Axes | None" = None
-) -> "Axes":
+    *shown: Schedule | Axes, base: float = 1.0, steps: int = 1000, ax: Axes | None = None
+) -> Axes:
     """Draw learning rates against time.
 
     Parameters

@@ -1,5 +1,7 @@
 """Pictures of training: histories, wrong predictions, range tests of learning rates."""
 
+from __future__ import annotations
+
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,9 +41,9 @@ class _Values(History):
 @_habits.takes("plot.history", {})
 def history(
     run: _Run | Sequence[_Run] | Mapping[Any, _Run],
-    keys: "str | Sequence[str] | Axes | None" = None,
-    ax: "Axes | None" = None,
-) -> "Axes":
+    keys: str | Sequence[str] | Axes | None = None,
+    ax: Axes | None = None,
+) -> Axes:
     """Draw the losses of one or several runs, or other figures, against the epochs.
 
     Of results of `thalweg.optim.minimize` it draws the values, against the steps.
@@ -133,7 +135,7 @@ def training(
     labels: npt.ArrayLike,
     predicted: npt.ArrayLike,
     path: str | os.PathLike[str] | None = None,
-) -> "Figure":
+) -> Figure:
     """Draw loss curves beside the images that a classifier got wrong.
 
     Parameters
@@ -202,7 +204,7 @@ def training(
 
 
 @_habits.takes("plot.lr_finder", {})
-def lr_finder(found: "LRFinder", ax: "Axes | None" = None) -> "Axes":
+def lr_finder(found: LRFinder, ax: Axes | None = None) -> Axes:
     """Draw the result of a range test of learning rates, and its suggestion.
 
     `LRFinder.plot` is the same.

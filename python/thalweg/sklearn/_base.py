@@ -1,5 +1,7 @@
 """What both estimators have in common: arguments, `fit`, and the underlying network."""
 
+from __future__ import annotations
+
 import copy
 import math
 import numbers

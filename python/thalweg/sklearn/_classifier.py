@@ -1,5 +1,7 @@
 """The classifier."""
 
+from __future__ import annotations
+
 import math
 from typing import Any, Self
 

@@ -1,5 +1,7 @@
 """The regressor."""
 
+from __future__ import annotations
+
 import math
 from typing import Any, Self
 

@@ -4,6 +4,8 @@ Never through the normal equations :math:`X^\top X w = X^\top y`, whose conditio
 that of `X`: if that is 1e9, they yield no correct digit in float64.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args, overload

@@ -1,5 +1,7 @@
 """Networks that least squares can train: linear ones, and the last layer of any."""
 
+from __future__ import annotations
+
 import itertools
 from dataclasses import replace
 from typing import Any, get_args

@@ -1,5 +1,7 @@
 """Nonlinear least squares for functions of NumPy arrays."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

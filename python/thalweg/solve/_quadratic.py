@@ -1,5 +1,7 @@
 """The minimum of a quadratic function."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import Any
 

@@ -19,6 +19,8 @@ returns one number per element where it compares element by element; these are t
 over each row.)
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, SupportsFloat, TypeAlias, get_args

@@ -1,5 +1,7 @@
 """Losses of classes: cross-entropies of several kinds."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import KW_ONLY

@@ -1,5 +1,7 @@
 """Losses defined by the user."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy.typing as npt

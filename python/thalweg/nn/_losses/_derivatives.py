@@ -1,5 +1,7 @@
 """Losses on outputs and their derivatives with respect to the inputs."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import KW_ONLY
 from typing import Any

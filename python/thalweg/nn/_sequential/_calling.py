@@ -1,5 +1,7 @@
 """How a model computes: inference, and the two passes of training."""
 
+from __future__ import annotations
+
 from typing import Literal, overload
 
 import numpy as np

@@ -1,5 +1,7 @@
 """The numbers of a model: all in one array, or by name."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
@@ -42,7 +44,7 @@ class Parameters(SequentialBase):
             _arrays.flat(values, self._dtype, self.num_parameters, "flat_parameters")
         )
 
-    def follow(self, other: "Parameters", tau: float = 1.0) -> None:
+    def follow(self, other: Parameters, tau: float = 1.0) -> None:
         """Move towards another model with the same layers: θ ← (1 − τ) θ + τ θ_other.
 
         Running averages of normalizations move too, and the numbers of `Standardize` and
@@ -84,7 +86,7 @@ class Parameters(SequentialBase):
         except ArgumentError:
             raise ArgumentError(self._unlike(other)) from None
 
-    def _unlike(self, other: "Parameters") -> str:
+    def _unlike(self, other: Parameters) -> str:
         """Return why this model cannot follow another one."""
         if self._dtype != other._dtype:
             return (
