@@ -67,7 +67,8 @@ def interrupted(function, calls):
     def watch(frame, event, _):  # it is not told of calls of `functools.partial`
         file = frame.f_code.co_filename
         inside = "thalweg" in file or file == contextlib.__file__
-        inside = inside and frame.f_code.co_name != "__exit__"  # before it begins: Python's own
+        # Before an `__exit__` begins, nothing can be done about it: that call is Python's own.
+        inside = inside and not (event == "call" and frame.f_code.co_name == "__exit__")
         if inside and event in ("call", "c_return") and next(count) == calls:
             sys.setprofile(None)
             raise KeyboardInterrupt
@@ -164,7 +165,18 @@ SETTERS = {
         lambda trainer: setattr(trainer.optimizer, "lr", 0.5),
         lambda trainer: (trainer.optimizer.lr == 0.5, trainer.optimizer._by_hand.lr == 0.5),
     ),
+    "a first step by hand": (
+        lambda: by_hand(),
+        lambda parts: parts[1].step(parts[0]),
+        lambda parts: (parts[1]._owner is parts[0], parts[1].steps == 1),
+    ),
 }
+
+
+def by_hand():
+    model = nn.Sequential(nn.Linear(2, 1))
+    model.flat_gradients = np.ones(3)
+    return model, optim.Adam()
 
 
 def penalized(trainer):

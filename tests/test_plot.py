@@ -77,6 +77,16 @@ def test_a_history_that_diverged_can_be_seen(tmp_path):
     assert high == 1e250
 
 
+@pytest.mark.parametrize(
+    "losses", [[1e260, 1e270], [-1e308, 1e308], [-1, 1e308], [-1e308, -1e307]], ids=str
+)
+def test_losses_of_any_size_can_be_drawn(losses, tmp_path):
+    ax = tw.History(loss=losses).plot()
+    ax.figure.savefig(tmp_path / "picture.png")
+    low, high = ax.get_ylim()
+    assert low < high
+
+
 def test_many_runs_have_colours_of_their_own_and_a_legend_beside_them(figures):
     runs = [tw.History(loss=[2.0, k + 1.0], val_loss=[3.0, k + 1.0]) for k in range(12)]
     ax = tw.plot.history(runs)
@@ -87,6 +97,7 @@ def test_many_runs_have_colours_of_their_own_and_a_legend_beside_them(figures):
     assert legend(ax) == [f"run {k + 1}" for k in range(12)]
     box = ax.get_legend().get_window_extent()
     assert box.x0 >= ax.get_window_extent().x1
+    assert legend(tw.plot.history(runs, "val_loss")) == [f"run {k + 1}" for k in range(12)]
     few = tw.plot.history(runs[:3])
     assert few.get_legend().get_window_extent().x0 < few.get_window_extent().x1
 
@@ -95,6 +106,7 @@ def test_the_limit_of_stability_is_marked():
     history = tw.History(loss=[1.0, 0.5], stability=[0.5, 0.9])
     assert [line.get_ydata()[0] for line in history.plot("stability").lines] == [0.5, 1]
     assert len(history.plot("loss").lines) == 1
+    assert len(history.plot(["stability", "loss"]).lines) == 3
 
 
 def test_ellipses_look_as_long_as_they_are():

@@ -97,7 +97,10 @@ def test_what_has_no_probability_is_named(loss):
 
 
 def test_infinite_outputs_leave_no_shares_but_logistic_ones():
-    with pytest.raises(tw.DataError, match=r"output\[1, 0\] is inf, beside which"):
-        nn.CrossEntropyLoss().probabilities([[1, 2], [np.inf, 0]])
+    for largest in (np.inf, -np.inf):
+        with pytest.raises(tw.DataError, match=rf"the largest output of row 1 is {largest}"):
+            nn.CrossEntropyLoss().probabilities([[1, 2], [largest, -np.inf]])
+    some = nn.CrossEntropyLoss(active=(0, 1)).probabilities([[1, 1, np.inf]])  # which has no part
+    assert some.tolist() == [[0.5, 0.5, 0]]
     assert nn.CrossEntropyLoss().probabilities([[-np.inf, 3]]).tolist() == [[0, 1]]
     assert nn.BCEWithLogitsLoss().probabilities([[np.inf, -np.inf]]).tolist() == [[1, 0]]

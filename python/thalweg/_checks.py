@@ -78,7 +78,8 @@ def real(
     try:
         # Text that could be parsed is a mistake in a configuration file, not a number. Of complex
         # numbers, NumPy's would convert to their real parts.
-        is_other = isinstance(value, (str, bytes, bool)) or np.iscomplexobj(value)
+        is_complex = isinstance(value, (np.generic, np.ndarray)) and value.dtype.kind == "c"
+        is_other = isinstance(value, (str, bytes, bool)) or is_complex
         number = math.nan if is_other else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan

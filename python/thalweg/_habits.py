@@ -76,10 +76,12 @@ class Guided(Extended):
             """
             if name.startswith("_"):  # thalweg's own, set in every fit
                 return object.__setattr__(self, name, value)
-            there, what = getattr(type(self), name, None), type(self).__name__
-            said = {**self._uncalled, **self._elsewhere}.get(name, "")
+            there = getattr(type(self), name, None)
+            if isinstance(there, property) and there.fset is not None:  # the usual case, in loops
+                return object.__setattr__(self, name, value)
+            what, said = type(self).__name__, self._elsewhere.get(name) or self._uncalled.get(name)
             more = f": {said}" if said else ""
-            if isinstance(there, property) and there.fset is None:
+            if isinstance(there, property):
                 text = f"{what}.{name} can only be read{more}"
             elif not _is_ours(type(self)) or (there is not None and not (callable(there) and said)):
                 return object.__setattr__(self, name, value)

@@ -209,19 +209,17 @@ class Optimizer(Guided):
         group = {"pattern": pattern, "weight_decay": changes.get("weight_decay")}
         group |= {"lr_scale": lr_scale, "frozen": frozen} | dict(choices or {})
         at_once(
-            *self._telling(self._core, *told),
+            *self._telling(self._core, self._renamed, *told),
             partial(self._told.append, told),
             partial(self._groups.append, group),
         )
         return self
 
     def _telling(
-        self, core: _core.Optimizer, pattern: str, *options: Any
+        self, core: _core.Optimizer, renamed: Sequential | None, pattern: str, *options: Any
     ) -> list[Callable[[], None]]:
         """Return what makes a group in the core, or several where its names are not the model's."""
-        names = [pattern]
-        if self._renamed is not None:
-            names = _names.of_core(self._renamed, pattern)
+        names = [pattern] if renamed is None else _names.of_core(renamed, pattern)
         return [partial(core.add_group, name, *options) for name in names]
 
     def _meet(self, model: Sequential) -> None:
@@ -255,22 +253,21 @@ class Optimizer(Guided):
     def _name_groups(self, model: Sequential) -> None:
         for group in self._groups:
             _names.of_core(model, group["pattern"])  # raises
-        before, self._renamed = self._renamed, model if model._renamed else None
-        if not self._told or before is self._renamed:
-            return
-        core = _core.Optimizer(self._kind, self._options)
-        try:
+        renamed, core = model if model._renamed else None, self._core
+        if self._told and renamed is not self._renamed:
+            core = _core.Optimizer(self._kind, self._options)
             for told in self._told:
-                at_once(*self._telling(core, *told))
-        except ArgumentError:
-            self._renamed = before
-            raise
-        core.set_lr(self._core.lr)
-        self._core = core
+                at_once(*self._telling(core, renamed, *told))
+            core.set_lr(self._core.lr)
+        self._renamed, self._core = renamed, core
 
     def _belong(self, model: Sequential) -> None:
         """Belong to a model from now on, once nothing can fail any more."""
-        self._owner = model
+        at_once(*self._belonging(model))
+
+    def _belonging(self, model: Sequential) -> list[Callable[[], None]]:
+        """Return what makes it belong to a model."""
+        return [partial(object.__setattr__, self, "_owner", model)]
 
     def _advice(self, name: str) -> str:
         """Say what a wrong name may have meant; it may also be an option that cannot be changed."""
@@ -313,12 +310,12 @@ class Optimizer(Guided):
             averages are then unchanged.
         """
         expect_model(model)
-        new = model is not self._owner
-        if new:
+        if model is self._owner:
+            self._core.step(model._core)
+        else:
             self._meet(model)
-        self._core.step(model._core)
-        if new:  # only then: it may still step another model if this one's gradients were infinite
-            self._belong(model)
+            # Both or neither: after infinite gradients, it may still step another model.
+            at_once(partial(self._core.step, model._core), *self._belonging(model))
         self._by_hand.steps += 1
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Sharpness-aware minimization."""
 
+from collections.abc import Callable
 from typing import Any, NoReturn, Self
 
 from thalweg import _checks, _core
@@ -131,8 +132,8 @@ class SAM(Optimizer):
     def _meet(self, model: Sequential) -> None:
         self._base._meet(model)
 
-    def _belong(self, model: Sequential) -> None:
-        self._base._belong(model)
+    def _belonging(self, model: Sequential) -> list[Callable[[], None]]:
+        return self._base._belonging(model)
 
     def _bound_to(self) -> Sequential | None:
         return self._base._bound_to()

@@ -28,7 +28,7 @@ else:  # what typing.get_type_hints finds
 _SHOWN = 24
 #: Maximum number of lines whose legend is within the axes.
 _LEGEND = 6
-#: Where a logarithmic axis ends: matplotlib's margins and ticks would overflow a little above.
+#: Where an axis ends: matplotlib's margins and ticks would overflow above.
 _HIGHEST = 1e250
 
 _Run: TypeAlias = History | Descent
@@ -98,6 +98,11 @@ def history(
     drawn = {(called, name, key) for called, name, key, _ in curves}
     groups = dict.fromkeys((called, name) for called, name, *_ in curves)
     colors = dict(zip(groups, palette(len(groups)), strict=True))
+    shown = np.concatenate([figures[np.isfinite(figures)] for *_, figures in curves] or [[]])
+    log = (steps or set(names) <= {"loss", "val_loss"}) and bool((shown > 0).all())
+    if np.abs(shown).max(initial=0) > _HIGHEST:
+        low = min(max(shown.min(), -_HIGHEST), _HIGHEST / 10)
+        ax.set_ylim(low, max(min(shown.max(), _HIGHEST), low + _HIGHEST / 10))
     many = len(curves) > _LEGEND
     for called, name, key, figures in curves:
         validation = key.startswith("val_")
@@ -108,19 +113,15 @@ def history(
             label = str(called) if alone else f"{label}, {called}"
         elif steps:
             label = key
-        if many and validation and (called, name, name) in drawn:
+        if many and key != name and (called, name, name) in drawn:
             label = None  # the same colour, dashed
         there = np.flatnonzero(np.isfinite(figures))  # some are only of every few epochs
         marker = "." if len(there) < max(2, len(figures)) else ""
         style = marker + ("--" if validation else "-")
         color = colors[called, name]
         ax.plot(there + (not steps), figures[there], style, color=color, label=label)
-    if names == ["stability"]:
+    if "stability" in names:
         ax.axhline(1, color="0.6", ls=":", label="limit")
-    shown = np.concatenate([figures[np.isfinite(figures)] for *_, figures in curves] or [[]])
-    log = set(names) <= {"loss", "val_loss", "value"} and bool((shown > 0).all())
-    if log and shown.max(initial=0) > _HIGHEST:
-        ax.set_ylim(shown.min(), _HIGHEST)
     ax.set(xlabel="step" if steps else "epoch", yscale="log" if log else "linear")
     ax.set_ylabel(", ".join(names))
     if ax.lines:  # a failed fit has no epochs, and matplotlib warns of empty legends

@@ -3,10 +3,9 @@
 import functools
 import inspect
 import math
+import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
-
-import numpy as np
 
 from thalweg import _checks, _habits, optim
 from thalweg.errors import ArgumentError
@@ -86,7 +85,7 @@ def check(estimator: Any) -> None:
             'scoring must be None (early stopping follows the accuracy or R²) or "loss" (it '
             f"follows the loss); got {_checks.given(scoring)}"
         )
-    if not (np.ndim(patience) == 0 and patience == math.inf):
+    if not (isinstance(patience, numbers.Real) and patience == math.inf):
         _checks.integer("n_iter_no_change", patience, 1)
     if isinstance(solver, optim.Optimizer):
         _refuse_unused(estimator)

@@ -26,7 +26,7 @@ _ELSEWHERE = {
 
 #: Number of columns listed in the repr.
 _SHOWN = 8
-#: How far apart numbers may be, in deviations of their column, before a model warns.
+#: How far apart numbers may be, in deviations of their column, before a float32 model warns.
 _COARSE = 1e-3
 #: Number of rows that `Standardize.of` reads at a time.
 _ROWS = 16_384
@@ -65,8 +65,8 @@ class Standardize(Layer):
     The gradient with respect to `x` is that with respect to `y`, divided by :math:`\sigma` or
     multiplied by it. In float32, raw numbers are rounded before :math:`\mu` is subtracted: columns
     whose mean is a million times their deviation, such as dates in seconds, lose all information.
-    Subtract an offset first, or use float64; a model warns if float32 numbers near the mean are
-    more than a thousandth of a deviation apart.
+    Subtract an offset first, or use float64; a float32 model warns if numbers near a mean above
+    2^24 are more than a thousandth of a deviation apart.
 
     Corresponds to scikit-learn's ``StandardScaler`` and Keras' ``Normalization``.
 
@@ -181,22 +181,25 @@ class Standardize(Layer):
         return ("standardize", list(self.mean), list(self.std), self.inverse)
 
 
-def check_offsets(layers: Iterable[Layer], eps: float) -> None:
-    """Warn if numbers near a column's mean, of precision `eps`, are far apart for its deviation."""
+def check_offsets(layers: Iterable[Layer]) -> None:
+    """Warn if float32 numbers near a column's mean are far apart for its deviation.
+
+    Only of numbers that float32 does not distinguish even if they are whole: of smaller ones, it is
+    not known whether anything is lost. Columns with a deviation of 1 may be those that do not vary.
+    """
     for place, layer in enumerate(layers):
         if not isinstance(layer, Standardize) or layer.inverse:
             continue
-        ulps = [math.ldexp(eps, math.frexp(mean)[1] - 1) for mean in layer.mean]
-        steps = [ulp / std for ulp, std in zip(ulps, layer.std, strict=True)]
-        column = max(range(len(steps)), key=steps.__getitem__)
-        if steps[column] > _COARSE:
-            mean, std = layer.mean[column], layer.std[column]
-            warn_maker(
-                f"layer {place} is a Standardize whose column {column} has a mean of {mean:g} and "
-                f"a deviation of {std:g}: in float32, such numbers are {steps[column]:.1g} "
-                "deviations apart, and what is between them is lost. Subtract an offset from this "
-                'column first, or use Sequential(..., dtype="float64")'
-            )
+        for column, (mean, std) in enumerate(zip(layer.mean, layer.std, strict=True)):
+            apart = math.ldexp(1.0, math.frexp(mean)[1] - 24)  # neighbouring numbers
+            if apart > 1 and apart > _COARSE * std and std != 1:
+                warn_maker(
+                    f"layer {place} is a Standardize whose column {column} has a mean of {mean:g} "
+                    f"and a deviation of {std:g}: in float32, such numbers are {apart:g} apart, "
+                    "and what is between them is lost. Subtract an offset from this column first, "
+                    'or use Sequential(..., dtype="float64")'
+                )
+                break
 
 
 def _moments(x: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:

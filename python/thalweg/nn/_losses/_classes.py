@@ -171,7 +171,7 @@ class CrossEntropyLoss(CoreLoss):
         Raises
         ------
         ArgumentError, ShapeError, DataError
-            As from `predict`. Also if an output is infinite.
+            As from `predict`. Also if the largest output of a row is infinite.
 
         Examples
         --------
@@ -182,10 +182,13 @@ class CrossEntropyLoss(CoreLoss):
                [0.8 , 0.2 ]])
         """
         output, competes = self._competing(output, head)
-        if (output == np.inf).any():
-            row, column = (int(i) for i in np.argwhere(output == np.inf)[0])
-            raise DataError(f"output[{row}, {column}] is inf, beside which no other has a share")
         logits = np.where(competes, _floats(output), -np.inf)
+        largest = logits.max(axis=1, initial=-np.inf)
+        if not np.isfinite(largest).all():
+            row = int(np.flatnonzero(~np.isfinite(largest))[0])
+            raise DataError(
+                f"the largest output of row {row} is {largest[row]}: shares cannot be computed"
+            )
         return softmax(logits)
 
     @property

@@ -19,7 +19,7 @@ from thalweg.nn._losses._custom import FunctionLoss
 
 def checked_order(order: Any) -> int | tuple[int, ...]:
     """Return `order`, the highest derivative for all directions or for each, if it is valid."""
-    if not isinstance(order, (list, tuple, np.ndarray)) or np.ndim(order) == 0:
+    if not isinstance(order, (list, tuple, np.ndarray)) or getattr(order, "ndim", 1) == 0:
         return _one_order("order", order)
     if len(order) == 0:
         raise ArgumentError(

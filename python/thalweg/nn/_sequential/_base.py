@@ -150,7 +150,8 @@ class SequentialBase(Guided):
         #: The parameters from which the step under way tries others; None if it tries none.
         self._unmoved: Array | None = None
         _layers.check_sines(layers)
-        _layers.check_offsets(layers, float(np.finfo(self._dtype).eps))
+        if self._dtype == np.float32:
+            _layers.check_offsets(layers)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
