@@ -86,6 +86,9 @@ def test_signatures_and_help_are_those_of_the_fields():
     assert shown(nn.Hardtanh) == "(min_val: float = -1.0, max_val: float = 1.0)"
     kinds = "Literal['mean', 'sum', 'none']"
     assert shown(nn.HuberLoss) == f"(*, delta: float = 1.0, reduction: {kinds} = 'mean')"
+    # Also where a module postpones its annotations.
+    positive = f"(*, pos_weight: Any = None, reduction: {kinds} = 'mean')"
+    assert shown(nn.BCEWithLogitsLoss).replace("typing.", "") == positive
     # The base has `per`, by keyword only; it stands behind what is by position.
     assert (
         shown(schedules.StepLR)

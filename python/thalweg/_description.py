@@ -9,6 +9,7 @@ own ``__init__``, for instance `nn.Residual`.
 
 import dataclasses
 import inspect
+import typing
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
@@ -24,6 +25,10 @@ class _SignatureOfFields:
     def __get__(self, instance: object, owner: type["Description"]) -> inspect.Signature:
         if owner.__init__ is not Description.__init__:
             raise AttributeError("__signature__")  # the class defines its own
+        fields = _fields(owner)
+        # Where a module postpones its annotations, choices would be hidden behind a name.
+        postponed = any(isinstance(field.type, str) for field in fields)
+        hints = typing.get_type_hints(owner) if postponed else {}
         given, named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
         parameters = [
             inspect.Parameter(
@@ -32,9 +37,9 @@ class _SignatureOfFields:
                 default=inspect.Parameter.empty
                 if field.default is dataclasses.MISSING
                 else field.default,
-                annotation=field.type,
+                annotation=hints.get(field.name, field.type),
             )
-            for field in _fields(owner)
+            for field in fields
         ]
         # A base's fields come first, but keyword-only ones must be last.
         return inspect.Signature(sorted(parameters, key=lambda parameter: parameter.kind))

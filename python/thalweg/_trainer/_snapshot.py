@@ -50,7 +50,9 @@ class Snapshot:
         try:
             self._optimizer._set_state(self._model, self._lr, *self._state)
         except ArgumentError:
-            # It refuses the model, like Muon without a weight to work on: it has taken no step.
+            if self._state[0]:
+                raise
+            # It refuses the model, like Muon without a weight to work on.
             self._optimizer._core.set_lr(self._lr)
         if self._average is not None:
             self._core.set_average(*self._average)

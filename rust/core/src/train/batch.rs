@@ -76,16 +76,17 @@ impl<T: Element> Trainer<T> {
         let isa = model.isa();
         let updates = self.gathered.batches + 1 >= self.options.accumulate;
         let suspect = !model.largest_gradient().is_finite();
+        let grads = model.parts().grads;
+        optimizer.frozen().for_each(|range| grads[range].fill(T::ZERO));
+        if suspect && !update::is_finite(isa, grads) {
+            return Err(gathered::overflow(optimizer));
+        }
         if updates {
             self.recall(model, optimizer)?;
         }
         let Parts { params, grads, .. } = model.parts();
         if self.gathered.grads.len() != grads.len() {
             self.gathered.grads = Buffer::zeroed("gradients", grads.len())?;
-        }
-        optimizer.frozen().for_each(|range| grads[range].fill(T::ZERO));
-        if suspect && !update::is_finite(isa, grads) {
-            return Err(gathered::overflow(optimizer));
         }
         self.gathered.add(isa, grads);
         if !updates {
