@@ -148,8 +148,8 @@ def markdown(rows: list[Row]) -> str:
         "Layers",
         [
             f"A step of {WIDTH}-{WIDTH}-{WIDTH}-{WIDTH}, batch {BATCH}, float32, MSE, SGD, with",
-            "the layer after each hidden Linear. `over none` compares with steps without it, in turns",
-            "with them, since the speed of the machine varies from row to row.",
+            "the layer after each hidden Linear. `over none` compares with steps without it, in",
+            "turns with them, since the speed of the machine varies from row to row.",
         ],
         ["layer", "step", "over none", "PyTorch", "PyTorch / thalweg"],
         body,
