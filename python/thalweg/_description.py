@@ -27,7 +27,7 @@ class _SignatureOfFields:
             raise AttributeError("__signature__")  # the class defines its own
         fields = _fields(owner)
         # Where a module postpones its annotations, choices would be hidden behind a name.
-        postponed = any(isinstance(field.type, str) for field in fields)
+        postponed = str in [type(field.type) for field in fields]
         hints = typing.get_type_hints(owner) if postponed else {}
         given, named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
         parameters = [

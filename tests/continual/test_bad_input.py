@@ -883,6 +883,13 @@ def test_of_a_wrong_state_nothing_is_taken(make, other, message):
     with pytest.raises(tw.ThalwegError, match=message):
         strategy.load_state_dict(state)
     assert str(strategy.state_dict()) == before
+    state = strategy.state_dict()
+    if "importance" in state:
+        state["importance"][3] = np.nan
+        with pytest.raises(
+            tw.DataError, match=r"^in the state, importance\[3\] is nan; only finite"
+        ):
+            strategy.load_state_dict(state)
     with pytest.raises(ArgumentError, match=r"state must be a dict, .*state_dict\(\); got None"):
         strategy.load_state_dict(None)
 

@@ -11,7 +11,7 @@ import pytest
 
 from thalweg.continual import BalancedBuffer, ReservoirBuffer
 from thalweg.continual._balanced import herd
-from thalweg.errors import ArgumentError, DtypeError, ShapeError
+from thalweg.errors import ArgumentError, DataError, DtypeError, ShapeError
 
 
 def offer(buffer, numbers, labels=None, **more):
@@ -311,6 +311,10 @@ def test_numbers_are_kept_in_types_that_a_file_can_hold(make):
     buffer.add(x=np.ones((2, 1), np.longdouble), y=np.zeros(2, object))
     assert buffer.rows()["x"].dtype == np.float64
     assert buffer.rows()["y"].dtype == np.int64
+    if np.finfo(np.longdouble).max > np.finfo(np.float64).max:
+        with pytest.raises(DataError, match=r"x\[1, 0\] = .* is too large for float64"):
+            buffer.add(x=np.array([["1"], ["1e400"]], np.longdouble), y=np.zeros(2, int))
+        assert len(buffer) == 2
 
 
 def test_a_buffer_says_what_it_holds():

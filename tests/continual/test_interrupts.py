@@ -150,3 +150,13 @@ def test_gradients_are_projected_no_longer_than_a_step(make):
         if error is None:
             break
     assert len(seen) == 2
+
+
+def test_of_an_interrupted_end_changed_weights_remain():
+    """As the documentation of `fit` says of those that PackNet has pruned."""
+    inner = continual.PackNet(learner(), prune=0.5, retrain=0)
+    with pytest.raises(KeyboardInterrupt):
+        Stops(inner).fit(TASK)
+    weights = inner.trainer.model.state_dict()["0.weight"]
+    assert (weights == 0).sum() == weights.size // 2
+    assert (inner.owner == -1).all()

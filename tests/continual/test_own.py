@@ -635,3 +635,27 @@ def test_what_our_own_classes_keep_is_no_false_alarm(tmp_path):
     strategy = Mine(learner(), 9)
     strategy.fit(TASK)
     strategy.save(tmp_path / "file")
+
+
+@pytest.mark.parametrize("by_step", [False, True])
+def test_the_last_update_needs_no_method_that_a_user_could_have(by_step):
+    """A method named `_finish` was called for it."""
+
+    class Mine(Strategy):
+        def _finish(self, path):
+            raise AssertionError(path)
+
+    class BySteps(Mine):
+        def step(self, x, y):
+            return super().step(x, y)
+
+    trainer = tw.Trainer(
+        nn.Sequential(nn.Linear(2, 3)), loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1),
+        accumulate_grad_batches=2,
+    )  # fmt: skip
+    strategy = (BySteps if by_step else Mine)(Mine(trainer))
+    strategy.begin(TASK)
+    strategy.learn(TASK, steps=1)
+    strategy.step(X, Y)
+    strategy.end(TASK)
+    assert trainer.optimizer.steps == 2

@@ -1,13 +1,15 @@
 """Gradients that are kept from going against earlier tasks, beside the formulas in NumPy."""
 
+import copy
+
 import numpy as np
 import pytest
 
 import thalweg as tw
 from thalweg import continual, nn, optim
-from thalweg.continual import _batches
+from thalweg.continual import _batches, _project
 from thalweg.continual._replay import kept_rows
-from thalweg.errors import UnsupportedError
+from thalweg.errors import ArgumentError, UnsupportedError
 
 SIZES = (3, 8, 4)
 
@@ -407,3 +409,104 @@ def test_what_cannot_be_joined_is_said(scenario, trainer):
             UnsupportedError, match=r"GEM changes the gradient .* use SAM's base optimizer"
         ):
             make()
+
+
+def _accumulating(batches=4):
+    model = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 2), seed=0)
+    optimizer, loss = optim.SGD(lr=0.1), nn.CrossEntropyLoss()
+    return tw.Trainer(model, loss=loss, optimizer=optimizer, accumulate_grad_batches=batches)
+
+
+def _two_tasks(rows=100):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((rows, 2)).astype("float32"), np.arange(rows) % 2
+    return continual.Task(x, y, x, y), continual.Task(x, 1 - y, x, y, 1)
+
+
+@pytest.mark.parametrize("batch_size", [None, 8])
+def test_the_last_update_of_a_task_has_a_reference_batch(batch_size):
+    """Not the whole buffer; and none is handed over if no gradient waits."""
+    first, second = _two_tasks()
+    strategy = continual.AGEM(_accumulating(), 90, batch_size=batch_size)
+    strategy.fit(first)
+    sizes, ready = [], strategy._ready
+    strategy._ready = lambda rows: sizes.append(len(rows["y"])) or ready(rows)
+    strategy.begin(second)
+    for _ in range(3):
+        strategy.step(second.x[:8], second.y[:8])
+    strategy.end(second)
+    assert sizes == [8, 8, 8, 8]
+    strategy.begin(second.with_data(second.x, second.y))
+    strategy.learn(second, steps=4)
+    del sizes[:]
+    strategy.end(second)
+    assert sizes == []
+
+
+def test_a_restored_strategy_ends_a_task_with_the_same_update():
+    """Its reference batch is as large as the latest step, which only the state tells."""
+    first, second = _two_tasks()
+    found, made = [], continual.AGEM(_accumulating(), 90)
+    made.fit(first, epochs=20)
+    made.begin(second)
+    made.step(second.x[:8], second.y[:8])
+    state = made.state_dict()
+    for loaded in (False, True):
+        strategy = copy.deepcopy(made)
+        if loaded:
+            strategy = continual.AGEM(made.trainer.copy(), 90)
+            strategy.load_state_dict(state)
+        strategy.end(second)
+        found.append(strategy.trainer.model.flat_parameters)
+    np.testing.assert_array_equal(*found)
+    older = {key: value for key, value in state.items() if key != "rows_of_latest"}
+    made.load_state_dict(older)
+    made.end(second)
+    assert (made.trainer.model.flat_parameters != found[0]).any()  # against the whole buffer
+    with pytest.raises(ArgumentError, match="rows_of_latest in the state must be"):
+        made.load_state_dict({**older, "rows_of_latest": "8"})
+
+
+@pytest.mark.parametrize("ignored", [1, 20, 40], ids=["a row", "batches", "an update"])
+@pytest.mark.parametrize("make", [lambda t: continual.AGEM(t, 90), continual.Naive])
+def test_ignored_rows_cut_training_only_where_it_is_skipped(make, ignored, monkeypatch):
+    """Every update was a fit of its own if a single row of the task was ignored."""
+    first, second = _two_tasks(960)
+    y = second.y.copy()
+    y[480 : 480 + ignored] = -100
+    fits = []
+    for name in ("fit", "_pass"):
+        taken = getattr(tw.Trainer, name)
+        monkeypatch.setattr(
+            tw.Trainer, name, lambda *a, _taken=taken, **o: fits.append(1) or _taken(*a, **o)
+        )
+    counts = []
+    for labels in (second.y, y):
+        strategy = make(_accumulating())
+        strategy.fit(first, batch_size=8)
+        strategy.begin(second)
+        del fits[:]
+        task = second.with_data(second.x, labels)
+        strategy.learn(task, steps=240, batch_size=8, shuffle=ignored == 1)
+        counts.append(len(fits))
+    whole, some = counts
+    assert some <= whole + (0 if ignored == 1 else 4)  # two passes, each cut before and after
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_reference_rows_are_the_same_however_steps_are_cut(accumulate, monkeypatch):
+    """Those of updates in which no row counts are left out."""
+    first, second = _two_tasks(220)
+    y = second.y.copy()
+    y[40:90] = -100
+    found = []
+    for chunk in (64, 1):
+        monkeypatch.setattr(_project, "_CHUNK", chunk)
+        strategy = continual.AGEM(_accumulating(accumulate), 90)
+        strategy.fit(first)
+        strategy.begin(second)
+        task = second.with_data(second.x, y)
+        history = strategy.learn(task, steps=60, batch_size=8, shuffle=False)
+        assert history["projected"][0] > 0
+        found.append(strategy.trainer.model.flat_parameters)
+    np.testing.assert_array_equal(*found)

@@ -943,3 +943,32 @@ def test_active_classes_grow_with_the_tasks(scenario, trainer):
         strategy.fit(task)
     assert mine.loss.active == (0, 1, 2, 3)
     np.testing.assert_array_equal(mine.model.state_dict()["3.bias"][4:], unseen)
+
+
+def test_a_metric_that_raises_after_the_end_of_a_task_leaves_it_ended(scenario, trainer):
+    """As the documentation says: but it has no scores."""
+
+    def metric(strategy, task, classes):
+        if strategy._ended == 2:
+            raise RuntimeError("mine")
+        return 0.5
+
+    strategy = continual.Naive(trainer())
+    with pytest.raises(RuntimeError, match="mine"):
+        continual.run(strategy, scenario, steps=2, metric=metric)
+    assert (strategy._ended, strategy._begun) == (2, None)
+    assert len(strategy.result.ends) == 1
+
+
+def test_older_checkpoints_have_classes_as_they_were_given(scenario, trainer, tmp_path):
+    path, options = tmp_path / "run", {"steps": 2, "resume": True}
+    whole = continual.run(continual.Naive(trainer()), scenario, checkpoint=path, **options)
+    arrays, text = load(path)
+    saved = json.loads(text["thalweg.continual"])
+    for task in saved["setting"]["tasks"].values():
+        task["classes"] = [*task["classes"][::-1], task["classes"][0]]
+    text["thalweg.continual"] = json.dumps(saved)
+    save(path, arrays, text)
+    again = continual.run(continual.Naive(trainer()), scenario, checkpoint=path, **options)
+    np.testing.assert_array_equal(again.r, whole.r)
+    assert again.ends == whole.ends

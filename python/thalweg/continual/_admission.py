@@ -12,6 +12,7 @@ from thalweg._trainer import Trainer
 from thalweg._trainer._penalties import OWN
 from thalweg._warn import warn
 from thalweg.continual import _protocol
+from thalweg.continual._passes import finish
 from thalweg.continual._task import Task, check_rows, not_begun
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss
@@ -109,19 +110,12 @@ class Admission:
         if self.inner is not None:
             self.inner._check_kept(task)
 
-    def _admit_end(self, task: Task) -> None:
-        """Refuse the end of a task before anything is changed for it, or finish its last update."""
+    def _ready_to_end(self, task: Task) -> None:
+        """Refuse the end of a task before anything is changed for it; make its last update."""
         if task is not self._admitted:
             self._check_end(task)
-            self._finish()
+            finish(self)
             self._admitted = task
-
-    def _finish(self) -> None:
-        """Make the update for which gradients of some batches wait, if there is one."""
-        if self.inner is not None:
-            self.inner._finish()
-        elif self.trainer._accumulate > 1:
-            self.trainer._core.flush()
 
     def _check_end(self, task: Task) -> None:
         """Refuse a task that this strategy, or one inside, could not consolidate."""

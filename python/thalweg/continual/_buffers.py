@@ -366,7 +366,11 @@ def as_columns(columns: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str,
     for name, column in columns.items():
         array = _arrays.as_numeric(column, name, labels=name == "y")
         # A file holds no longer floats, which are longer than any model's.
-        arrays[name] = array.astype(np.float64) if array.dtype.itemsize > 8 else array
+        arrays[name] = (
+            _arrays.as_dtype(array, np.dtype(np.float64), name)
+            if array.dtype.itemsize > 8
+            else array
+        )
         if not array.ndim:
             raise ShapeError(
                 f"a buffer needs arrays with a row for each sample; {name} is not one: its shape"

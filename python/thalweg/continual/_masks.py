@@ -152,7 +152,7 @@ class XdG(_Parts):
 
     def end(self, task: Task) -> None:
         """Open all gates."""
-        self._admit_end(task)
+        self._ready_to_end(task)
         self._open()
         super().end(task)
 
@@ -318,7 +318,7 @@ class PackNet(_Parts):
 
     def end(self, task: Task) -> None:
         """Free the smallest weights, and retrain the others."""
-        self._admit_end(task)
+        self._ready_to_end(task)
         model = self.trainer.model
         theta, mine = model.flat_parameters, self._free.copy()
         own_outputs = outputs_of(self.trainer, task) is not None

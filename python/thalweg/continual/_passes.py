@@ -3,6 +3,7 @@
 `_batches` determines which rows a step takes.
 """
 
+import itertools
 import time
 from typing import Any
 
@@ -31,7 +32,7 @@ def by_step(strategy: Any, task: Task, **options: Any) -> History:
         began = time.perf_counter()
         loss = strategy.step(x, y)
         if at % per_pass == 0 or at == start + steps:  # as in a fit, no update goes on beyond that
-            strategy._finish()
+            finish(strategy)
         seconds = time.perf_counter() - began
         try:
             figures = entry(loss, seconds, *_counts(trainer, y)[:2])
@@ -42,6 +43,19 @@ def by_step(strategy: Any, task: Task, **options: Any) -> History:
             ) from None
         parts.append(figures)
     return mean_history(trainer.loss, parts)
+
+
+def finish(strategy: Any) -> None:
+    """Make the update for which gradients of some batches wait, if there is one."""
+    trainer = strategy.trainer
+    if trainer._accumulate == 1 or trainer._core.gathered() is None:
+        return
+    while strategy is not None and "projection" not in strategy._does:
+        strategy = strategy.inner
+    if strategy is None:
+        trainer._core.flush()
+    else:  # there is only one in a chain
+        strategy._project_rest()
 
 
 def train(
@@ -63,26 +77,35 @@ def train(
     _batches.check_last(trainer, rows, steps, start, batch_size, drop_last)
     batches = _batches.per_pass(rows, batch_size, drop_last)
     # An accumulated update is of the batches at its positions, whichever of them count: it must not
-    # matter where training pauses. A fit passes over the others, so here it is one update.
-    apart = trainer._accumulate > 1 and not all_count(trainer, task)
-    most = trainer._accumulate if apart else _batches.steps_of_chunk(trainer, batch_size)
+    # matter where training pauses. A fit passes over the others, so it must end with the update.
+    counting = np.ones(steps, bool)
+    if trainer._accumulate > 1:
+        counting = counting_steps(
+            trainer, task, steps=steps, start=start, batch_size=batch_size, shuffle=shuffle,
+            drop_last=drop_last,
+        )  # fmt: skip
+    most = _batches.steps_of_chunk(trainer, batch_size)
     # A complete pass is one fit of the trainer, which gathers rows batch by batch. Passes that are
     # not complete, or leave rows out, are gathered here.
     uneven = drop_last and rows > batch_size and rows % batch_size > 0
-    in_core = shuffle and not (uneven or apart) and isinstance(trainer._core, _core.Trainer)
+    in_core = shuffle and not uneven and isinstance(trainer._core, _core.Trainer)
     at, end, parts = start, start + steps, []
     while at < end:
         number, place = divmod(at, batches)
         take = min(batches - place, end - at)
-        if in_core and take == batches:
+        here = counting[at - start :][:take]
+        if in_core and take == batches and here.all():
             order = _batches.order_number(task, number)
             history = trainer._pass(task.x, task.y, task.sample_weight, batch_size, order)
             history._counts = _counts(trainer, task.y, task.sample_weight)
             parts.append(history)
         else:
-            for x, y, weight in _batches.chunks(
-                task, seed=trainer.model.seed, steps=take, start=at, batch_size=batch_size,
-                shuffle=shuffle, drop_last=drop_last, most=most,
+            for x, y, weight in itertools.chain.from_iterable(
+                _batches.chunks(
+                    task, seed=trainer.model.seed, steps=until - first, start=at + first,
+                    batch_size=batch_size, shuffle=shuffle, drop_last=drop_last, most=most,
+                )
+                for first, until in itertools.pairwise(_fits(here, trainer._accumulate))
             ):  # fmt: skip
                 counts = _counts(trainer, y, weight, batch_size)
                 if counts[0] == 0:  # a fit would refuse them: all of its batches would be skipped
@@ -104,8 +127,8 @@ def _counts(
 
     It skips batches in which no row counts for the loss.
     """
-    loss, dtype, y = trainer.loss, trainer.model.dtype, np.asarray(y)
-    each = np.ones(len(y)) if weight is None else np.asarray(weight, dtype).astype(np.float64)
+    loss, y = trainer.loss, np.asarray(y)
+    each = np.ones(len(y)) if weight is None else _as_taken(trainer, weight)
     of_loss = each * shares_of_rows(trainer, y)
     if isinstance(loss, CrossEntropyLoss) and are_labels(y):
         each = np.where(y == loss.ignore_index, 0.0, each)
@@ -116,18 +139,48 @@ def _counts(
     return float(of_loss.sum()), float(each.sum()), 0.0
 
 
-def all_count(trainer: Trainer, task: Task) -> bool:
-    """Whether each row counts in the mean of a trainer's loss."""
-    weights = () if task.sample_weight is None else np.asarray(task.sample_weight)
-    return bool(np.all(weights) and np.all(shares_of_rows(trainer, np.asarray(task.y))))
+def counting_steps(trainer: Trainer, task: Task, **options: Any) -> Any:
+    """Return, for each of some steps on a task, whether any of its rows counts in the loss.
+
+    Looks only at the rows of these steps: a task may be learned in many parts.
+    """
+    y, weight, steps = np.asarray(task.y), task.sample_weight, options["steps"]
+    labels = isinstance(trainer.loss, CrossEntropyLoss) and are_labels(y)
+    if weight is None and not labels:
+        return np.ones(steps, bool)
+    weight, found = None if weight is None else np.asarray(weight), []
+    for rows in _batches.rows_of_steps(
+        task, len(y), seed=trainer.model.seed, most=steps, **options
+    ):
+        shares = shares_of_rows(trainer, y[rows])
+        if weight is not None:
+            shares *= _as_taken(trainer, weight[rows])
+        firsts = np.arange(0, len(rows), options["batch_size"])
+        found.append(np.logical_or.reduceat(shares != 0, firsts))
+    return np.concatenate(found)
+
+
+def _fits(counting: Any, accumulate: int) -> list[int]:
+    """Return the first steps of fits, and the end of the last one.
+
+    A fit ends with each update in which no row of some batch counts, and goes on otherwise.
+    """
+    firsts = np.arange(0, len(counting), accumulate)
+    short = ~np.logical_and.reduceat(counting, firsts)
+    ends = np.minimum(firsts[short] + accumulate, len(counting))
+    return np.unique([0, *ends, len(counting)]).tolist()  # type: ignore[no-any-return]
+
+
+def _as_taken(trainer: Trainer, weight: Any) -> Any:
+    """Return weights of rows as the core takes them: small ones may be 0."""
+    return np.asarray(weight, trainer.model.dtype).astype(np.float64)
 
 
 def shares_of_rows(trainer: Trainer, y: Any) -> Any:
     """Return how much each row counts in the mean of a trainer's loss: 0 for ignored labels."""
-    loss = trainer.loss
+    loss, shares = trainer.loss, np.ones(len(y))
     if not isinstance(loss, CrossEntropyLoss) or not are_labels(y):
-        return np.ones(len(y))
-    shares = np.ones(len(y))
+        return shares
     if loss.weight is not None:
         of_class = np.asarray(loss.weight, trainer.model.dtype).astype(np.float64)
         # Labels that are no classes are an error later; any weight will do here.

@@ -11,7 +11,7 @@ from thalweg._trainer import Trainer
 from thalweg.continual import _batches
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._memory import Drawing, KeepingTasks, buffer_of, check_competing, kept_rows
-from thalweg.continual._passes import all_count, mean_history, were_skipped
+from thalweg.continual._passes import counting_steps, mean_history, were_skipped
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, are_labels, counted
 from thalweg.errors import UnsupportedError
@@ -28,6 +28,8 @@ class Projecting(Strategy):
     """Base of strategies that change gradients between the pass and the update, in the core."""
 
     _does: tuple[str, ...] = ("projection",)
+    #: Rows of the latest `step`.
+    _rows_of_latest: int = 0
 
     def __init__(self, inner: Trainer | Strategy) -> None:
         super().__init__(inner)
@@ -60,16 +62,22 @@ class Projecting(Strategy):
 
     def step(self, x: Any, y: Any) -> float:
         """Take a step on a batch that does not go against what is remembered."""
-        if not self._remembers():
-            return super().step(x, y)
-        x, take = self.trainer.model._samples(x, "x"), super().step
-        return self._projecting(len(x), lambda _: take(x, y))
+        take = super().step
+        if self._remembers():
+            x = self.trainer.model._samples(x, "x")
+            loss = self._projecting(len(x), lambda _: take(x, y))
+        else:
+            loss = take(x, y)
+        self._rows_of_latest = len(x)
+        return loss
 
-    def _finish(self) -> None:
-        if self.trainer._accumulate == 1 or not self._remembers():
-            return super()._finish()
-        finish = super()._finish
-        return self._projecting(None, lambda _: finish())
+    def _project_rest(self) -> None:
+        """Make the update for which gradients of some batches wait, projected like the others."""
+        flush = self.trainer._core.flush
+        if self._remembers():
+            self._projecting(self._rows_of_latest or None, lambda _: flush())
+        else:
+            flush()
 
     def _projecting(self, rows: int | None, take: Callable[[Any], _T]) -> _T:
         """Call a function with the core's trainer, which projects gradients until it returns.
@@ -212,14 +220,16 @@ class AGEM(Projecting, KeepingTasks):
         # Batches in an update; the last update of a pass may have fewer.
         each = self.trainer._accumulate
         per_pass = _batches.per_pass(len(task.y), batch_size, options["drop_last"])
-        # Updates in which no row counts are skipped, and so must be their reference rows. Whether
-        # any does is known here only if all do: a strategy inside may add some that count.
-        chunk = _CHUNK if all_count(self.trainer, task) else 1
+        counting = counting_steps(
+            self.trainer, task, steps=steps, start=start, batch_size=batch_size, **options
+        )
+        cuts = _cuts(counting, start, per_pass, each)
         at, end, parts = start, start + steps, []
         while at < end:
-            stop = min(_batches.end_of_update(at + chunk, per_pass, each), end)
+            stop = min(_batches.end_of_update(at + _CHUNK, per_pass, each, start), end)
             if each > 1:  # updates in a pass that this call begins within may be fewer
                 stop = min(stop, at - at % per_pass + per_pass)
+            stop = min(stop, int(cuts[np.searchsorted(cuts, at, "right")]))
             count = stop - at
             update = at // per_pass * -(-per_pass // each) + at % per_pass // each
             rows = kept_rows(len(self.buffer), task.index, seed, update, -(-count // each), size)
@@ -230,6 +240,23 @@ class AGEM(Projecting, KeepingTasks):
             parts.append(part)
             at += count
         return mean_history(self.trainer.loss, parts)
+
+    def _project_rest(self) -> None:
+        with Drawing(self.buffer):
+            super()._project_rest()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next call depends on, besides the trainer."""
+        return {**super().state_dict(), "rows_of_latest": self._rows_of_latest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore a state that `state_dict` returned."""
+        super().load_state_dict(state)
+        self._rows_of_latest = int(state.get("rows_of_latest", 0))  # older states have none
+
+    def _check_state(self, state: Any) -> None:
+        super()._check_state(state)
+        _checks.integer("rows_of_latest in the state", state.get("rows_of_latest", 0), 0)
 
     def step(self, x: Any, y: Any) -> float:
         """Take a step on new samples, not against kept ones; those of a stream are kept then.
@@ -349,6 +376,20 @@ class GEM(Projecting):
         super()._check_kept(task)
         kept = [memory["y"] for memory in self._memories if are_labels(memory["y"])]
         check_competing(self, np.concatenate(kept) if kept else None)
+
+
+def _cuts(counting: Any, start: int, per_pass: int, accumulate: int) -> Any:
+    """Return the steps before and after updates in which no row of the task counts, and the end.
+
+    They are skipped, and so must be their reference rows, unless a strategy inside adds rows that
+    count, which is not known here. Each must therefore be on its own.
+    """
+    steps = np.arange(start, start + len(counting))
+    since = steps - np.maximum(start, steps - steps % per_pass)  # an update begins with each part
+    firsts = np.flatnonzero(since % accumulate == 0)
+    none = ~np.logical_or.reduceat(counting, firsts)
+    edges = np.append(firsts, len(counting))
+    return start + np.unique([*edges[:-1][none], *edges[1:][none], len(counting)])
 
 
 def sample(rows: int, size: int, seed: int, index: int) -> Any:

@@ -175,7 +175,7 @@ class Quadratic(Strategy):
 
     def end(self, task: Task) -> None:
         """Record what must not be forgotten of a task that was learned."""
-        self._admit_end(task)
+        self._ready_to_end(task)
         self._end_of_steps()
         self._check_ratio(task)
         super().end(task)
@@ -259,8 +259,8 @@ class Quadratic(Strategy):
             return None
         dtype = self.trainer.model.dtype
         return (
-            _arrays.as_dtype(importance, dtype, "importance").copy(),
-            _arrays.as_dtype(anchor, dtype, "anchor").copy(),
+            _copied(importance, dtype, "importance"),
+            _copied(anchor, dtype, "anchor"),
             self._factor * strength,
         )
 
@@ -268,6 +268,12 @@ class Quadratic(Strategy):
         """Restore a state that `state_dict` returned."""
         super().load_state_dict(state)
         self._set(self._importance, self._anchor)
+
+
+def _copied(values: Flat, dtype: Any, name: str) -> Any:
+    """Return a copy of numbers, in a dtype."""
+    found = _arrays.as_dtype(values, dtype, name)
+    return found.copy() if found is values else found
 
 
 class Consolidating(Quadratic):

@@ -174,6 +174,9 @@ def load(
                 f" format {_VERSION}. Continue with the version that wrote the file, or learn anew"
             )
         was, now = saved["setting"], json.loads(json.dumps(setting))
+        for task in was.get("tasks", {}).values():
+            if task["classes"]:  # older files have them as they were given, `Task` sorts them
+                task["classes"] = sorted({*task["classes"]})
         if "tasks" not in now:
             was = {key: value for key, value in was.items() if key in now}
             for one in (was, now):

@@ -95,7 +95,9 @@ def run(
     -------
     Result
         Also available as ``strategy.result`` from the start: after an error or Ctrl-C, that has the
-        scores so far. The task that was being learned then has not ended, for any strategy.
+        scores so far. The task that was being learned then has not ended, for any strategy; if a
+        metric raised after its end, it has ended, but has no scores. To restore what strategies
+        have gathered, it is copied, with all buffers, at the end of each task.
 
     Raises
     ------

@@ -14,7 +14,7 @@ from thalweg import _arrays
 from thalweg._spec import classes, rebuild
 from thalweg._trainer import Trainer
 from thalweg._trainer._file import _FUNCTION, _described
-from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
+from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import Sequential, _losses
 from thalweg.optim import Optimizer
 
@@ -203,14 +203,17 @@ class Stateful:
         """Refuse an array of a state that has no finite number for each of the parameters."""
         if array is None:
             return
-        model, what = self.trainer.model, f"the {name} in the state"
+        model, what = self.trainer.model, f"{name} in the state"
         array = _arrays.as_numeric(array, what)
         if array.shape[-1:] != (model.num_parameters,):
             raise ShapeError(
                 f"{what} has shape {array.shape}, but the model of this {type(self).__name__} has"
                 f" {model.num_parameters} parameters"
             )
-        _arrays.finite(_arrays.as_dtype(array, model.dtype, what), what)
+        try:
+            _arrays.finite(_arrays.as_dtype(array, model.dtype, name), name)
+        except DataError as error:
+            raise DataError(f"in the state, {error}") from None
 
     @classmethod
     def _names_gathered(cls) -> list[str]:

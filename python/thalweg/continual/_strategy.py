@@ -217,6 +217,10 @@ class Strategy(Admission, Stateful):
         strategy inside takes part in every step, like `Replay`.
 
         A custom strategy that overrides `step` but not this takes each of the steps by its `step`.
+
+        With ``accumulate_grad_batches``, an update is of the batches at its positions in the pass,
+        also where no row of some of them counts; `Trainer.fit` passes over those, and takes the
+        next ones instead.
         """
         check_task(task)
         self._check_begun(task, "cannot be learned")
@@ -264,7 +268,7 @@ class Strategy(Admission, Stateful):
             If no task has begun, the latest one has ended already, or it has another index;
             nothing is changed then.
         """
-        self._admit_end(task)
+        self._ready_to_end(task)
         self._admitted = None
         if self.inner is not None:
             self.inner._admitted = task
@@ -310,7 +314,13 @@ class Strategy(Admission, Stateful):
         ThalwegError
             If an argument or the data are invalid, or training diverges. After any error, also one
             of a later epoch, strategy and trainer are as they were before; after Ctrl-C, the steps
-            that were taken remain, and the task has not ended, for any strategy.
+            that were taken remain, and weights that `end` has changed, such as those that `PackNet`
+            has pruned, but the task has not ended, for any strategy.
+
+        Notes
+        -----
+        To restore it after an error, what strategies have gathered is copied, with all buffers,
+        when the task begins and when it ends.
         """
         check_task(task)
         check_rows(task, task.index)
