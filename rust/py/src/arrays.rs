@@ -1,10 +1,7 @@
 //! NumPy arrays, borrowed: they must be C-contiguous and in the model's precision.
 
 use half::f16;
-use numpy::{
-    Element, PyArray1, PyArray2, PyArrayDyn, PyArrayMethods, PyReadonlyArray1, PyReadonlyArray2,
-    PyUntypedArray, PyUntypedArrayMethods,
-};
+use numpy::{Element, PyArray1, PyArray2, PyArrayMethods, PyUntypedArray, PyUntypedArrayMethods};
 use pyo3::PyTypeInfo;
 use pyo3::prelude::*;
 use thalweg_core::arena::{reserve, zeros};
@@ -14,25 +11,21 @@ use thalweg_core::train::DataSet;
 use thalweg_core::view::MatRef;
 use thalweg_core::{Dtype, Error};
 
+use crate::borrow::{AnyShape, Plane, Vector};
 use crate::dtype::Real;
 use crate::errors::{raise, translate};
 
 /// A borrowed matrix. While it exists, the array stays where it is.
-pub struct Matrix<'py, T: Real>(PyReadonlyArray2<'py, T>);
+pub struct Matrix<'py, T: Real>(Plane<'py, T>);
 
 impl<'py, T: Real> Matrix<'py, T> {
     /// Borrows an array.
     pub fn new(argument: &str, array: &Bound<'py, PyAny>) -> PyResult<Self> {
-        let refuse = || {
+        Plane::new(array).map(Matrix).ok_or_else(|| {
             let name = T::DTYPE.name();
             let message = format!("{argument} must be a C-contiguous {name} array of shape (rows, features)");
             raise(array.py(), "DtypeError", message)
-        };
-        let array = array.cast::<PyArray2<T>>().map_err(|_| refuse())?;
-        if !array.is_c_contiguous() {
-            return Err(refuse());
-        }
-        Ok(Matrix(array.try_readonly().map_err(|_| refuse())?))
+        })
     }
 
     /// The core's view of it.
@@ -44,30 +37,26 @@ impl<'py, T: Real> Matrix<'py, T> {
 /// Borrowed rows of features, in the model's precision or one that is converted batch by batch.
 pub enum Features<'py, T: Real> {
     Native(Matrix<'py, T>),
-    Bytes(PyReadonlyArray2<'py, u8>),
-    Half(PyReadonlyArray2<'py, f16>),
-    Single(PyReadonlyArray2<'py, f32>),
-    Double(PyReadonlyArray2<'py, f64>),
+    Bytes(Plane<'py, u8>),
+    Half(Plane<'py, f16>),
+    Single(Plane<'py, f32>),
+    Double(Plane<'py, f64>),
 }
 
 impl<'py, T: Real> Features<'py, T> {
     /// Borrows an array.
     pub fn new(argument: &str, array: &Bound<'py, PyAny>) -> PyResult<Self> {
-        fn borrow<'py, E: Element>(array: &Bound<'py, PyAny>) -> Option<PyReadonlyArray2<'py, E>> {
-            let array = array.cast::<PyArray2<E>>().ok().filter(|a| a.is_c_contiguous())?;
-            array.try_readonly().ok()
-        }
         if array.cast::<PyArray2<T>>().is_err() {
-            if let Some(array) = borrow(array) {
+            if let Some(array) = Plane::new(array) {
                 return Ok(Features::Bytes(array));
             }
-            if let Some(array) = borrow(array) {
+            if let Some(array) = Plane::new(array) {
                 return Ok(Features::Half(array));
             }
-            if let Some(array) = borrow(array) {
+            if let Some(array) = Plane::new(array) {
                 return Ok(Features::Single(array));
             }
-            if let Some(array) = borrow(array) {
+            if let Some(array) = Plane::new(array) {
                 return Ok(Features::Double(array));
             }
         }
@@ -87,9 +76,9 @@ impl<'py, T: Real> Features<'py, T> {
 }
 
 /// The core's view of an array that is C-contiguous.
-fn view<'a, E: Element + Copy>(array: &'a PyReadonlyArray2<'_, E>) -> MatRef<'a, E> {
+fn view<'a, E: Element + Copy>(array: &'a Plane<'_, E>) -> MatRef<'a, E> {
     let [rows, cols] = *array.shape() else { unreachable!("a matrix has two dimensions") };
-    MatRef::new(array.as_slice().expect("checked when it was borrowed"), rows, cols)
+    MatRef::new(array.as_slice(), rows, cols)
 }
 
 /// Whether something is an aligned array, and not of a subclass: a masked array is more than its values.
@@ -102,25 +91,21 @@ pub fn is_plain(array: &Bound<'_, PyAny>) -> bool {
 pub enum Answers<'py, T: Real> {
     Values(Matrix<'py, T>),
     /// One number per row.
-    Column(PyReadonlyArray1<'py, T>),
+    Column(Vector<'py, T>),
     /// Numbers converted from the other precision.
     Converted {
         values: Vec<T>,
         rows: usize,
     },
-    Labels(PyReadonlyArray1<'py, i64>),
+    Labels(Vector<'py, i64>),
 }
 
 impl<'py, T: Real> Answers<'py, T> {
     /// Borrows labels if the array is int64, otherwise numbers.
     pub fn new(argument: &str, array: &Bound<'py, PyAny>) -> PyResult<Self> {
-        match array.cast::<PyArray1<i64>>() {
-            Ok(labels) if labels.is_c_contiguous() => {
-                let labels =
-                    labels.try_readonly().map_err(|e| raise(array.py(), "DtypeError", e.to_string()))?;
-                Ok(Answers::Labels(labels))
-            }
-            _ => Ok(Answers::Values(Matrix::new(argument, array)?)),
+        match Vector::new(array) {
+            Some(labels) => Ok(Answers::Labels(labels)),
+            None => Ok(Answers::Values(Matrix::new(argument, array)?)),
         }
     }
 
@@ -130,7 +115,7 @@ impl<'py, T: Real> Answers<'py, T> {
         if array.cast::<PyArray2<T>>().is_ok() || array.cast::<PyArray1<i64>>().is_ok() {
             return Self::new("y", array).ok();
         }
-        if let Some(numbers) = borrow(array) {
+        if let Some(numbers) = Vector::new(array) {
             return column().then_some(Answers::Column(numbers));
         }
         let values = converted(array, 0.0)?;
@@ -144,32 +129,23 @@ impl<'py, T: Real> Answers<'py, T> {
         match self {
             Answers::Values(matrix) => Targets::Values(matrix.view()),
             Answers::Column(numbers) => {
-                let numbers = numbers.as_slice().expect("checked when it was borrowed");
+                let numbers = numbers.as_slice();
                 Targets::Values(MatRef::new(numbers, numbers.len(), 1))
             }
             Answers::Converted { values, rows } => {
                 Targets::Values(MatRef::new(values, *rows, values.len() / (*rows).max(1)))
             }
-            Answers::Labels(labels) => {
-                Targets::Labels(labels.as_slice().expect("checked when it was borrowed"))
-            }
+            Answers::Labels(labels) => Targets::Labels(labels.as_slice()),
         }
     }
-}
-
-/// Borrows a contiguous vector.
-fn borrow<'py, E: Element>(array: &Bound<'py, PyAny>) -> Option<PyReadonlyArray1<'py, E>> {
-    let array = array.cast::<PyArray1<E>>().ok().filter(|a| a.is_c_contiguous())?;
-    array.try_readonly().ok()
 }
 
 /// Converts a contiguous array of the other precision, if all its numbers are finite in this one, and 0 or of a size of
 /// at least `least`.
 fn converted<T: Real>(array: &Bound<'_, PyAny>, least: f64) -> Option<Vec<T>> {
     fn of<T: Real, E: Real>(array: &Bound<'_, PyAny>, least: f64) -> Option<Vec<T>> {
-        let array = array.cast::<PyArrayDyn<E>>().ok().filter(|a| a.is_c_contiguous())?;
-        let array = array.try_readonly().ok()?;
-        let array = array.as_slice().ok()?;
+        let array = AnyShape::<E>::new(array)?;
+        let array = array.as_slice();
         if array.iter().any(|x| *x != E::ZERO && x.to_f64().abs() < least) {
             return None;
         }
@@ -182,7 +158,7 @@ fn converted<T: Real>(array: &Bound<'_, PyAny>, least: f64) -> Option<Vec<T>> {
 /// Weights of rows, if there are any, borrowed or converted.
 pub enum Weights<'py, T: Real> {
     None,
-    Borrowed(PyReadonlyArray1<'py, T>),
+    Borrowed(Vector<'py, T>),
     Converted(Vec<T>),
 }
 
@@ -190,19 +166,11 @@ impl<'py, T: Real> Weights<'py, T> {
     /// Borrows an array; `None` means no weights.
     pub fn new(argument: &str, array: Option<&Bound<'py, PyAny>>) -> PyResult<Self> {
         let Some(array) = array.filter(|a| !a.is_none()) else { return Ok(Weights::None) };
-        let refuse = || {
+        Vector::new(array).map(Weights::Borrowed).ok_or_else(|| {
             let name = T::DTYPE.name();
-            raise(
-                array.py(),
-                "DtypeError",
-                format!("{argument} must be a contiguous {name} array of shape (rows,)"),
-            )
-        };
-        let weights = array.cast::<PyArray1<T>>().map_err(|_| refuse())?;
-        if !weights.is_c_contiguous() {
-            return Err(refuse());
-        }
-        Ok(Weights::Borrowed(weights.try_readonly().map_err(|_| refuse())?))
+            let message = format!("{argument} must be a contiguous {name} array of shape (rows,)");
+            raise(array.py(), "DtypeError", message)
+        })
     }
 
     /// The same for a single step, in either precision; see [`Answers::for_step`].
@@ -210,7 +178,7 @@ impl<'py, T: Real> Weights<'py, T> {
         let Some(array) = array.filter(|a| !a.is_none()) else { return Some(Weights::None) };
         // Weights below that are 0, or they are negative, or would count as 0: the caller says which.
         let least = if T::DTYPE == Dtype::F32 { f64::from(f32::MIN_POSITIVE) } else { f64::MIN_POSITIVE };
-        let weights = match borrow(array) {
+        let weights = match Vector::new(array) {
             Some(weights) => Weights::Borrowed(weights),
             None if array.cast::<PyUntypedArray>().ok()?.ndim() == 1 => {
                 Weights::Converted(converted(array, least)?)
@@ -224,7 +192,7 @@ impl<'py, T: Real> Weights<'py, T> {
     fn slice(&self) -> Option<&[T]> {
         match self {
             Weights::None => None,
-            Weights::Borrowed(w) => Some(w.as_slice().expect("checked when it was borrowed")),
+            Weights::Borrowed(w) => Some(w.as_slice()),
             Weights::Converted(w) => Some(w),
         }
     }

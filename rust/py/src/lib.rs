@@ -1,15 +1,16 @@
 //! The Python interface of `thalweg-core`: it borrows or converts arrays, translates errors, and divides long
-//! calls into parts, between which it polls for Ctrl-C. Nothing is computed here, and nothing is `unsafe`.
+//! calls into parts, between which it polls for Ctrl-C. Nothing is computed here, and only `borrow` is `unsafe`.
 //!
 //! Everything that may take time runs with the interpreter detached (the GIL released). Locks that are held
 //! meanwhile are also taken there, never while attached, so that a thread that waits for one cannot block the
 //! interpreter; and always in the order fit, trainer, jet, model, optimizer. The lock of a trainer's loss is
 //! held only for a moment, and may be taken while attached. `locks` describes what happens on a fork.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod along;
 mod arrays;
+mod borrow;
 mod check;
 mod diff;
 mod dtype;
