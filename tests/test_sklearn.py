@@ -728,6 +728,81 @@ def test_a_rate_that_was_changed_holds_from_the_next_partial_fit_on():
         assert network.trainer_.optimizer.steps == 2
 
 
+@pytest.mark.parametrize("kind", ["a number", "several numbers", "three classes"])
+def test_a_schedule_is_based_on_the_rates_that_scikit_learn_counts_in(kind):
+    """scikit-learn's own "invscaling", written as a schedule, also where our rates differ."""
+    x, y = data(kind)
+    options = {"hidden_layer_sizes": 8, "solver": "sgd", "learning_rate_init": 0.1, "max_iter": 4}
+    options |= {"random_state": 0, "dtype": "float64"}
+    fall = optim.schedules.LambdaLR(lambda epoch: (epoch * len(x) + 1) ** -0.5, per="epoch")
+    ours = PAIRS[kind][0](**options, learning_rate=fall).fit(x, y)
+    assert_same_weights(
+        ours, PAIRS[kind][0](**options, learning_rate="invscaling").fit(x, y), tolerance=1e-12
+    )
+    flat = optim.schedules.CosineAnnealingLR(eta_min=0.1)  # an absolute rate
+    ours = PAIRS[kind][0](**options, learning_rate=flat).fit(x, y)
+    assert_same_weights(ours, PAIRS[kind][0](**options).fit(x, y), tolerance=1e-12)
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam", optim.AdamW(lr=1e-2)])
+def test_a_schedule_goes_on_from_one_partial_fit_to_the_next(solver):
+    x, y = data("a number")
+    rate = optim.schedules.CosineAnnealingLR(T_max=5, per="epoch")
+    options = {"solver": solver, "random_state": 0, "shuffle": False, "dtype": "float64"}
+    whole = MLPRegressor(**options, learning_rate=rate, max_iter=3).fit(x, y)
+    parts = MLPRegressor(**options, learning_rate=rate)
+    for _ in range(3):
+        parts.partial_fit(x, y)
+    assert_same_weights(parts, whole, tolerance=1e-12)
+    base = parts.trainer_.optimizer.lr / (0.5 * (1 + math.cos(math.pi * 2 / 5)))
+    if isinstance(solver, str):
+        parts.set_params(learning_rate_init=0.1).partial_fit(x, y)
+        assert parts.trainer_.optimizer.lr == pytest.approx(
+            100 * base * 0.5 * (1 + math.cos(math.pi * 3 / 5))
+        )
+        parts.set_params(learning_rate_init=0.001)
+    steps = parts.trainer_.optimizer.steps
+    parts.set_params(learning_rate="constant").partial_fit(x, y)
+    assert parts.trainer_.optimizer.lr == pytest.approx(base)
+    assert parts.trainer_.optimizer.steps == steps + 1, "its state is kept"
+
+
+def test_a_rate_follows_the_held_out_data():
+    x, y = data("two classes")
+    plateau = optim.schedules.ReduceLROnPlateau(patience=0, threshold=0.9, factor=0.5)
+    network = clone(MLPClassifier(max_iter=3, early_stopping=True, learning_rate=plateau))
+    network.fit(x, y)
+    assert network.trainer_.optimizer.lr == pytest.approx(0.001 / 4), "not in the first epoch"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"learning_rate": "cosine"}, r"did you mean schedules.CosineAnnealingLR"),
+        ({"learning_rate": optim.schedules.CosineAnnealingLR}, "pass an instance"),
+        (
+            {"learning_rate": optim.schedules.CosineAnnealingLR(), "solver": "lbfgs"},
+            r'learning_rate is CosineAnnealingLR\(.*\), but solver="lbfgs" has no rate',
+        ),
+        (
+            {"learning_rate": optim.schedules.ReduceLROnPlateau()},
+            "follows 'val_loss', but no data are held out: set early_stopping=True",
+        ),
+    ],
+)
+def test_a_schedule_that_cannot_be_followed_is_refused(options, says):
+    network = MLPRegressor(**options)
+    with pytest.raises(tw.errors.ArgumentError, match=says):
+        network.fit(*data("a number"))
+    assert not hasattr(network, "trainer_")
+
+
+def test_a_schedule_as_long_as_a_fit_is_not_for_partial_fit():
+    network = MLPRegressor(learning_rate=optim.schedules.CosineAnnealingLR())
+    with pytest.raises(tw.errors.ArgumentError, match="say how long it lasts"):
+        network.partial_fit(*data("a number"))
+
+
 def test_a_warm_start_goes_on():
     x, y = data("a number")
     options = {"solver": "sgd", "momentum": 0.0, "shuffle": False, "random_state": 0}

@@ -58,6 +58,7 @@ _NUMBERS = {
 _FLAGS = ("shuffle", "warm_start", "nesterovs_momentum", "early_stopping")
 _SOLVERS = ("lbfgs", "sgd", "adam")
 _RATES = ("constant", "invscaling", "adaptive")
+_SCHEDULES = (optim.schedules.Schedule, optim.schedules.ReduceLROnPlateau)
 #: Arguments of solvers given by name, which an optimizer ignores.
 _OF_NAMED_SOLVERS = (
     "learning_rate_init", "learning_rate", "power_t", "momentum", "nesterovs_momentum", "beta_1",
@@ -74,7 +75,23 @@ def check(estimator: Any) -> None:
     solver, batch_size = estimator.solver, estimator.batch_size
     if not isinstance(solver, optim.Optimizer):
         named_or_made("solver", solver, _SOLVERS, optim.Optimizer, "optim")
-    _checks.one_of("learning_rate", estimator.learning_rate, _RATES)
+    rate = estimator.learning_rate
+    if not isinstance(rate, _SCHEDULES):
+        named_or_made("learning_rate", rate, _RATES, optim.schedules.Schedule, "optim.schedules")
+    elif isinstance(solver, str) and solver == "lbfgs":
+        raise ArgumentError(
+            f'learning_rate is {rate!r}, but solver="lbfgs" has no rate: leave it out, or choose '
+            "another solver"
+        )
+    elif (
+        isinstance(rate, optim.schedules.ReduceLROnPlateau)
+        and rate.monitor.startswith("val_")
+        and not estimator.early_stopping
+    ):
+        raise ArgumentError(
+            f"learning_rate follows {rate.monitor!r}, but no data are held out: set "
+            'early_stopping=True, or follow the training, ReduceLROnPlateau(monitor="loss")'
+        )
     if not (isinstance(batch_size, str) and batch_size == "auto"):
         _checks.integer("batch_size", batch_size, 1, also='"auto"')
     for name in ("max_iter", "max_fun"):
@@ -89,6 +106,15 @@ def check(estimator: Any) -> None:
         _checks.integer("n_iter_no_change", patience, 1)
     if isinstance(solver, optim.Optimizer):
         _refuse_unused(estimator)
+
+
+def check_course(rate: Any) -> None:
+    """Raise if `learning_rate` is a schedule as long as a fit, as `partial_fit` never ends."""
+    if isinstance(rate, optim.schedules.Schedule) and rate.is_open:
+        raise ArgumentError(
+            f"learning_rate is {rate!r}, which lasts as long as the fit, but each partial_fit is "
+            "a fit of one epoch: say how long it lasts, e.g. CosineAnnealingLR(T_max=10_000)"
+        )
 
 
 def check_validation(estimator: Any, given: tuple[Any, Any, Any]) -> bool:
@@ -124,6 +150,8 @@ def _refuse_unused(estimator: Any) -> None:
         value = getattr(estimator, name)
         # alpha=0, no penalty, is what an optimizer does anyway.
         if value == usual.get(name, value) or (name == "alpha" and value == 0):
+            continue
+        if isinstance(value, _SCHEDULES):  # which changes the optimizer's rate
             continue
         instead = "optim.AdamW(weight_decay=...)" if name == "alpha" else "optim.AdamW(lr=...)"
         raise ArgumentError(

@@ -24,7 +24,7 @@ from thalweg.errors import ArgumentError, DataError, DivergedError, ShapeError
 from thalweg.nn._losses import CoreLoss, FunctionLoss
 from thalweg.nn._sequential._base import dtype_name
 from thalweg.optim._full_batch import FullBatchOptimizer
-from thalweg.sklearn import _arguments, _network
+from thalweg.sklearn import _arguments, _network, _rates
 from thalweg.sklearn._stopping import Stopping
 
 #: Accepted formats of sparse samples, which convert to dense rows directly.
@@ -66,7 +66,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         solver: Any = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
-        learning_rate: str = "constant",
+        learning_rate: Any = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
@@ -120,8 +120,9 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
     out_activation_: str
     #: What the network was made with, which cannot change while its training continues.
     _made_with: dict[str, Any]
-    #: The `learning_rate_init` that the optimizer has.
+    #: The `learning_rate_init` that the optimizer has, and the `learning_rate` of the trainer.
     _rate: float
+    _course: Any
     #: The strength of the trainer's current penalty.
     _strength: float
     #: The `scoring` of the scores recorded so far.
@@ -275,6 +276,8 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         validates = _arguments.check_validation(self, validation)
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
+        if incremental:
+            _arguments.check_course(self.learning_rate)
         hidden = _network.hidden_layers(self.hidden_layer_sizes)
         behind = _network.activation(self.activation)
         dtype = np.dtype(dtype_name(self.dtype))
@@ -309,18 +312,21 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             model = self.model_
         if fresh or not self._goes_on():
             self._begin()
+        rate = None
         if fresh or not incremental or self._solver != self.solver:
             self._solver: Any = self.solver
-            optimizer = self._optimizer(objective)
-            self.trainer_ = Trainer(model, loss=objective.loss, optimizer=optimizer)
-            self._strength = 0.0
-        elif self._rate != self.learning_rate_init:  # changed between calls of partial_fit
-            self.trainer_.optimizer.lr = self._optimizer(objective).lr
-        self._rate = self.learning_rate_init
+            self._make_trainer(model, objective, self._optimizer(objective))
+        elif self._course != self.learning_rate:  # changed between calls of partial_fit
+            optimizer = self.trainer_.optimizer
+            optimizer.lr = self._optimizer(objective).lr
+            self._make_trainer(model, objective, optimizer)
+        elif self._rate != self.learning_rate_init:
+            rate = self._optimizer(objective).lr
+        self._rate, self._course = self.learning_rate_init, self.learning_rate
         if self.solver == "lbfgs":
             self._fit_lbfgs(objective, X, target, weight)
         else:
-            self._fit_batches(objective, X, target, weight, held_out, random, incremental)
+            self._fit_batches(objective, X, target, weight, held_out, random, incremental, rate)
 
     def _checked(self, X: Any, y: Any, dtype: np.dtype[Any], *, reset: bool) -> tuple[Any, Any]:
         """Return dense samples and targets after scikit-learn's checks."""
@@ -407,6 +413,17 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             nesterov=self.nesterovs_momentum and self.momentum > 0, convention="keras",
         )  # fmt: skip
 
+    def _make_trainer(
+        self, model: nn.Sequential, objective: Objective, optimizer: optim.Optimizer
+    ) -> None:
+        """Make the trainer, whose rates follow `learning_rate` if that is a schedule."""
+        scale = objective.scale if self.solver == "sgd" else 1.0
+        self.trainer_ = Trainer(
+            model, loss=objective.loss, optimizer=optimizer,
+            schedule=_rates.schedule(self.learning_rate, scale),
+        )  # fmt: skip
+        self._strength = 0.0
+
     def _decay(self, rows: int, weight: Array | None) -> float:
         """Return the strength of scikit-learn's penalty in batches of `rows` rows."""
         mean = 1.0 if weight is None else float(weight.mean(dtype=np.float64))
@@ -424,6 +441,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
     def _fit_batches(
         self, objective: Objective, x: Samples, target: Any, weight: Array | None,
         held_out: tuple[Samples, Any, Array | None] | None, random: Any, incremental: bool,
+        rate: float | None,
     ) -> None:  # fmt: skip
         trainer = self.trainer_
         if self.early_stopping and held_out is None:
@@ -444,11 +462,13 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             penalty = trainer.penalty
         self.n_iter_ = 0
         stopping = Stopping(self, objective, len(x), penalty, held_out)
+        follows = isinstance(self.learning_rate, optim.schedules.ReduceLROnPlateau)
         try:
             trainer.fit(
                 x, target, epochs=1 if incremental else self.max_iter,
                 batch_size=None if self._at_once() else size, shuffle=self.shuffle,
-                sample_weight=weight, callbacks=[stopping, Inner()],
+                sample_weight=weight, callbacks=[stopping, Inner()], lr=rate,
+                validation_data=held_out if follows else None,
             )  # fmt: skip
         except KeyboardInterrupt:
             _warn.warn("Training interrupted by user.")

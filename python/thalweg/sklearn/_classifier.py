@@ -53,10 +53,13 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
     batch_size : int or "auto", keyword only, default "auto"
         Rows of a batch; "auto" is 200. At most the number of rows. If there is a `BatchNorm1d`,
         which cannot take a single row, batches are enlarged until the last one is not a single row.
-    learning_rate : {"constant", "invscaling", "adaptive"}, keyword only, default "constant"
-        For "sgd". After each epoch, "invscaling" divides `learning_rate_init` by
-        :math:`(t + 1)^p`, with `t` the rows used so far and `p` `power_t`. "adaptive" divides the
-        rate by 5 where training would otherwise end, down to 1e-6.
+    learning_rate : {"constant", "invscaling", "adaptive"} or schedule, default "constant"
+        Keyword only. The names are for "sgd": after each epoch, "invscaling" divides
+        `learning_rate_init` by :math:`(t + 1)^p`, with `t` the rows used so far and `p` `power_t`;
+        "adaptive" divides the rate by 5 where training would otherwise end, down to 1e-6. A
+        schedule of `thalweg.optim.schedules` is for any solver that has a rate, and based on
+        `learning_rate_init` or the rate of the given optimizer: ``CosineAnnealingLR()`` falls over
+        `max_iter` epochs. `partial_fit` takes one only if it says how long it lasts.
     learning_rate_init : float, keyword only, default 1e-3
         Learning rate of "sgd" and "adam". A new value applies from the next `partial_fit` on.
     power_t : float, keyword only, default 0.5
@@ -221,7 +224,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         solver: Any = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
-        learning_rate: str = "constant",
+        learning_rate: Any = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,

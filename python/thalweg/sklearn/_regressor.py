@@ -97,7 +97,7 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
         solver: Any = "adam",
         alpha: float = 0.0001,
         batch_size: int | str = "auto",
-        learning_rate: str = "constant",
+        learning_rate: Any = "constant",
         learning_rate_init: float = 0.001,
         power_t: float = 0.5,
         max_iter: int = 200,
