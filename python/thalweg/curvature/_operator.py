@@ -12,9 +12,10 @@ import numpy.typing as npt
 from thalweg import _arrays, _checks, _core, _parts
 from thalweg._arrays import Array
 from thalweg._habits import takes
+from thalweg.curvature._differences import Differences
 from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
 from thalweg.nn import Loss, Sequential
-from thalweg.nn._losses import CoreLoss, FunctionLoss, loss_of
+from thalweg.nn._losses import FunctionLoss, NoLoss, loss_of
 
 #: The names of the available matrices.
 Kind: TypeAlias = Literal["hessian", "gauss_newton", "fisher"]
@@ -55,15 +56,17 @@ class Operator:
     shape : tuple of two int
         (num_parameters, num_parameters)
     dtype : numpy.dtype
-        The model's, in which products are computed: in float32, to about six digits.
+        The model's, in which products are computed: in float32, to about six digits. For a custom
+        loss float64, see the notes.
 
     Raises
     ------
     ArgumentError, ShapeError, DataError, DtypeError
         If an argument is not as above.
     UnsupportedError
-        For a custom loss, whose second derivatives are not known; and for the Fisher information of
-        a loss that is not a negative log-likelihood.
+        For "gauss_newton" and "fisher" of a custom loss; with ``training=False``, for a custom loss
+        of a model with `nn.BatchNorm1d` or `nn.Dropout`; and for the Fisher information of a loss
+        that is not a negative log-likelihood.
 
     Notes
     -----
@@ -92,6 +95,12 @@ class Operator:
     long again, and kept (up to 256 MB; beyond that, every product is a first one) until parameters
     or data change. They are compared each time, so that an operator is never out of date. Its
     memory is reused at the next point, while a new operator has to allocate it.
+    For a custom loss, such as `nn.DerivativeLoss`, a product is the central difference of two
+    gradients, with the step :math:`h \approx \varepsilon^{1/3}` that balances truncation and
+    rounding. They are computed by a float64 copy of the model, whatever its dtype, so that about
+    nine digits are correct. The function must be deterministic, and depend on the parameters only
+    through what it is called with.
+
     SciPy accepts it as a linear operator: ``scipy.sparse.linalg.aslinearoperator(operator)``.
 
     References
@@ -126,8 +135,16 @@ class Operator:
         _parts.checked(model)
         self.kind = _checks.one_of("kind", kind, get_args(Kind))
         self._training = _checks.flag("training", training)
-        core_loss = known(loss)
         self._model = model
+        self.shape = (model.num_parameters, model.num_parameters)
+        found = loss_of(loss)
+        self._differences: Differences | None = None
+        if isinstance(found, FunctionLoss):
+            _expect_hessian(found, self.kind)
+            self._differences = Differences(model, x, y, found, sample_weight, self._training)
+            self.dtype = np.dtype(np.float64)
+            return
+        core_loss = found
         self._spec = core_loss._spec(model.out_features)
         self._point = _core.Point()
         self._x = model._matrix(x, "x")
@@ -139,11 +156,11 @@ class Operator:
             self._y = _arrays.targets(y, model.dtype, width, "y")
         self._weight = _arrays.weights(sample_weight, model.dtype, "sample_weight")
         self.dtype = model.dtype
-        self.shape = (model.num_parameters, model.num_parameters)
 
     def __repr__(self) -> str:
         n = self.shape[0]
-        return f"Operator({self.kind}, {n} x {n}, {self.dtype.name}, over {len(self._x)} rows)"
+        rows = len(self._x) if self._differences is None else self._differences.rows
+        return f"Operator({self.kind}, {n} x {n}, {self.dtype.name}, over {rows} rows)"
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy computes again what products share.
@@ -176,6 +193,8 @@ class Operator:
             If `v` or the data do not fit.
         """
         v = _arrays.flat(v, self.dtype, self.shape[0], "v")
+        if self._differences is not None:
+            return self._differences.product(v)
         return _core.curvature_product(
             self._point,
             self._model._core,
@@ -210,17 +229,16 @@ class Operator:
         return self @ np.eye(self.shape[0], dtype=self.dtype)
 
 
-def known(loss: Any) -> CoreLoss:
-    """Return `loss` as a core loss, if the core knows its second derivatives."""
-    found = loss_of(loss)
-    if isinstance(found, FunctionLoss):
+def _expect_hessian(loss: FunctionLoss, kind: str) -> None:
+    """Raise unless `kind` can be computed for a loss that is a function."""
+    if isinstance(loss, NoLoss):
+        loss.function()  # says so
+    if kind != "hessian":
         raise UnsupportedError(
-            "second derivatives of custom losses are not supported: use one that the core "
-            "computes, nn.MSELoss(), nn.CrossEntropyLoss() and so on. Of other losses, "
-            "curvature.top_eigenvalues(product, size=model.num_parameters) takes a function v -> "
-            "A v, e.g. a difference of gradients"
+            f"kind={kind!r} needs the second derivatives of a loss with respect to the outputs, "
+            'which are not known of a custom one: use kind="hessian", or a loss that the core '
+            "computes, nn.MSELoss(), nn.CrossEntropyLoss() and so on"
         )
-    return found
 
 
 @takes("curvature.hvp", {})
@@ -308,6 +326,8 @@ def _product(
     kind: Kind, model: Sequential, x: Any, y: Any, v: Any, loss: Loss, weight: Any, training: bool
 ) -> Array:
     operator = Operator(model, x, y, loss=loss, kind=kind, sample_weight=weight, training=training)
+    if operator._differences is not None:
+        return operator.matvec(v)
     # The memory needed: about ten numbers for each unit and row, and three for each parameter.
     units = sum(shape[0] for _, shape in model._core.blocks() if len(shape) == 2)
     if 10 * len(operator._x) * units + 3 * operator.shape[0] < _LEFT:

@@ -42,7 +42,7 @@ from thalweg._habits import takes
 from thalweg._trainer import Trainer
 from thalweg.curvature._eigenvalues import top_eigenvalues
 from thalweg.curvature._lanczos import Vector
-from thalweg.curvature._operator import Operator, known
+from thalweg.curvature._operator import Operator
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.optim.schedules import Schedule
 
@@ -179,8 +179,8 @@ def max_stable_lr(
         If an optimizer that divides by an average of squared gradients has none yet, or `tol` is
         out of range.
     UnsupportedError
-        For optimizers other than those in the table, groups of parameters, custom losses, and
-        penalties that couple parameters, as that of `continual.OnlineLaplace`.
+        For optimizers other than those in the table, groups of parameters, and penalties that
+        couple parameters, as that of `continual.OnlineLaplace`.
     ShapeError, DataError, DtypeError
         If the arrays do not fit.
 
@@ -290,9 +290,8 @@ def check_known(trainer: Trainer) -> Vector:
     Raises
     ------
     UnsupportedError
-        If the threshold of its optimizer, or derivatives of its loss or penalty, are not known.
+        If the threshold of its optimizer, or derivatives of its penalty, are not known.
     """
-    known(trainer.loss)
     optimizer = trainer.optimizer
     if not isinstance(optimizer, _KNOWN):
         raise UnsupportedError(
