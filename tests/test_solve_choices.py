@@ -150,7 +150,7 @@ def test_cross_validation_warns_where_it_is_flat_and_the_coefficients_are_noise(
             warnings.simplefilter("always")
             fit = solve.ridge(x, y, alpha="gcv", intercept=False)
         warned.append(len(told))
-        assert all("discrepancy principle" in str(one.message) for one in told)
+        assert all('ridge with alpha="discrepancy"' in str(one.message) for one in told)
         damped = s / (s**2 + np.geomspace(1e-8, 1e-3, 50)[:, np.newaxis])
         best = np.linalg.norm((damped * (u.T @ y)) @ vt - picture, axis=1).min()
         ratios.append(np.linalg.norm(fit.coef - picture) / best)
@@ -225,8 +225,8 @@ def test_units_change_the_penalty_by_their_square_and_nothing_else(method, scale
 def test_choices_that_cannot_be_made_are_refused(rng):
     x, y = rng.standard_normal((8, 3)), rng.standard_normal(8)
     for kind, message, call in [
-        (tw.ArgumentError, 'alpha, if not a number, must be one of "gcv", "l_curve"; got "cv"'
-         .replace('"cv"', "'cv'"), lambda: solve.ridge(x, y, alpha="cv")),
+        (tw.ArgumentError, 'must be one of "gcv", "l_curve", "discrepancy"; got .cv',
+         lambda: solve.ridge(x, y, alpha="cv")),
         (tw.ArgumentError, "nothing to choose by", lambda: solve.ridge(x[:1], y[:1], alpha="gcv")),
         (tw.ArgumentError, "x does not vary",
          lambda: solve.ridge(np.ones((8, 2)), y, alpha="l_curve")),
@@ -341,3 +341,57 @@ def test_the_last_layer_s_penalty_is_chosen_as_that_of_ridge(method, reduction, 
     np.testing.assert_allclose(model(x)[:, 0], expected.predict(features), rtol=1e-6)
     with pytest.raises(tw.ArgumentError, match='one of "gcv", "l_curve"; got \'cv\''):
         solve.last_layer(model, x, y, alpha="cv")
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("shape", [(40, 10), (10, 30)])
+def test_the_discrepancy_principle_leaves_a_residual_of_the_size_of_the_noise(
+    shape, intercept, weighted, targets, rng
+):
+    """The weights of rows are what divides the variances of their noise."""
+    x = rng.standard_normal(shape) * np.geomspace(1, 0.01, shape[1]) + 3
+    y = 5 * x @ rng.standard_normal((shape[1], targets)) + rng.standard_normal((shape[0], targets))
+    v = rng.uniform(0.5, 2, shape[0]) if weighted else None
+    options = {"intercept": intercept, "sample_weight": v}
+    for noise in (1.2, 3.0):
+        fit = solve.ridge(x, y, alpha="discrepancy", noise=noise, **options)
+        residual = y - x @ fit.coef - fit.intercept
+        left = ((1 if v is None else v[:, np.newaxis]) * residual**2).sum()
+        assert left == pytest.approx((shape[0] - intercept) * targets * noise**2)
+        mean = solve.ridge(x, y, alpha="discrepancy", noise=noise, reduction="mean", **options)
+        assert mean.alpha * (shape[0] if v is None else v.sum()) == pytest.approx(fit.alpha)
+        np.testing.assert_allclose(mean.coef, fit.coef, rtol=1e-9, atol=1e-12)
+        again = solve.ridge(x, y, alpha=fit.alpha, **options)
+        assert (again.coef == fit.coef).all()
+
+
+def test_the_discrepancy_principle_undoes_a_blur_in_every_draw(rng):
+    """Where generalized cross-validation may be misled, with at most four times the least error."""
+    for _ in range(50):
+        blur, picture, seen = blurred(rng)
+        fit = solve.ridge(blur, seen, alpha="discrepancy", noise=1e-3, intercept=False)
+        fits = solve.ridge(blur, seen, alpha=np.logspace(-10, 0, 101), intercept=False)
+        errors = [np.linalg.norm(each.coef - picture) for each in fits]
+        assert np.linalg.norm(fit.coef - picture) < 4 * min(errors)
+
+
+def test_noise_that_no_penalty_leaves_is_refused(rng):
+    x = rng.standard_normal((20, 3))
+    y = x @ [1.0, 2.0, 3.0] + 0.1 * rng.standard_normal(20)
+    least = solve.least_squares(x, y).sum_of_squares
+    for noise, words in (
+        (0.9 * np.sqrt(least / 19), f"least squares leaves more, {np.sqrt(least / 19):.3g}"),
+        (1.1 * y.std() * np.sqrt(20 / 19), "coefficients of 0 explain it"),
+        (0.0, "noise"),
+        (np.nan, "noise"),
+    ):
+        with pytest.raises(tw.errors.ArgumentError, match=words):
+            solve.ridge(x, y, alpha="discrepancy", noise=noise)
+    with pytest.raises(tw.errors.ArgumentError, match="needs noise=, the standard deviation"):
+        solve.ridge(x, y, alpha="discrepancy")
+    with pytest.raises(tw.errors.ArgumentError, match='noise= is for alpha="discrepancy"'):
+        solve.ridge(x, y, alpha=1.0, noise=0.1)
+    with pytest.raises(tw.errors.ArgumentError, match="leaves more"):
+        solve.ridge(np.ones((20, 3)), y, alpha="discrepancy", noise=0.1)

@@ -41,6 +41,10 @@ if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept 
                 ("RidgeCV", "ridge_cv", "gcv", "l_curve"),
                 'it is ridge(x, y, alpha="gcv"), or "l_curve"',
             ),
+            **dict.fromkeys(
+                ("discrepancy", "morozov"),
+                'it is ridge(x, y, alpha="discrepancy", noise=...)',
+            ),
             "ridge_path": "it is ridge(x, y, alpha=[...]), with one fit for each penalty",
             **dict.fromkeys(
                 ("truncated_svd", "tsvd", "TruncatedSVD"),

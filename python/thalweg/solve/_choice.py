@@ -18,6 +18,9 @@ Method: TypeAlias = Literal["gcv", "l_curve"]
 _BEYOND = 1e6
 #: Points of the first search over the logarithm of the penalty, and of each finer one.
 _POINTS, _FINER, _ROUNDS = 401, 33, 6
+#: The discrepancy principle looks so far beyond the squares of the singular values, in logarithms,
+#: and halves that range so often.
+_FAR, _HALVINGS = 80.0, 64
 #: Coefficients are doubted if another penalty fits about as well with this many times smaller ones.
 #: So the blur of docs/science.md warns in the draws whose error is above a hundred times the best,
 #: and in none where it is below ten times.
@@ -64,6 +67,11 @@ def chosen(method: str, y: _Vector, left: _Vector, s: _Vector, rank: int, degree
     share = float(np.exp(log))
     if method == "gcv":
         _doubt_flatness(share, squares, powers, outside, max(rest, 0), y.shape[1])
+    return _penalty(method, share, s)
+
+
+def _penalty(method: str, share: float, s: _Vector) -> float:
+    """Return a penalty that is this share of the largest squared singular value."""
     with np.errstate(over="ignore"):  # checked below
         penalty = float(share * s[0] * s[0])
     if not (np.isfinite(penalty) and penalty > 0):
@@ -72,6 +80,44 @@ def chosen(method: str, y: _Vector, left: _Vector, s: _Vector, rank: int, degree
             "large or too small for float64; scale x"
         )
     return penalty
+
+
+def explaining(
+    y: _Vector, left: _Vector, s: _Vector, rank: int, degrees: int, noise: float
+) -> float:
+    """Return the largest penalty, the λ of the sum, that leaves no more than `noise` of targets.
+
+    That is a residual of the expected size of the noise, whose standard deviation is given, in
+    each of the `degrees` rows and each column of y: the discrepancy principle.
+    """
+    size = float(np.abs(y).max()) or 1.0
+    shares = left[:, :rank].T @ (y / size)
+    powers: _Vector = (shares**2).sum(axis=1)
+    relative = s[:rank] / s[0] if rank else s[:0]
+    outside = 0.0
+    if degrees > rank:
+        outside = float(((y / size - left[:, :rank] @ shares) ** 2).sum())
+    count = max(degrees, 1) * y.shape[1]
+    goal = count * (noise / size) ** 2
+    given = f'alpha="discrepancy" with noise={noise:g}: '
+    least, most = size * np.sqrt(np.array([outside, outside + powers.sum()]) / count)
+    if outside > goal:
+        raise ArgumentError(
+            f"{given}even the fit of least squares leaves more, {least:.3g} by the same measure. "
+            "Pass a larger noise, or columns of x that explain more"
+        )
+    if outside + float(powers.sum()) <= goal:
+        raise ArgumentError(
+            f"{given}y itself is no larger, {most:.3g} by the same measure, so that coefficients "
+            "of 0 explain it. Pass a smaller noise, or a number as alpha"
+        )
+    # The residual rises with the penalty: bisection, of its logarithm.
+    low, high = 2 * np.log(relative[-1]) - _FAR, _FAR
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        kept = 1 / (1 + relative**2 * np.exp(-middle))
+        low, high = (middle, high) if kept**2 @ powers + outside <= goal else (low, middle)
+    return _penalty("discrepancy", float(np.exp(low)), s)
 
 
 def _least(function: Callable[[_Vector], _Vector], low: float, high: float) -> float:
@@ -107,8 +153,8 @@ def _doubt_flatness(
             f'alpha="gcv" is uncertain here: its score at {larger[last] / share:.2g} times the'
             " chosen alpha exceeds the least by no more than chance, and the coefficients there are"
             f" {sizes[0] / sizes[last]:.2g} times smaller, so that those of the fit may be noise."
-            ' Use alpha="l_curve", or, if you know the variance of the noise, the largest alpha'
-            " with sum_of_squares up to n times it (the discrepancy principle)"
+            ' Use alpha="l_curve", or, if you know the size of the noise, solve.ridge with'
+            ' alpha="discrepancy"'
         )
 
 

@@ -114,6 +114,11 @@ class Problem:
     centred: bool
     one: bool  # targets were 1-D
 
+    @property
+    def degrees(self) -> int:
+        """How many rows there are, less one for an intercept."""
+        return len(self.y) - int(self.centred)
+
     def fit(self, coef: _Matrix, rank: int, condition: float, method: str, dof: float) -> LinearFit:
         """Return the result with these coefficients, (p, k), and degrees of freedom without `b`."""
         if not np.isfinite(coef).all():
@@ -300,10 +305,11 @@ def ridge(
     x: npt.ArrayLike,
     y: npt.ArrayLike,
     *,
-    alpha: float | Method,
+    alpha: float | Method | Literal["discrepancy"],
     reduction: Reduction = "sum",
     intercept: bool = True,
     sample_weight: npt.ArrayLike | None = None,
+    noise: float | None = None,
 ) -> LinearFit: ...
 
 
@@ -328,6 +334,7 @@ def ridge(
     reduction: Reduction = "sum",
     intercept: bool = True,
     sample_weight: npt.ArrayLike | None = None,
+    noise: float | None = None,
 ) -> LinearFit | list[LinearFit]:
     r"""Fit a linear model by least squares with a penalty on its coefficients.
 
@@ -341,7 +348,7 @@ def ridge(
     ----------
     x, y, intercept, sample_weight
         As in `least_squares`.
-    alpha : float, "gcv", "l_curve", or sequence of float, shape (m,), keyword only
+    alpha : float, "gcv", "l_curve", "discrepancy", or sequence of float, shape (m,), keyword only
         The penalty, at least 0. At 0, this is `least_squares`, including its errors; as it tends to
         0, the coefficients tend to those of ``rank_deficient="min_norm"`` there, whose default
         `rcond` decides here, too, which singular values count as 0. For several penalties, the SVD
@@ -355,12 +362,18 @@ def ridge(
         ``"l_curve"`` takes the point where :math:`\ln \lVert w \rVert` over :math:`\ln
         \lVert y - \hat y \rVert` is most convex: a larger penalty raises the residual, and a
         smaller one the coefficients. It is a rule of thumb for ill-posed problems, where noise
-        makes coefficients huge, and also works with correlated noise. Both choose one penalty for
+        makes coefficients huge, and also works with correlated noise. ``"discrepancy"`` takes the
+        largest penalty whose residual is no larger than `noise`. All of them choose one penalty for
         all columns of `y`; the result's `alpha` tells which.
     reduction : {"sum", "mean"}, keyword only
         Whether `alpha` is :math:`\lambda` itself, as in scikit-learn's ``Ridge(alpha=)``, or is
         relative to the *mean* of the squares: :math:`\lambda = \alpha \sum_i v_i`, so that
         :math:`\alpha_{mean} = \alpha_{sum} / n` without weights.
+    noise : float, keyword only, optional
+        For ``"discrepancy"``, the standard deviation :math:`\sigma` of the noise in each target, of
+        a row of weight 1: the sum of squares of the fit is then :math:`(n - 1)\,k\,\sigma^2` for k
+        columns of `y`, or :math:`n\,k\,\sigma^2` without an intercept. A slightly larger one errs
+        on the side of a larger penalty.
 
     Returns
     -------
@@ -370,8 +383,8 @@ def ridge(
     Raises
     ------
     ArgumentError
-        If an option is out of range, `x` does not vary so that there is nothing to choose by, or
-        the L-curve has no corner.
+        If an option is out of range, `x` does not vary so that there is nothing to choose by, the
+        L-curve has no corner, or no penalty leaves a residual of the size of `noise`.
     ShapeError, DataError, DtypeError
         If the arrays do not fit.
 
@@ -395,7 +408,9 @@ def ridge(
     ----------
     Hoerl & Kennard 1970, Technometrics 12:55; Golub, Heath & Wahba 1979, "Generalized
     cross-validation as a method for choosing a good ridge parameter", Technometrics 21:215; Hansen
-    1992, "Analysis of discrete ill-posed problems by means of the L-curve", SIAM Review 34:561.
+    1992, "Analysis of discrete ill-posed problems by means of the L-curve", SIAM Review 34:561;
+    Morozov 1966, "On the solution of functional equations by the method of regularization", Soviet
+    Mathematics Doklady 7:414 (the discrepancy principle).
 
     Examples
     --------
@@ -420,7 +435,14 @@ def ridge(
     """
     method = None
     if isinstance(alpha, str):
-        method, alpha = _checks.one_of("alpha, if not a number,", alpha, get_args(Method)), 0.0
+        known = (*get_args(Method), "discrepancy")
+        method, alpha = _checks.one_of("alpha, if not a number,", alpha, known), 0.0
+    if (noise is None) == (method == "discrepancy"):
+        raise ArgumentError(
+            'alpha="discrepancy" needs noise=, the standard deviation of the noise in y'
+            if noise is None
+            else 'noise= is for alpha="discrepancy": leave it out'
+        )
     several = np.ndim(alpha) > 0
     given = _checks.sequence("alpha", alpha) if several else (alpha,)
     alphas = [
@@ -431,7 +453,11 @@ def ridge(
     data = problem(x, y, intercept, sample_weight)
     scale = data.total if reduction == "mean" else 1.0
     svd = decomposed(data) if method or any(alphas) else None
-    if svd and method:
+    if svd and noise is not None:
+        u, s, _, rank = svd
+        noise = _checks.real("noise", noise, 0, closed="()")
+        alphas = [_choice.explaining(data.y, u, s, rank, data.degrees, noise) / scale]
+    elif svd and method:
         alphas = [chosen(method, data, svd) / scale]
     fits = [
         replace(penalized(data, value * scale, svd), alpha=value) if svd and value else fit(data)
@@ -448,7 +474,7 @@ def decomposed(data: Problem, rcond: float | None = None) -> _Decomposed:
 def chosen(method: str, data: Problem, svd: _Decomposed) -> float:
     """Return the penalty, the λ of the sum, that a method chooses for a prepared problem."""
     u, s, _, rank = svd
-    return _choice.chosen(method, data.y, u, s, rank, len(data.y) - int(data.centred))
+    return _choice.chosen(method, data.y, u, s, rank, data.degrees)
 
 
 def penalized(data: Problem, penalty: float, svd: _Decomposed) -> LinearFit:
