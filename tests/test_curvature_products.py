@@ -558,7 +558,11 @@ CROSS_ENTROPY = nn.CrossEntropyLoss()
 SMOOTH = nn.CrossEntropyLoss(label_smoothing=0.1)
 #: What is called with a model, a batch and a vector; what it raises; what it says.
 BAD = [
-    (lambda m, x, y, v: gnvp(m, x, y, v, loss=lambda o, t: (0.0, o)), "UnsupportedError", "custom"),
+    (
+        lambda m, x, y, v: fisher_vp(m, x, y, v, loss=lambda o, t: (0.0, o)),
+        "UnsupportedError",
+        "custom",
+    ),
     (lambda m, x, y, v: hvp(m, x, y, v, loss=lambda o, t: 0.0), "ArgumentError", "loss, gradient"),
     (lambda m, x, y, v: hvp(m, x, y, v, loss=None), "ArgumentError", "loss"),
     (lambda m, x, y, v: hvp(m, x, y, v, loss="mse"), "ArgumentError", "MSELoss"),

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from thalweg import _arrays, _checks, _core, _parts
 from thalweg._arrays import Array
 from thalweg._habits import takes
-from thalweg.curvature._differences import Differences
+from thalweg.curvature import _differences
 from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
-from thalweg.nn import Loss, Sequential
+from thalweg.nn import DerivativeLoss, Loss, Sequential
 from thalweg.nn._losses import FunctionLoss, NoLoss, loss_of
 
 #: The names of the available matrices.
@@ -64,9 +64,13 @@ class Operator:
     ArgumentError, ShapeError, DataError, DtypeError
         If an argument is not as above.
     UnsupportedError
-        For "gauss_newton" and "fisher" of a custom loss; with ``training=False``, for a custom loss
-        of a model with `nn.BatchNorm1d` or `nn.Dropout`; and for the Fisher information of a loss
-        that is not a negative log-likelihood.
+        For the Fisher information of a custom loss, or one that is not a negative log-likelihood;
+        and for "gauss_newton" of an `nn.DerivativeLoss`.
+
+    Warns
+    -----
+    UserWarning
+        If the differences that a custom loss needs, see the notes, are uncertain.
 
     Notes
     -----
@@ -95,11 +99,14 @@ class Operator:
     long again, and kept (up to 256 MB; beyond that, every product is a first one) until parameters
     or data change. They are compared each time, so that an operator is never out of date. Its
     memory is reused at the next point, while a new operator has to allocate it.
-    For a custom loss, such as `nn.DerivativeLoss`, a product is the central difference of two
-    gradients, with the step :math:`h \approx \varepsilon^{1/3}` that balances truncation and
-    rounding. They are computed by a float64 copy of the model, whatever its dtype, so that about
-    nine digits are correct. The function must be deterministic, and depend on the parameters only
-    through what it is called with.
+    Of a custom loss, :math:`\nabla_f^2 L` is not known. In each product it multiplies one vector,
+    :math:`J v`; that is a central difference of two gradients with respect to the outputs, and all
+    the rest is exact. Of an `nn.DerivativeLoss`, a product is such a difference of gradients with
+    respect to the parameters. The step :math:`h \approx \varepsilon^{1/3}` balances truncation and
+    rounding; it is compared with twice the step, and made smaller if they differ. All this happens
+    on a float64 copy of the model, whatever its dtype: on a usual scale, about nine digits are
+    correct. The function must be deterministic, and depend on the parameters only through what it
+    is called with.
 
     SciPy accepts it as a linear operator: ``scipy.sparse.linalg.aslinearoperator(operator)``.
 
@@ -138,10 +145,10 @@ class Operator:
         self._model = model
         self.shape = (model.num_parameters, model.num_parameters)
         found = loss_of(loss)
-        self._differences: Differences | None = None
+        self._differences: _differences.OfOutputs | _differences.OfDerivatives | None = None
         if isinstance(found, FunctionLoss):
-            _expect_hessian(found, self.kind)
-            self._differences = Differences(model, x, y, found, sample_weight, self._training)
+            _expect_known(found, self.kind)
+            self._differences = _differences.of(model, x, y, found, sample_weight, self._training)
             self.dtype = np.dtype(np.float64)
             return
         core_loss = found
@@ -194,7 +201,7 @@ class Operator:
         """
         v = _arrays.flat(v, self.dtype, self.shape[0], "v")
         if self._differences is not None:
-            return self._differences.product(v)
+            return self._differences.product(v, self.kind == "hessian")
         return _core.curvature_product(
             self._point,
             self._model._core,
@@ -229,14 +236,16 @@ class Operator:
         return self @ np.eye(self.shape[0], dtype=self.dtype)
 
 
-def _expect_hessian(loss: FunctionLoss, kind: str) -> None:
+def _expect_known(loss: FunctionLoss, kind: str) -> None:
     """Raise unless `kind` can be computed for a loss that is a function."""
     if isinstance(loss, NoLoss):
         loss.function()  # says so
-    if kind != "hessian":
+    if kind == "fisher" or (kind == "gauss_newton" and isinstance(loss, DerivativeLoss)):
+        what = "a custom loss is not known to be a negative log-likelihood"
+        if kind == "gauss_newton":
+            what = "a loss on derivatives has no Gauss-Newton matrix of the outputs"
         raise UnsupportedError(
-            f"kind={kind!r} needs the second derivatives of a loss with respect to the outputs, "
-            'which are not known of a custom one: use kind="hessian", or a loss that the core '
+            f'kind="{kind}" is not available: {what}. Use kind="hessian", or a loss that the core '
             "computes, nn.MSELoss(), nn.CrossEntropyLoss() and so on"
         )
 

@@ -104,7 +104,7 @@ def explaining(
     if outside > goal:
         raise ArgumentError(
             f"{given}even the fit of least squares leaves more, {least:.3g} by the same measure. "
-            "Pass a larger noise, or columns of x that explain more"
+            "Pass a larger noise, as draws of it differ, or columns of x that explain more"
         )
     if outside + float(powers.sum()) <= goal:
         raise ArgumentError(
