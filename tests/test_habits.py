@@ -106,6 +106,10 @@ def test_what_trainers_of_others_have(name, advice, regressor):
         (curvature, "laplacian", r"trace\(model, x, y, loss=\.\.\.\)"),
         (curvature, "Trace", r"did you mean trace\?"),
         (nn, "GLU", "not supported; a hand-written loop"),
+        (nn, "SwiGLU", "not supported; a hand-written loop"),  # no SiLU
+        (nn, "Lambda", "not supported: .* call a custom function between two models"),
+        (nn, "Gaussian", "not supported: .* call a custom function between two models"),
+        (nn, "NoisyLinear", r"noise to .* of a copy: model\.flat_parameters \+= noise"),
         (nn, "Bilinear", "not supported; a hand-written loop"),
         (nn, "Softmin", "not supported; a hand-written loop"),
         (nn, "GaussianNoise", "nn.Dropout"),
@@ -303,7 +307,8 @@ def test_a_class_of_the_users_own_has_what_it_likes_and_its_copies_too(again):
         ("swish", "got 'swish': it is SiLU"),  # as nn.Swish is told; not Hardswish
         ("Dense", r"it is Linear\(in_features, out_features\)"),
         (np.tanh, r"did you mean nn\.Tanh\(...\)\?"),
-        (lambda x: x, "got <function .*>$"),  # "<lambda>" is like no name
+        # "<lambda>" is like no name
+        (lambda x: x, "got <function .*>: layers are computed in the core.* between two models"),
         (nn.ReLU, r"it is the class ReLU; make a layer of it: ReLU\(...\)"),
         ([nn.ReLU()], r"it is a list; unpack it: Sequential\(\*layers\)"),
         (nn.Sequential(nn.Linear(2, 2)), r"it is a model; use its layers.*\*model\.layers"),
@@ -895,7 +900,8 @@ def test_what_is_derived_from_bases_says_what_there_is_instead(use, error, messa
 def test_a_pass_in_evaluation_is_advised_where_backward_has_none():
     model = nn.Sequential(nn.Linear(2, 1))
     model([[1, 2]])  # keeps nothing
-    with pytest.raises(tw.ArgumentError, match=r"model\.forward\(x, training=False\) first"):
+    advice = r"model\(x\) records nothing.*model\.forward\(x, training=False\) first"
+    with pytest.raises(tw.ArgumentError, match=advice):
         model.backward([[1]])
 
 

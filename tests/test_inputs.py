@@ -298,7 +298,12 @@ def test_moments_of_a_memory_map_do_not_need_its_size_in_memory(tmp_path, rng):
     [
         (lambda: nn.Standardize([np.nan], [1]), tw.DataError, r"mean\[0\] is nan"),
         (lambda: nn.Standardize([0], [1, 1]), tw.ShapeError, r"shapes \(1,\) and \(2,\)"),
-        (lambda: nn.Standardize(0.5, 2), tw.ShapeError, r"mean must have shape \(columns,\)"),
+        (lambda: nn.Standardize([[1]], [1]), tw.ShapeError, r"mean must have .*; got \(1, 1\)$"),
+        (
+            lambda: nn.Standardize(0.5, 2),
+            tw.ShapeError,
+            r"mean must have shape \(columns,\).*; got \(\)\. .*pass np\.full\(columns, 0\.5\)",
+        ),
         (lambda: nn.Standardize([0], variance=[1]), TypeError, "it is std"),
         (lambda: nn.Standardize.of(np.zeros((0, 3))), tw.ShapeError, r"got \(0, 3\)"),
         (lambda: nn.Standardize.of([[1], [np.nan]]), tw.DataError, r"x\[1, 0\] is nan"),

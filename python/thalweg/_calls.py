@@ -12,7 +12,7 @@ from thalweg import _arrays, _figures
 from thalweg._arrays import Array
 from thalweg._figures import Figures
 from thalweg._jets import NAMES
-from thalweg._targets import parts, shown, targets
+from thalweg._targets import explain, parts, shown, targets
 from thalweg.errors import ArgumentError, DataError, DtypeError, ShapeError
 from thalweg.nn import DerivativeLoss
 from thalweg.nn._losses import FunctionLoss
@@ -131,6 +131,9 @@ def call(
         result: Any = loss.function(*outputs, shown(target), *more)  # may be anything
     except TypeError:
         check_arguments(loss, weight is not None)  # Python's error would not mention weights
+        raise
+    except KeyError as error:
+        explain(error, target)
         raise
     several = isinstance(loss, DerivativeLoss)
     by = "gradients" if several else "gradient"

@@ -82,7 +82,12 @@ class History(dict[str, list[float]]):
 
     def __missing__(self, key: str) -> list[float]:
         """Say which figures there are."""
-        there = ", ".join(self) or "none, before the first fit"
+        there = ", ".join(self)
+        if not there:
+            there = (
+                "none, as no epoch was completed; trainer.figures has what a custom loss returned "
+                "for its latest batch"
+            )
         known = str(key).removeprefix("val_") in self
         more = _habits.did_you_mean(key, self)
         if known and str(key).startswith("val_"):

@@ -4,18 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from thalweg import _arrays, _habits
 from thalweg.errors import ArgumentError, ShapeError
-
-
-class Named(dict[str, npt.NDArray[Any]]):
-    """Arrays by name, as the user's function sees them."""
-
-    def __missing__(self, name: object) -> Any:
-        """Say which names there are."""
-        raise KeyError(f"y has no {name!r}; it has {', '.join(self)}")
 
 
 class Columns:
@@ -23,7 +14,7 @@ class Columns:
 
     __slots__ = ("_rows", "named")
 
-    def __init__(self, named: Named, rows: int) -> None:
+    def __init__(self, named: dict[str, Any], rows: int) -> None:
         self.named = named
         self._rows = rows
 
@@ -31,7 +22,7 @@ class Columns:
         return self._rows
 
     def __getitem__(self, rows: Any) -> "Columns":
-        picked = Named({name: array[rows] for name, array in self.named.items()})
+        picked = {name: array[rows] for name, array in self.named.items()}
         return Columns(picked, len(next(iter(picked.values()))))
 
 
@@ -65,7 +56,7 @@ def _columns(parts: Mapping[Any, Any], name: str) -> Columns:
             f"{name} must be a dict of arrays, with a non-empty string as the key of "
             f"each; got the keys {list(parts)}"
         )
-    named = Named({key: targets(part, f"{name}[{key!r}]") for key, part in parts.items()})
+    named = {key: targets(part, f"{name}[{key!r}]") for key, part in parts.items()}
     lengths = {key: len(array) for key, array in named.items()}
     rows = next(iter(lengths.values()))
     if set(lengths.values()) != {rows}:
@@ -77,12 +68,20 @@ def shown(y: Any) -> Any:
     """Return what the user's function sees: read-only views, those of several arrays in a new dict.
 
     Rows of a batch may be the user's own memory, which a function could destroy in a single pass.
+    The dict is a plain one: compiled functions of JAX take no other.
     """
     if isinstance(y, Columns):
-        return Named({name: shown(part) for name, part in y.named.items()})
+        return {name: shown(part) for name, part in y.named.items()}
     view = y.view()
     view.flags.writeable = False
     return view
+
+
+def explain(error: KeyError, y: Any) -> None:
+    """Add which names there are, if a function asked for one that `y` does not have."""
+    name = error.args[0] if error.args else None
+    if isinstance(y, Columns) and isinstance(name, str) and name not in y.named:
+        error.add_note(f"y has no {name!r}; it has {', '.join(y.named)}")
 
 
 def parts(y: Any) -> dict[str, Any]:

@@ -456,6 +456,23 @@ def test_a_name_that_no_target_has_is_said(rng):
     )
     with pytest.raises(KeyError, match="y has no 'advantage'; it has action, adv"):
         trainer.step(x, {"action": np.zeros(5), "adv": np.zeros(5)})
+    with pytest.raises(KeyError, match=r"'advantage'$"):  # nothing to say of a single target
+        tw.gradcheck(network(), x, np.zeros(5), loss=lambda o, t: {}["advantage"])
+
+
+def test_several_targets_are_a_plain_dict(rng):
+    """Compiled functions of JAX take no other, and PyTorch's trees see no arrays in it."""
+    kinds, x, y = [], rng.standard_normal((15, 6)), {"a": np.zeros(15), "b": {"c": np.ones(15)}}
+
+    def loss(output, target):
+        kinds.extend((type(target), type(target["b"])))
+        return np.mean(output**2), 2 * output / output.size
+
+    trainer = tw.Trainer(network(), loss=loss, optimizer=optim.SGD(lr=0.0))
+    trainer.step(x, y)
+    trainer.fit(x, y, batch_size=6)
+    trainer.evaluate(x, y)
+    assert set(kinds) == {dict}
 
 
 def test_rows_may_come_in_a_tuple(rng):

@@ -182,6 +182,18 @@ def test_the_trainer_has_those_of_steps_and_of_gradients(optimizer, rng):
     assert own.figures == trainer.copy().figures == {}
 
 
+def test_where_those_of_a_fit_that_ended_in_its_first_epoch_are_is_said(rng):
+    class Ends:
+        def on_step_end(self, trainer, record):
+            return True
+
+    trainer = make()
+    history = trainer.fit(*data(rng), callbacks=[Ends()])
+    with pytest.raises(KeyError, match=r"none, as no epoch was completed; trainer\.figures has"):
+        history["first"]
+    assert trainer.figures["first"] > 0
+
+
 def test_figures_of_a_loss_that_is_not_finite_are_not_the_news(rng):
     def loss(output, target):
         return np.inf, output, {"part": np.inf}

@@ -54,6 +54,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
     import sys as _sys
 
     from thalweg import _habits
+    from thalweg.nn._layers._base import OWN as _OWN
 
     _LOGITS = (
         "models return logits, and {} includes the {}; loss.probabilities(model(x)) returns {}"
@@ -88,9 +89,12 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                 "nn.Standardize.of(x) is a layer that does so, by the means and deviations of x",
             ),
             **dict.fromkeys(
-                ("GLU", "Bilinear", "Softmin", "Softmax2d", "MaxOut"),
+                ("GLU", "GEGLU", "SwiGLU", "Bilinear", "Softmin", "Softmax2d", "MaxOut"),
                 "not supported; a hand-written loop can combine models",
             ),
+            **dict.fromkeys(("Lambda", "Gaussian", "RBF", "Snake"), f"not supported: {_OWN}"),
+            "NoisyLinear": "not supported; to explore, add noise to the actions, or to the "
+            "parameters of a copy: model.flat_parameters += noise",
             **dict.fromkeys(
                 ("GaussianNoise", "GaussianDropout"),
                 "nn.Dropout is the only layer of noise; batches of an iterable can "

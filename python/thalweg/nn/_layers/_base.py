@@ -12,7 +12,8 @@ from thalweg import _checks, _habits
 from thalweg._description import Description
 from thalweg.errors import ArgumentError, UnsupportedError
 
-_OWN = (
+#: What to do instead of writing a layer.
+OWN = (
     "layers are computed in the core, which knows only those of thalweg.nn; call a custom "
     "function between two models, in a hand-written loop with model.forward and model.backward"
 )
@@ -41,7 +42,7 @@ class Layer(Description):
 
     __slots__ = ()
     _uncalled: ClassVar[Mapping[str, str]] = dict.fromkeys(
-        ("forward", "__call__", "call", "backward"), _OWN
+        ("forward", "__call__", "call", "backward"), OWN
     )
 
     if not TYPE_CHECKING:  # type checkers would take every name for one that is there
@@ -65,7 +66,7 @@ class Layer(Description):
 
     def _spec(self) -> tuple[Any, ...]:
         """Describe this layer to the core."""
-        raise UnsupportedError(f"{self!r} is a custom layer: {_OWN}")
+        raise UnsupportedError(f"{self!r} is a custom layer: {OWN}")
 
 
 class Activation(Layer):
@@ -119,4 +120,5 @@ def _slip(layer: Any, whole: str) -> str:
     if (home := type(layer).__module__).partition(".")[0] in ("torch", "keras", "flax"):
         more = ", or tw.torch.from_torch(module)" if home.startswith("torch") else ""
         return f"it is {home}.{type(layer).__name__}; use that of thalweg.nn{more}"
-    return f"got {layer!r}{_habits.kind_meant(layer, Layer, 'nn')}"
+    meant = _habits.kind_meant(layer, Layer, "nn")
+    return f"got {layer!r}{meant or (f': {OWN}' if callable(layer) else '')}"

@@ -126,8 +126,9 @@ class Calling(SequentialBase):
             grad = self._core.backward(gradient, parameters, inputs)
         except ArgumentError as error:
             raise ArgumentError(
-                f"{error}; a step or a forward pass that failed since then has left none. "
-                "For evaluation mode call model.forward(x, training=False) first"
+                f"{error} (model(x) records nothing); a step or a forward pass that failed since "
+                "then has left none. For evaluation mode call model.forward(x, training=False) "
+                "first"
             ) from None
         if grad is None or self._in_shape is None:
             return grad
