@@ -479,6 +479,15 @@ def test_the_fisher_information_is_the_gauss_newton_matrix_where_links_are_canon
     assert np.linalg.norm(empirical - fisher) > 0.3 * np.linalg.norm(fisher)
 
 
+def test_probabilities_that_do_not_sum_to_one_weight_their_rows(rng):
+    model, (x, _) = net(nn.Tanh()), batch(rng)
+    v, loss = rng.standard_normal(model.num_parameters), nn.CrossEntropyLoss()
+    y, sums = rng.dirichlet(np.ones(OUTPUTS), N), rng.uniform(size=N)
+    found = fisher_vp(model, x, sums[:, np.newaxis] * y, v, loss=loss)
+    weighted = fisher_vp(model, x, y, v, loss=loss, sample_weight=sums)
+    np.testing.assert_allclose(found, sums.mean() * weighted, rtol=1e-12, atol=1e-15)
+
+
 def test_the_fisher_information_of_a_normal_distribution_is_positive(rng):
     """Its Gauss-Newton matrix need not be: the mean over targets is another matrix."""
     model, (x, _) = net(nn.Tanh()), batch(rng)

@@ -76,6 +76,22 @@ def test_awkward_spectra(name, which, rng):
     assert abs(found - wanted).max() <= 1e-8 * abs(values).max()
 
 
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("others", [0.0, 1.0, -1.0])
+@pytest.mark.parametrize("first", [1.0, 5.0, -5.0])
+def test_no_eigenvector_is_at_both_ends(first, others, k, rng):
+    """The same vectors were the largest and the smallest of a matrix with few eigenvalues."""
+    for n in (2 * k, 2 * k + 1, 12):
+        values = np.full(n, others)
+        values[0] = first
+        matrix = symmetric(rng, values)
+        found = top_eigenvalues(matrix, k=k, which="both")
+        values = np.sort(values)
+        np.testing.assert_allclose(found.values, np.r_[values[::-1][:k], values[:k]], atol=1e-8)
+        np.testing.assert_allclose(found.vectors.T @ found.vectors, np.eye(2 * k), atol=1e-10)
+        np.testing.assert_allclose(matrix @ found.vectors, found.vectors * found.values, atol=1e-8)
+
+
 def test_outputs_of_a_linear_model_have_the_same_eigenvalues_each(rng):
     """The Hessian of MSE is a block for each output: every eigenvalue comes as often."""
     model = nn.Sequential(nn.Linear(4, 3, bias=False), dtype="float64")

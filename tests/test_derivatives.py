@@ -513,22 +513,21 @@ def test_predictions_keep_only_some_of_their_rows(rng, monkeypatch):
     "call",
     [
         lambda t, x, y: tw.curvature.hvp(t.model, x, y, t.model.flat_parameters, loss=t.loss),
-        lambda t, x, y: tw.curvature.Operator(t.model, x, y, loss=t.loss),
+        lambda t, x, y: tw.curvature.top_eigenvalues(t.model, x, y, loss=t.loss),
         lambda t, x, y: tw.curvature.max_stable_lr(t, x, y),
         lambda t, x, y: t.fit(x, y, callbacks=[tw.curvature.StabilityMonitor(x, y)]),
         lambda t, x, y: t.fit(x, y, lr="auto"),
+        lambda t, x, y: tw.find_lr(t, x, y, sharpness=True),
     ],
 )
-def test_what_needs_more_derivatives_says_what_else_there_is(call):
-    trainer = tw.Trainer(network(), loss=nn.DerivativeLoss(heat), optimizer=optim.SGD(lr=0.1))
-    text = r"custom losses are not supported: use .*nn\.MSELoss\(\).*top_eigenvalues\(.*v -> A v"
-    with pytest.raises(tw.UnsupportedError, match=text):
-        call(trainer, np.ones((3, 2)), np.ones((3, 3)))
+def test_what_measures_curvature_takes_these_losses(call, rng):
+    trainer = tw.Trainer(network(), loss=nn.DerivativeLoss(heat), optimizer=optim.SGD(lr=1e-3))
+    call(trainer, rng.standard_normal((6, 2)), np.ones((6, 3)))
 
 
 def test_rates_and_steps_that_need_more_name_those_that_do_not():
     x, y, loss = np.ones((6, 2)), np.ones((6, 3)), nn.DerivativeLoss(heat)
-    trainer = tw.Trainer(network(), loss=loss, optimizer=optim.SGD(lr=0.1))
+    trainer = tw.Trainer(network(), loss=loss, optimizer=optim.Lion(lr=0.1))
     with pytest.raises(
         tw.UnsupportedError, match=r'^lr="auto" .* but tw.find_lr\(trainer, x, y\) is'
     ):
@@ -540,12 +539,12 @@ def test_rates_and_steps_that_need_more_name_those_that_do_not():
         tw.Trainer(network(), loss=loss, optimizer=optim.LevenbergMarquardt())
     # Which find_lr does not support either.
     whole = tw.Trainer(network(), loss=loss, optimizer=optim.LBFGS())
-    with pytest.raises(tw.UnsupportedError, match=r"^second derivatives of custom losses"):
+    with pytest.raises(tw.UnsupportedError, match=r"^the stability threshold of LBFGS"):
         whole.fit(x, y, batch_size=None, lr="auto")
 
 
 def test_curvatures_are_those_of_differences_of_gradients(rng):
-    """As its error suggests: of the largest eigenvalue, by a function and a dense matrix."""
+    """Which a function of the user's may take, too."""
     x, target = rng.standard_normal((20, 2)), rng.standard_normal((20, 3))
     model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3), dtype="float64", seed=1)
     trainer = tw.Trainer(model, loss=nn.DerivativeLoss(heat), optimizer=optim.SGD(lr=0.1))
@@ -564,6 +563,9 @@ def test_curvatures_are_those_of_differences_of_gradients(rng):
     found = tw.curvature.top_eigenvalues(product, size=size, tol=1e-6)
     dense = np.stack([product(v) for v in np.eye(size)])
     assert found.values[0] == pytest.approx(np.linalg.eigvalsh(dense)[-1], rel=1e-5)
+    model.flat_parameters = theta
+    operator = tw.curvature.Operator(model, x, target, loss=trainer.loss)
+    np.testing.assert_allclose(operator.dense(), dense, atol=1e-6 * np.abs(dense).max())
 
 
 def recipe():

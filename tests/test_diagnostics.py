@@ -159,6 +159,17 @@ def test_identities_of_batch_normalization(rng):
     )
 
 
+@pytest.mark.parametrize("rows", [100, 100_000])
+def test_many_rows_make_no_column_constant(rows, rng):
+    """The second, with five digits, was one to 100 000 rows; the third always is."""
+    far = 1e8 + 1e-3 * rng.uniform(size=rows)
+    x = np.c_[1e-3 * rng.uniform(size=rows), far, np.full(rows, 1e8 + 0.1)]
+    report = diagnostics.conditioning(nn.Sequential(nn.Linear(3, 1), dtype="float64"), x)
+    assert report[0].rank == 2
+    np.testing.assert_allclose(report[0].spread[:2], 1e-3 / np.sqrt(12), rtol=0.2)
+    assert report[0].spread[2] == 0
+
+
 def test_what_conditioning_says_of_missing_directions():
     model = nn.Sequential(nn.Linear(3, 3))
     x = np.c_[np.arange(9.0), np.arange(9.0) * 2, np.full(9, 5.0)]

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -165,6 +166,31 @@ def test_known_rates():
     assert [warm.lr(t, base=1.0) for t in (0, 5, 10, 60, 110)] == pytest.approx(
         [0.5, 0.75, 1, 0.5, 0]
     )
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+@pytest.mark.parametrize("first", [1, 7, 10])
+def test_warm_restarts_are_where_counting_the_cycles_finds_them(first, factor):
+    start, length, expected = 0, first, []
+    for t in range(3000):
+        if t == start + length:
+            start, length = t, length * factor
+        expected.append((1 + np.cos(np.pi * ((t - start) / length))) / 2)
+    schedule = schedules.CosineAnnealingWarmRestarts(first, factor)
+    np.testing.assert_allclose(rates(schedule, 3000), expected, rtol=0, atol=1e-15)
+
+
+def test_restarts_long_ago_are_not_counted_one_by_one():
+    """Every block of steps of a long training would take as long as all before it."""
+    schedule = schedules.CosineAnnealingWarmRestarts(2)
+    tracemalloc.start()
+    try:
+        assert schedule.lr(10**6, base=1) == 1
+        assert schedule.lr(10**6 + 1, base=1) == 0.5
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 1e5
 
 
 @pytest.mark.parametrize("decay", ["linear", "cosine", "1-sqrt"])

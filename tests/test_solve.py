@@ -132,6 +132,70 @@ def test_weights_of_samples_are_repetitions(rng):
         np.testing.assert_allclose(a.coef, b.coef, rtol=1e-12)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_columns_far_from_zero_are_fitted_like_those_around_it(weighted, rng):
+    """Times in seconds: their mean, added up row by row, was off by 1e-5, and the fit with it."""
+    rows, start = 200_000, np.array([1.7e9, 0])
+    x = start + np.c_[100 * rng.uniform(size=rows), rng.standard_normal(rows)]
+    since = x - start
+    y = 3 * since[:, :1] + 1e9 + 1e-3 * rng.standard_normal((rows, 2))
+    weight = rng.uniform(size=rows) if weighted else None
+    options = {"sample_weight": weight}
+    for solver in (
+        lambda x, y: solve.least_squares(x, y, **options),
+        lambda x, y: solve.least_squares(x, y, rank_deficient="min_norm", **options),
+        lambda x, y: solve.ridge(x, y, alpha=1e-3, **options),
+    ):
+        found, expected = solver(x, y), solver(since, y - 1e9)
+        assert found.sum_of_squares == pytest.approx(expected.sum_of_squares, rel=1e-9)
+        np.testing.assert_allclose(found.coef, expected.coef, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("rows", [100, 100_000])
+def test_what_counts_as_constant_does_not_depend_on_the_number_of_rows(rows, rng):
+    """With 100 000 rows, ridge returned 0 for the first column, whose values have five digits."""
+    x = 1e8 + 1e-3 * rng.uniform(size=(rows, 1))
+    y = 1000 * (x - 1e8)
+    model = nn.Sequential(nn.Linear(1, 1), dtype="float64")
+    for found in (
+        solve.least_squares(x, y),
+        solve.least_squares(x, y, rank_deficient="min_norm"),
+        solve.ridge(x, y, alpha=1e-9 * rows / 100_000),
+        solve.network(model, x, y),
+        solve.last_layer(model, x, y),
+    ):
+        assert found.rank == 1
+        assert found.coef.item() == pytest.approx(1000, rel=1e-3)
+    # What differs in the last place only, as the same sum in another order, is constant.
+    ulp = np.spacing(1e8)
+    for column in (np.full(rows, 1e8 + 0.1), 1e8 + ulp * rng.integers(-1, 2, rows)):
+        both = np.column_stack([rng.standard_normal(rows), column])
+        with pytest.raises(tw.ArgumentError, match=r"columns \[1\] are constant"):
+            solve.least_squares(both, y)
+        assert solve.ridge(both, y, alpha=1e-300).coef[1] == 0
+        assert solve.least_squares(both, y, rank_deficient="min_norm").coef[1] == 0
+
+
+@pytest.mark.parametrize("rank_deficient", ["raise", "min_norm"])
+def test_a_unit_that_varies_by_rounding_to_float32_is_constant(rank_deficient, rng):
+    """The smallest fit gave it a weight of thousands, by which the model multiplies rounding."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1))
+    state = model.state_dict()
+    state["0.weight"] *= 1e-4
+    state["0.bias"][2] = 1e3
+    model.load_state_dict(state)
+    x, y = rng.standard_normal((1000, 3)), 100 * rng.standard_normal((1000, 1))
+    assert len(np.unique(model[:1](x)[:, 2])) < 20
+    if rank_deficient == "raise":
+        with pytest.raises(tw.ArgumentError, match=r"columns \[2\] are constant"):
+            solve.last_layer(model, x, y)
+        return
+    fit = solve.last_layer(model, x, y, rank_deficient=rank_deficient)
+    assert fit.rank == 2
+    assert fit.coef[2] == 0
+    assert solve.last_layer(model, x, y, rank_deficient=rank_deficient, rcond=0).rank == 3
+
+
 @pytest.mark.parametrize(
     ("x", "reason"),
     [
@@ -359,6 +423,17 @@ def test_descent_from_zero_finds_the_smallest_fit(rng):
     trained(model, x, y, 0.2, 5000)
     fit = solve.least_squares(x, y, intercept=False, rank_deficient="min_norm")
     np.testing.assert_allclose(model.state_dict()["0.weight"], fit.coef.T, rtol=1e-12, atol=1e-14)
+    # A bias is a weight to descent, for a column of ones; the fit does not count its size.
+    model = nn.Sequential(nn.Linear(15, 2), dtype="float64")
+    model.flat_parameters = np.zeros(32)
+    trained(model, x, y, 0.2, 5000)
+    both = solve.least_squares(
+        np.c_[x, np.ones(6)], y, intercept=False, rank_deficient="min_norm"
+    ).coef
+    fit = solve.least_squares(x, y, rank_deficient="min_norm")
+    descended = model.state_dict()["0.weight"].T
+    np.testing.assert_allclose(descended, both[:-1], rtol=1e-12, atol=1e-14)
+    assert np.linalg.norm(fit.coef) < (1 - 1e-6) * np.linalg.norm(descended)
 
 
 def test_fits_of_the_same_residual_differ_in_norm_and_a_little_decay_chooses(rng):

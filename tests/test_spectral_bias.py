@@ -102,6 +102,19 @@ def test_the_tangent_kernel_is_that_of_the_gradients(hidden, rng):
     assert values.min() >= 0
 
 
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_step_shrinks_the_error_by_the_eigenvalues_of_the_tangent_kernel(outputs, rng):
+    """MSELoss divides by the number of outputs, too."""
+    x, y, lr = rng.standard_normal((20, 3)), rng.standard_normal((20, outputs)), 0.05
+    model = nn.Sequential(nn.Linear(3, outputs), dtype="float64")
+    values = diagnostics.ntk_eigenvalues(model, x)[::outputs][:4]  # each is there once per output
+    u = np.linalg.svd(np.c_[x, np.ones(20)], full_matrices=False)[0]
+    before = u.T @ (model(x) - y)
+    tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=lr)).step(x, y)
+    factor = 1 - 2 * lr * values[:, np.newaxis] / outputs
+    np.testing.assert_allclose(u.T @ (model(x) - y), factor * before, rtol=1e-10, atol=1e-13)
+
+
 def test_the_tangent_kernel_of_fourier_features_is_flat_over_their_bands():
     """Rows of sines and cosines on a uniform grid: each band has the eigenvalue 1/2, twice."""
     x = np.arange(32)[:, None] / 32

@@ -332,16 +332,17 @@ def test_a_divergence_takes_the_average_back(batches):
     np.testing.assert_array_equal(trainer.average_model().flat_parameters, before)
 
 
-def test_definitions_of_an_averages_memory():
-    """Against sums over the weights themselves."""
-    decay = 0.93
-    weights = (1 - decay) * decay ** np.arange(2000)
-    memory = optim.EMA(decay).memory
+@pytest.mark.parametrize("every", [1, 10])
+def test_definitions_of_an_averages_memory(every):
+    """Against sums over the weights themselves; an update that is left out has the weight 0."""
+    decay, ages = 0.93, np.arange(2000 * every)
+    weights = np.where(ages % every == 0, (1 - decay) * decay ** (ages / every), 0)
+    memory = optim.EMA(decay, every=every).memory
     assert memory("sum") == pytest.approx(weights.sum() / weights[0], rel=1e-12)
-    assert memory("mean_age") == pytest.approx((weights * np.arange(2000)).sum(), rel=1e-12)
+    assert memory("mean_age") == pytest.approx((weights * ages).sum(), rel=1e-12)
     assert memory("equal_variance") == pytest.approx(1 / (weights**2).sum(), rel=1e-12)
-    assert decay ** memory("half_life") == pytest.approx(0.5, rel=1e-12)
-    assert decay ** memory("time_constant") == pytest.approx(1 / np.e, rel=1e-12)
+    assert decay ** (memory("half_life") / every) == pytest.approx(0.5, rel=1e-12)
+    assert decay ** (memory("time_constant") / every) == pytest.approx(1 / np.e, rel=1e-12)
     with pytest.raises(tw.ArgumentError, match='did you mean "half_life"'):
         memory("halflife")
 

@@ -206,6 +206,18 @@ def test_the_smallest_weights_that_count_count(dtype, rng):
     assert losses[2] == pytest.approx(half.step(x[::2], y[::2]), rel=1e-6)
 
 
+def test_rows_that_do_not_count_are_still_in_the_statistics_of_their_batch(rng):
+    x, y, out = rng.standard_normal((8, 3)), rng.integers(0, 2, 8), np.arange(8) < 3
+    for labels, weight in ((np.where(out, -100, y), None), (y, np.where(out, 0.0, 1.0))):
+        layers = nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
+        model = nn.Sequential(*layers, dtype="float64", seed=0)
+        mean = model[:1](x).mean(axis=0)
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+        trainer.step(x, labels, weight)
+        found = model.state_dict()["1.running_mean"]
+        np.testing.assert_allclose(found, 0.1 * mean, rtol=1e-12, atol=1e-15)
+
+
 def test_all_labels_ignored_is_an_error():
     trainer = tw.Trainer(identity(2), loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
     for call in (trainer.step, trainer.fit, trainer.evaluate):

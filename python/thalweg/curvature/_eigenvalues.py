@@ -155,7 +155,7 @@ def top_eigenvalues(
     k : int, keyword only, default 1
         The number of eigenvalues, counted with multiplicity.
     which : {"largest", "smallest", "both"}, keyword only
-        The most positive, the most negative, or `k` of each.
+        The most positive, the most negative, or `k` of each, `2 k` different ones.
     size : int, keyword only, optional
         n, for a function.
     tol : float, keyword only, default 1e-9
@@ -231,20 +231,24 @@ class _Search:
         self.scale = 0.0
 
     def outermost(self, k: int, sign: int) -> list[int]:
-        """Return the indices of the `k` outermost values, in order."""
-        return [int(i) for i in np.argsort(-sign * self.values, kind="stable")[:k]]
+        """Return the indices of the `k` outermost values, in order; of 2k values, others each."""
+        ascending = np.argsort(self.values, kind="stable")
+        return [int(i) for i in ascending[::-sign][:k]]
 
     def run(self, k: int, signs: list[int]) -> None:
+        wanted = k * len(signs)
         while True:
+            known = len(self.values)
             before = [self.values[self.outermost(k, sign)] for sign in signs]
             self._once(k, signs)
             after = [self.values[self.outermost(k, sign)] for sign in signs]
+            if len(self.values) == self.n:
+                return
             # Any start finds the outermost eigenvalue; copies of it may hide behind each other.
-            if k == 1 or len(self.values) == self.n:
+            if k == 1 and len(self.values) >= wanted:
                 return
             slack = self.tol * self.scale
-            enough = all(len(b) == k for b in before)
-            if enough and all(
+            if known >= wanted and all(
                 (abs(a - b) <= slack).all() for a, b in zip(after, before, strict=True)
             ):
                 return

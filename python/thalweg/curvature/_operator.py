@@ -326,7 +326,8 @@ def fisher_vp(
     """Multiply a vector by the Fisher information of the parameters; arguments as for `hvp`.
 
     Only the shape of `y` matters, and which labels are ignored: expectations are over targets drawn
-    from the model. For a loss that is a mean, so is the Fisher information.
+    from the model. (A row of probabilities that do not sum to 1 counts as many times as its sum.)
+    For a loss that is a mean, so is the Fisher information.
     """
     return _product("fisher", model, x, y, v, loss, sample_weight, training)
 

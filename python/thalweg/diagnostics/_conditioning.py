@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _arrays, _checks, _parts
+from thalweg import _arrays, _centre, _checks, _parts
 from thalweg._habits import takes
 from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn import BatchNorm1d, Linear, Sequential
@@ -31,7 +31,7 @@ class StageConditioning:
         The number of directions in which the samples differ: less than `width` if columns are
         constant, like pixels at the margin and dead units, or depend on each other. The conditions
         are then infinite.
-    spread : ndarray, shape (width,)
+    spread : ndarray, shape (min(rows, width),)
         Standard deviations along the principal directions, descending: singular values of the
         centered activations divided by :math:`\sqrt N`.
     condition : float
@@ -290,14 +290,12 @@ def batch_jacobian(layer: BatchNorm1d, x: Any) -> npt.NDArray[np.float64]:
 
 def _stage(name: str, h: _Vector, jacobian: _Vector) -> StageConditioning:
     n = len(h)
-    mean = h.mean(axis=0)
-    size = float(np.abs(h - mean).max()) or 1.0  # squares may overflow or underflow
-    deviation = size * np.sqrt((((h - mean) / size) ** 2).mean(axis=0))
-    # A constant column differs from its mean only by rounding.
-    alive = deviation > n * _EPS * np.abs(mean)
-    centred = np.where(alive, h - mean, 0.0)
+    rest, mean = _centre.centred(h)
+    centred = np.where(_centre.constant(rest, mean, h.dtype), 0.0, rest)
+    size = float(np.abs(centred).max()) or 1.0  # squares may overflow or underflow
+    deviation = size * np.sqrt(((centred / size) ** 2).mean(axis=0))
     spread = np.linalg.svd(centred / np.sqrt(n), compute_uv=False)
-    scaled = np.divide(centred, deviation, out=np.zeros_like(centred), where=alive)
+    scaled = np.divide(centred, deviation, out=np.zeros_like(centred), where=deviation > 0)
     full = np.linalg.svd(np.column_stack([h, np.ones(n)]), compute_uv=False)
     width = h.shape[1]
     return StageConditioning(

@@ -335,8 +335,8 @@ def ntk_eigenvalues(model: Sequential, x: npt.ArrayLike) -> _Vector:
 
     For small steps, gradient descent on :math:`\frac{1}{2N} \sum (f(x_i) - y_i)^2` multiplies the
     error along the eigenvector of :math:`\lambda` by :math:`1 - \eta \lambda` in each step.
-    (`nn.MSELoss` has no ½: by :math:`1 - 2 \eta \lambda`.) Jacot, Gabriel & Hongler 2018,
-    arXiv:1806.07572.
+    (`nn.MSELoss` has no ½, and divides by the number of outputs k, too: by
+    :math:`1 - 2 \eta \lambda / k`.) Jacot, Gabriel & Hongler 2018, arXiv:1806.07572.
 
     Parameters
     ----------

@@ -20,7 +20,8 @@ class Adam(Optimizer):
     weight_decay : float, default 0
         :math:`\lambda \ge 0`, added to the gradient; usually you want `AdamW` instead.
     amsgrad : bool, default False
-        Whether to divide by the largest average so far, so that denominators never decrease.
+        Whether to divide by the largest average so far. In "optax" and "textbook" denominators then
+        never decrease; in the others they may in the first steps, since the correction comes last.
     decoupled_weight_decay : bool, keyword only, default False
         Whether to multiply :math:`\theta` by :math:`1 - \eta\lambda` instead, as `AdamW` does.
     convention : {"torch", "optax", "keras", "textbook"}, keyword only

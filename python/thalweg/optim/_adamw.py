@@ -22,7 +22,7 @@ class AdamW(Adam):
         :math:`\lambda \ge 0`; applies to all parameters, biases too, as in PyTorch. By default
         0.01; 1e-4 in "optax", 0.004 in "keras".
     amsgrad : bool, default False
-        Whether to divide by the largest average so far, so that denominators never decrease.
+        Whether to divide by the largest average so far; see `Adam`.
     convention : {"torch", "optax", "keras"}, keyword only
         They differ as they do in `Adam`.
 

@@ -18,6 +18,8 @@ _MEMORIES: dict[str, Callable[[float], float]] = {
     "half_life": lambda b: -math.log(2) / math.log(b),
     "equal_variance": lambda b: (1 + b) / (1 - b),
 }
+#: Those that are ages; the others are numbers of terms.
+_AGES = ("mean_age", "time_constant", "half_life")
 
 
 @description
@@ -49,6 +51,8 @@ class EMA(Description):
     >>> from thalweg import optim
     >>> round(optim.EMA(0.99).memory("half_life"), 1)
     69.0
+    >>> round(optim.EMA(0.99, every=10).memory("half_life"), 1)
+    689.7
 
     References
     ----------
@@ -92,16 +96,16 @@ class EMA(Description):
         Returns
         -------
         float
-            Number of updates; with ``every``, only those included are counted.
+            Number of updates. With `every`, ``"sum"`` and ``"equal_variance"`` count only those
+            included; the others are ages in all updates, just after one that is included.
 
         Raises
         ------
         ArgumentError
             If the definition is unknown.
         """
-        return self.every * _MEMORIES[_checks.one_of("definition", definition, _MEMORIES)](
-            self.decay
-        )
+        known = _checks.one_of("definition", definition, _MEMORIES)
+        return _MEMORIES[known](self.decay) * (self.every if known in _AGES else 1)
 
 
 @description

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args, overload
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _arrays, _checks
+from thalweg import _arrays, _centre, _checks
 from thalweg._habits import takes
 from thalweg.errors import ArgumentError, DataError, ShapeError
 from thalweg.solve import _choice
@@ -135,8 +135,10 @@ class Problem:
         return LinearFit(coef, b, squares, rank, condition, method, dof=dof)
 
 
-def problem(x: Any, y: Any, intercept: bool, sample_weight: Any) -> Problem:
-    """Check and prepare the data of a fit."""
+def problem(
+    x: Any, y: Any, intercept: bool, sample_weight: Any, dtype: np.dtype[Any] = _F64
+) -> Problem:
+    """Check and prepare the data of a fit, whose samples may be rounded to `dtype`."""
     x = _arrays.finite(_arrays.matrix(x, _F64, "x"), "x")
     y = _arrays.as_numeric(y, "y")
     one = y.ndim == 1
@@ -160,14 +162,13 @@ def problem(x: Any, y: Any, intercept: bool, sample_weight: Any) -> Problem:
         total = float(len(x) if weight is None else weight.sum())
         if centred:
             share = None if weight is None else weight / weight.max()
-            x_mean = np.average(x, axis=0, weights=share)
-            y_mean = np.average(y, axis=0, weights=share)
+            x, x_mean = _centre.centred(x, share)
+            y, y_mean = _centre.centred(y, share)
         for mean, name in ((x_mean, "x"), (y_mean, "y"), (total, "sample_weight")):
             if not np.isfinite(mean).all():
                 raise DataError(f"the sum of {name} is too large for float64; scale it")
-        # A constant column differs from its mean only by rounding, which is not a feature.
-        constant = np.abs(x - x_mean).max(axis=0) <= _EPS * len(x) * np.abs(x_mean)
-        x, y = np.where(constant, 0.0, x - x_mean), y - y_mean
+        # What is left of a constant column is rounding, which is not a feature.
+        x = np.where(_centre.constant(x, x_mean, dtype), 0.0, x)
         if weight is not None:
             root = np.sqrt(weight)[:, np.newaxis]
             x, y = root * x, root * y
@@ -203,13 +204,14 @@ def least_squares(
         The targets.
     intercept : bool, keyword only, default True
         Whether there is a `b`. The means are then subtracted before the fit; nothing is left of a
-        column that is constant up to rounding.
+        column that differs from its mean by at most :math:`4 \varepsilon \sqrt p` of it: rounding.
     sample_weight : array_like, shape (n,), keyword only, optional
         :math:`v`, not negative.
     rank_deficient : {"raise", "min_norm"}, keyword only
         What to do if many `w` are equally good: fewer rows than columns, or linearly dependent
         columns. ``"min_norm"`` returns the one with the smallest :math:`\lVert w \rVert`, by the
-        SVD; gradient descent from 0 finds the same.
+        SVD. Without an intercept, gradient descent from 0 finds the same; with one, it finds the
+        smallest :math:`\lVert w \rVert^2 + \lVert b \rVert^2`.
     rcond : float, keyword only, optional
         A singular value counts as 0 if it is at most this times the largest; by default
         :math:`\varepsilon \max(n, p)`.
@@ -272,11 +274,9 @@ def fit(
     size = np.abs(data.x).max(axis=0)
     size[size == 0] = 1.0
     lengths = size * np.linalg.norm(data.x / size, axis=0)  # avoids squares of 1e±200
-    # Columns that hardly vary compared with their mean, if it was subtracted.
-    empty = lengths <= rcond * np.sqrt(data.total) * np.abs(data.x_mean)
+    empty = lengths == 0
     scale = np.where(empty, 1.0, lengths)
     q, r = np.linalg.qr(data.x / scale)
-    r[:, empty] = 0
     _, s, vt = np.linalg.svd(r)
     rank = int((s > rcond * s[0]).sum())
     if rank < columns:
@@ -357,8 +357,10 @@ def ridge(
         ``"gcv"`` chooses it by generalized cross-validation: the least :math:`n \lVert y - \hat y
         \rVert^2 / (n - \mathrm{tr}\,A)^2`, where :math:`\hat y = A y` are the fitted values. It
         estimates the error on new samples, and needs noise that is independent and of equal size in
-        all rows; it may be flat, and for some draws of the noise least at far too small a penalty:
-        a warning tells if a larger one is nearly as good with much smaller coefficients.
+        all rows, or with weights of a variance of :math:`1 / v_i`, up to a factor: a weight of 2 is
+        a more precise row here, not two rows. It may be flat, and for some draws of the noise least
+        at far too small a penalty: a warning tells if a larger one is nearly as good with much
+        smaller coefficients.
         ``"l_curve"`` takes the point where :math:`\ln \lVert w \rVert` over :math:`\ln
         \lVert y - \hat y \rVert` is most convex: a larger penalty raises the residual, and a
         smaller one the coefficients. It is a rule of thumb for ill-posed problems, where noise
@@ -372,8 +374,10 @@ def ridge(
     noise : float, keyword only, optional
         For ``"discrepancy"``, the standard deviation :math:`\sigma` of the noise in each target, of
         a row of weight 1: the sum of squares of the fit is then :math:`(n - 1)\,k\,\sigma^2` for k
-        columns of `y`, or :math:`n\,k\,\sigma^2` without an intercept. A slightly larger one errs
-        on the side of a larger penalty.
+        columns of `y`, or :math:`n\,k\,\sigma^2` without an intercept. Pass a fifth more than the
+        noise is believed to have: where a draw of it happens to be smaller than expected, the right
+        :math:`\sigma` leaves hardly any penalty. With few more rows than columns, least squares
+        itself may leave more, and no penalty is small enough.
 
     Returns
     -------

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _arrays, _checks, _parts
+from thalweg import _arrays, _centre, _checks, _parts
 from thalweg._habits import takes
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import Identity, Linear, Sequential, Standardize
@@ -68,8 +68,9 @@ def network(
         As in `least_squares`.
     rcond : float, keyword only, optional
         As in `least_squares`; by default the larger of its default there and
-        :math:`4 \varepsilon \sqrt p`, with the :math:`\varepsilon` of the model's dtype. A float32
-        model rounds its input: anything smaller than that is rounding.
+        :math:`4 \varepsilon \sqrt p`, with the :math:`\varepsilon` of the model's dtype, which then
+        also tells constant columns. A float32 model rounds its input: anything smaller than that is
+        rounding.
 
     Returns
     -------
@@ -125,7 +126,8 @@ def network(
     x = _arrays.matrix(x, _F64, "x")
     if x.shape[1] != widths[0]:
         raise ShapeError(f"x has {x.shape[1]} columns; this model takes {widths[0]}")
-    data = problem(x, y, biased is not None, sample_weight)
+    dtype = model.dtype if rcond is None else _F64
+    data = problem(x, y, biased is not None, sample_weight, dtype)
     found = fit(data, rank_deficient, _resolved(model, data) if rcond is None else rcond)
     rank = min(widths)
     if rank < min(found.rank, widths[-1]):
@@ -182,8 +184,9 @@ def last_layer(
     rcond : float, keyword only, optional
         As in `least_squares`, also with a penalty; by default the larger of its default there and
         :math:`4 \varepsilon \sqrt p` for `p` features, with the :math:`\varepsilon` of the model's
-        dtype. The outputs of earlier layers are rounded to that precision: if one float32 unit is
-        three times another, what distinguishes them beyond that is rounding.
+        dtype, which then also tells constant features. The outputs of earlier layers are rounded to
+        that precision: if one float32 unit is three times another, what distinguishes them beyond
+        that is rounding.
 
     Returns
     -------
@@ -237,7 +240,9 @@ def last_layer(
     _fits(model, y)
     for layer in scales:  # back through them, to what the Linear should return
         y = y * layer.std + layer.mean if not layer.inverse else (y - layer.mean) / layer.std
-    data = problem(_parts.part(model, 0, end - 1)(model._rows(x, "x")), y, last.bias, sample_weight)
+    features = _parts.part(model, 0, end - 1)(model._rows(x, "x"))
+    dtype = model.dtype if rcond is None else _F64
+    data = problem(features, y, last.bias, sample_weight, dtype)
     scale = data.total if reduction == "mean" else 1.0
     rcond = _resolved(model, data) if rcond is None else rcond
     try:
@@ -266,11 +271,8 @@ def _fits(model: Sequential, y: Any) -> None:
 
 
 def _resolved(model: Sequential, data: Problem) -> float:
-    """Return the share of the largest singular value that is rounding in the model's dtype.
-
-    For columns of length 1, rounding errors are random, so they do not grow with the rows.
-    """
-    own = 4 * float(np.finfo(model.dtype).eps) * float(np.sqrt(data.x.shape[1]))
+    """Return the share of the largest singular value that is rounding in the model's dtype."""
+    own = _centre.rounding(model.dtype, data.x.shape[1])
     return max(own, _EPS * float(max(data.x.shape)))
 
 

@@ -9,8 +9,9 @@ weighted mean,
 
 where :math:`\ell_i` is the sum over the elements of row `i` and :math:`n_i` their number. A weight
 of 0 is thus equivalent to leaving the row out, a weight of 2 to including it twice, and only ratios
-matter. PyTorch normalizes class weights in this way, and scikit-learn sample weights; Keras divides
-by the number of samples instead.
+matter. (The batch statistics of `thalweg.nn.BatchNorm1d` include every row once, whatever it
+weighs.) PyTorch normalizes class weights in this way, and scikit-learn sample weights; Keras
+divides by the number of samples instead.
 
 A loss can be called with precomputed outputs, ``loss(model(x), y)``. With ``reduction="none"``,
 which is for such calls only, it returns one number per sample: the mean over the elements of its

@@ -55,7 +55,8 @@ class CrossEntropyLoss(CoreLoss):
     weight : array_like of shape (classes,), optional
         Weights of the classes, 0 or more; by default all 1.
     ignore_index : int, keyword only, default -100
-        Rows with this label are ignored, as if they were not there.
+        Rows with this label are ignored, as if they were not there. (Only batch statistics of
+        `nn.BatchNorm1d` include them.)
     label_smoothing : float, keyword only, default 0.0
         From 0 to 1.
     heads : sequence of int, keyword only, optional
@@ -355,8 +356,9 @@ class BCEWithLogitsLoss(CoreLoss):
                [0.  ]])
         """
         logits = _floats(_comparable(output))
-        power = np.exp(-np.abs(logits))  # cannot overflow
-        shares: Array = np.where(logits >= 0, 1, power) / (1 + power)
+        with np.errstate(under="ignore"):  # to 0, the nearest number; it cannot overflow
+            power = np.exp(-np.abs(logits))
+            shares: Array = np.where(logits >= 0, 1, power) / (1 + power)
         return shares
 
     def _columns(self, outputs: int) -> tuple[float, ...]:

@@ -32,6 +32,7 @@ class Competition:
 
 def softmax(logits: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the softmax of each row, without overflow; columns of -inf do not take part."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares: npt.NDArray[Any] = powers / powers.sum(axis=1, keepdims=True)
+    with np.errstate(under="ignore"):  # to 0, the nearest number
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares: npt.NDArray[Any] = powers / powers.sum(axis=1, keepdims=True)
     return shares

@@ -135,7 +135,8 @@ class ExponentialLR(Schedule):
         self._real("gamma", 0, closed="()")
 
     def _rates(self, t: Times, base: float, total: int | None) -> Times:
-        return base * self.gamma**t
+        with np.errstate(under="ignore"):  # to 0, in the end
+            return base * self.gamma**t
 
 
 @description

@@ -80,14 +80,17 @@ class CosineAnnealingWarmRestarts(Schedule):
         self._real("eta_min", 0)
 
     def _rates(self, t: Times, base: float, total: int | None) -> Times:
-        # Where cycles start; the last start is after all times.
-        starts, length = [0], self.T_0
-        while starts[-1] <= t.max(initial=0):
-            starts.append(starts[-1] + length)
-            length *= self.T_mult
-        cycle = np.searchsorted(starts, t, side="right") - 1
-        bounds = np.array(starts, dtype=np.float64)
-        part: Times = (t - bounds[cycle]) / (bounds[cycle + 1] - bounds[cycle])
+        if self.T_mult == 1:
+            part: Times = t % self.T_0 / self.T_0
+        else:
+            # Where cycles start, soon far apart; the last start is after all times.
+            starts, length = [0], self.T_0
+            while starts[-1] <= t.max(initial=0):
+                starts.append(starts[-1] + length)
+                length *= self.T_mult
+            cycle = np.searchsorted(starts, t, side="right") - 1
+            bounds = np.array(starts, dtype=np.float64)
+            part = (t - bounds[cycle]) / (bounds[cycle + 1] - bounds[cycle])
         return self.eta_min + (base - self.eta_min) * (1 + np.cos(math.pi * part)) / 2
 
 
