@@ -160,3 +160,23 @@ def test_of_an_interrupted_end_changed_weights_remain():
     weights = inner.trainer.model.state_dict()["0.weight"]
     assert (weights == 0).sum() == weights.size // 2
     assert (inner.owner == -1).all()
+
+
+def test_gradients_for_an_update_that_is_not_made_any_more_are_dropped():
+    """They are of a task that will not end, and would be an update when the next one is learned."""
+
+    class Interrupted(continual.Strategy):
+        stops = True
+
+        def step(self, x, y):
+            loss = super().step(x, y)
+            if self.stops:
+                raise KeyboardInterrupt
+            return loss
+
+    strategy = Interrupted(learner(accumulate_grad_batches=2))
+    with pytest.raises(KeyboardInterrupt):
+        run(strategy)
+    strategy.stops = False
+    strategy.fit(TASK, steps=2, batch_size=12)
+    assert strategy.trainer.optimizer.steps == 1

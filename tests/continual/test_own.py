@@ -17,9 +17,9 @@ TASK = continual.Task(X, Y, X, Y)
 SCENARIO = continual.from_arrays([(X, Y)] * 2)
 
 
-def learner():
+def learner(**options):
     model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
-    return tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+    return tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1), **options)
 
 
 @contextlib.contextmanager
@@ -361,6 +361,95 @@ def test_a_strategy_with_only_a_step_learns_tasks_by_it():
     np.testing.assert_allclose(other.histories[1]["loss"], one.histories[1]["loss"], rtol=1e-5)
     assert 0 < other.seconds < 10
     assert Steps(learner()).fit(TASK, steps=5, batch_size=8, drop_last=True).epochs == 1
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_batches_in_which_no_row_counts_are_not_given_to_a_step(accumulate):
+    """They would be refused there; updates are of the batches at their positions, as for others."""
+    y = np.where(np.arange(20) % 7 < 5, -100, Y)
+    scenario, found = continual.Scenario([continual.Task(X, y, X, Y)]), []
+    for kind in (continual.Naive, Steps):
+        strategy = kind(learner(accumulate_grad_batches=accumulate))
+        result = continual.run(strategy, scenario, epochs=3, batch_size=1)
+        found.append((strategy.trainer.model.flat_parameters, result.histories[0]["loss"]))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-7)
+    assert len(strategy.seen) == 3 * np.count_nonzero(y >= 0)
+
+
+class OwnRows(Strategy):
+    """Learns a third of a task's rows."""
+
+    def task_to_learn(self, task):
+        return task.with_data(task.x[::3], task.y[::3])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        OwnRows,
+        lambda t: Steps(OwnRows(t)),
+        lambda t: continual.EWC(OwnRows(t), 1.0),
+        lambda t: continual.AGEM(OwnRows(t), 12, batch_size=2),
+        lambda t: OwnRows(Replay(t, 9)),
+    ],
+    ids=["alone", "in steps", "inside EWC", "inside AGEM", "around Replay"],
+)
+@pytest.mark.filterwarnings("ignore:the penalty of")
+def test_pauses_do_not_matter_where_other_rows_are_learned(make):
+    """Passes are over 7 rows, so updates of two batches end after 2, 4, 6, 7, 9, ... steps."""
+    found = []
+    for options in ({}, {"evaluate_every": 3}, {"evaluate_every": 5}):
+        strategy = make(learner(accumulate_grad_batches=2))
+        continual.run(strategy, SCENARIO, steps=20, batch_size=1, **options)
+        found.append(strategy.trainer.model.flat_parameters)
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+def test_other_rows_are_those_of_a_task_that_has_them():
+    """Steps, passes and orders are the same."""
+    found = []
+    for strategy, task in (
+        (continual.Naive(learner()), TASK.with_data(X[::3], Y[::3])),
+        (OwnRows(learner()), TASK),
+    ):
+        strategy.begin(task)
+        strategy.learn(task, steps=10, batch_size=2)
+        found.append(strategy.trainer.model.flat_parameters)
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize(
+    "given", [(X, Y), None, continual.Task(X, Y, X, Y, 1)], ids=["arrays", "None", "another index"]
+)
+def test_other_rows_come_with_the_index_of_the_task(given):
+    class Wrong(Strategy):
+        def task_to_learn(self, task):
+            return given
+
+    strategy = Wrong(learner())
+    message = r"^Wrong\.task_to_learn must return a task with the same index, .*with_data"
+    with pytest.raises(ArgumentError, match=message):
+        strategy.fit(TASK)
+    assert strategy.trainer.optimizer.steps == 0
+
+
+@pytest.mark.parametrize("around", [lambda t: Replay(t, 9), Steps])
+def test_weights_of_other_rows_are_not_lost_silently(around):
+    class Weighted(Strategy):
+        def task_to_learn(self, task):
+            return task.with_data(task.x, task.y, np.linspace(0, 1, len(task.y)))
+
+    plain, weighted = continual.Naive(learner()), Weighted(learner())
+    for strategy in (plain, weighted):
+        strategy.fit(TASK)
+    found, other = (strategy.trainer.model.flat_parameters for strategy in (plain, weighted))
+    assert (found != other).any()
+    inside = around(learner())
+    with pytest.raises(UnsupportedError, match=rf"^{type(inside).__name__} does not .*weight"):
+        Weighted(inside).fit(TASK)
+    assert inside.trainer.optimizer.steps == 0
 
 
 def test_a_strategy_with_only_a_step_is_resumed(tmp_path):

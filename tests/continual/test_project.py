@@ -510,3 +510,80 @@ def test_reference_rows_are_the_same_however_steps_are_cut(accumulate, monkeypat
         assert history["projected"][0] > 0
         found.append(strategy.trainer.model.flat_parameters)
     np.testing.assert_array_equal(*found)
+
+
+INSIDE = {
+    "Cumulative": continual.Cumulative,
+    "Joint": continual.Joint,
+    "GDumb": lambda t, s: continual.GDumb(t, 20),
+}
+
+
+def _some_ignored():
+    """Tasks of 26, 7 and 10 rows; of some batches, no row counts."""
+    rng, tasks = np.random.default_rng(0), []
+    for index, rows in enumerate((26, 7, 10)):
+        x, y = rng.standard_normal((rows, 3)), rng.integers(0, 4, rows)
+        y[3 : rows // 2] = -100
+        tasks.append(continual.Task(x, y, x, np.abs(y) % 4, index))
+    return continual.Scenario(tasks)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("inside", INSIDE)
+def test_a_gem_that_changes_no_gradient_changes_nothing_around_other_rows(inside, accumulate):
+    """Passes are over the rows of the strategy inside, and so updates end where it ends them."""
+    scenario, make, found = _some_ignored(), INSIDE[inside], []
+    for around in (continual.Naive, lambda s: continual.AGEM(s, 12, eps=1e300)):
+        strategy = around(make(network(accumulate_grad_batches=accumulate), scenario))
+        continual.run(strategy, scenario, steps=25, batch_size=3)
+        found.append(strategy.trainer)
+    plain, other = found
+    assert other.optimizer.steps == plain.optimizer.steps
+    np.testing.assert_array_equal(other.model.flat_parameters, plain.model.flat_parameters)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("inside", INSIDE)
+def test_reference_rows_around_other_rows_do_not_depend_on_pauses(inside, accumulate, tmp_path):
+    scenario, found = _some_ignored(), []
+    for options in ({}, {"evaluate_every": 4}, {"save_every": 7, "checkpoint": tmp_path / "run"}):
+        trainer = network(accumulate_grad_batches=accumulate)
+        strategy = continual.AGEM(INSIDE[inside](trainer, scenario), 12, batch_size=2)
+        result = continual.run(strategy, scenario, steps=25, batch_size=2, **options)
+        assert any(share > 0 for share in result.histories[-1]["projected"])
+        found.append(trainer.model.flat_parameters)
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+def test_reference_rows_are_the_same_if_updates_begin_within_those_of_a_pass(monkeypatch):
+    """As after a pause of one step: updates of three begin at 1, 4, ... in a pass of 70."""
+    first, second = _two_tasks(140)
+    found = []
+    for chunk in (1000, 64, 1):
+        monkeypatch.setattr(_project, "_CHUNK", chunk)
+        strategy = continual.AGEM(_accumulating(3), 90)
+        strategy.fit(first)
+        strategy.begin(second)
+        for steps, start in ((1, 0), (139, 1)):
+            history = strategy.learn(second, steps=steps, start=start, batch_size=2)
+        assert 0 < history["projected"][0] < 1
+        found.append(strategy.trainer.model.flat_parameters)
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+def test_an_update_that_waits_when_a_task_is_learned_further_has_its_own_reference_batch():
+    """As large as the latest step, and drawn as for the steps; `learn` needs the whole buffer."""
+    first, second = _two_tasks()
+    strategy = continual.AGEM(_accumulating(), 90)
+    strategy.fit(first)
+    sizes, ready = [], strategy._ready
+    strategy._ready = lambda rows: sizes.append(len(rows["y"])) or ready(rows)
+    strategy.begin(second)
+    before = strategy.trainer.optimizer.steps
+    strategy.step(second.x[:8], second.y[:8])
+    strategy.learn(second, steps=4)
+    assert sizes == [8, 8, 90]
+    assert strategy.trainer.optimizer.steps - before == 2

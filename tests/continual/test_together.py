@@ -425,6 +425,21 @@ def test_a_penalty_that_is_removed_while_a_task_is_learned_is_not_lost_silently(
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("joins", [continual.Cumulative, continual.Joint])
+def test_penalties_may_be_around_and_inside_a_strategy_that_passes_on_another_task(joins):
+    """The penalty outside was taken for one that others have left, at the second task."""
+    scenario, found = continual.Scenario(TASKS), []
+    for make in (
+        lambda t: L2Init(joins(EWC(t, 5.0), scenario), 0.1),
+        lambda t: joins(L2Init(EWC(t, 5.0), 0.1), scenario),
+    ):
+        strategy = make(trainer())
+        continual.run(strategy, scenario, steps=STEPS)
+        assert len(strategy.trainer._penalties.terms) == 2
+        found.append(strategy.trainer.model.flat_parameters)
+    np.testing.assert_array_equal(*found)
+
+
 def test_a_penalty_that_others_have_left_is_refused():
     """One strategy's penalty would count in the place of, or besides, another's."""
     mine = trainer()

@@ -411,6 +411,35 @@ def test_the_last_update_of_a_task_is_like_the_others(name, scenario):
         assert reference @ moved == pytest.approx(0, abs=1e-12)  # it was against it
 
 
+@pytest.mark.parametrize("by_step", [False, True])
+def test_an_update_that_waits_is_made_before_a_task_is_learned_further(by_step, scenario):
+    """Its gradients were dropped without a word, and those of a user's steps joined the next."""
+
+    class BySteps(continual.Strategy):
+        def step(self, x, y):
+            return super().step(x, y)
+
+    task, found = scenario[0], []
+    for waits in (False, True):
+        mine = learner(6, nn.CrossEntropyLoss(), accumulate_grad_batches=3)
+        strategy = (BySteps if by_step else continual.Naive)(mine)
+        strategy.begin(task)
+        parts = [(task.x[rows], task.y[rows]) for rows in (slice(0, 9), slice(9, 12))]
+        if waits:
+            for part in parts:
+                strategy.step(*part)
+        else:  # the update is of the mean of their gradients
+            apart = mine.copy()
+            for part in parts:
+                apart.backward(*part)
+            mine.model.flat_gradients = apart.model.flat_gradients / 2
+            mine.optimizer.step(mine.model)
+        strategy.learn(task, steps=4, batch_size=12)
+        assert mine.optimizer.steps == 3
+        found.append(mine.model.flat_parameters)
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-5, atol=1e-7)
+
+
 def test_a_fresh_start_drops_accumulated_gradients(scenario):
     """They are of the network before."""
     plain, mine = (learner(6, nn.CrossEntropyLoss(), accumulate_grad_batches=2) for _ in range(2))

@@ -95,3 +95,22 @@ def test_of_a_failed_task_nothing_is_left(rng):
     with pytest.raises(tw.errors.DivergedError):
         continual.run(strategy, scenario, epochs=5)
     assert str(strategy.state_dict()) == before
+
+
+@pytest.mark.filterwarnings("ignore:the penalty of RWalk was 0.0")
+def test_the_first_update_of_all_may_be_that_of_a_later_task(rng):
+    """No row of the first one counts, so it has no step, and the average begins with the second."""
+    x, y = rng.standard_normal((4, 2)), np.array([0, 1, 2, 0])
+    found = []
+    for labels in ([], [[-100, -100, 1, 2]]):
+        model = nn.Sequential(nn.Linear(2, 3), dtype="float64", seed=0)
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+        strategy = RWalk(trainer, 1.0, alpha=0.3, every=1)
+        for index, (those, batch_size) in enumerate([*((it, 2) for it in labels), (y, 4)]):
+            task = Task(x, np.array(those), x, y, index, classes=(0, 1, 2))
+            strategy.begin(task)
+            strategy.learn(task, steps=1, batch_size=batch_size, shuffle=False)
+            strategy.end(task)
+        assert trainer.optimizer.steps == 1
+        found.append(strategy.state_dict()["fisher"])
+    np.testing.assert_array_equal(*found)

@@ -48,7 +48,8 @@ class Admission:
             return
         self._refused = True
         check_task(task)
-        self._check_penalties()
+        if self._admitted is None:  # else one around this has, of a task that it changed
+            self._check_penalties()
         self._check(task)
         trainer = self.trainer
         before: Any = trainer.loss

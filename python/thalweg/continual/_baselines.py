@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Changed, Scenario, Task
@@ -92,13 +91,7 @@ class Cumulative(Strategy):
 
     def begin(self, task: Task) -> None:
         """Combine the rows of the tasks so far."""
-        super().begin(self._all(task))
-
-    def _learn(self, task: Task, **options: Any) -> History:
-        return super()._learn(self._all(task), **options)
-
-    def _rows_of_pass(self, task: Task) -> int:
-        return super()._rows_of_pass(self._all(task))
+        super().begin(self.task_to_learn(task))
 
     def _sources(self, task: Task) -> list[Task]:
         """Return the tasks whose rows are learned."""
@@ -116,7 +109,7 @@ class Cumulative(Strategy):
             )
         self._known = task
 
-    def _all(self, task: Task) -> Task:
+    def task_to_learn(self, task: Task) -> Task:
         """Return the task with the rows of all sources; the latest result is cached."""
         self._check_known(task)
         if self._union is None or self._union.index != task.index:

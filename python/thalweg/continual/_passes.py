@@ -26,16 +26,18 @@ def by_step(strategy: Any, task: Task, **options: Any) -> History:
     steps, start = options["steps"], options["start"]
     _batches.check_last(trainer, rows, steps, start, options["batch_size"], options["drop_last"])
     per_pass = _batches.per_pass(rows, options["batch_size"], options["drop_last"])
+    finish(strategy)
     for at, (x, y, _) in enumerate(
         _batches.chunks(task, seed=trainer.model.seed, most=1, **options), start + 1
     ):
-        began = time.perf_counter()
-        loss = strategy.step(x, y)
-        if at % per_pass == 0 or at == start + steps:  # as in a fit, no update goes on beyond that
+        began, counts = time.perf_counter(), _counts(trainer, y, None, len(y))[:2]
+        loss = strategy.step(x, y) if counts[0] else np.nan  # which is left out of the mean
+        # As in `train`, an update ends at its position, whichever of its batches count.
+        if at in (_batches.end_of_update(at, per_pass, trainer._accumulate, start), start + steps):
             finish(strategy)
         seconds = time.perf_counter() - began
         try:
-            figures = entry(loss, seconds, *_counts(trainer, y)[:2])
+            figures = entry(loss, seconds, *counts)
         except (TypeError, ValueError):
             raise ArgumentError(
                 f"{type(strategy).__name__}.step must return the loss of the batch, such as what"

@@ -8,10 +8,10 @@ import numpy as np
 from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
-from thalweg.continual import _batches
+from thalweg.continual import _batches, _protocol
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._memory import Drawing, KeepingTasks, buffer_of, check_competing, kept_rows
-from thalweg.continual._passes import counting_steps, mean_history, were_skipped
+from thalweg.continual._passes import counting_steps, finish, mean_history, were_skipped
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, are_labels, counted
 from thalweg.errors import UnsupportedError
@@ -45,6 +45,7 @@ class Projecting(Strategy):
         super().begin(task)
 
     def _learn(self, task: Task, **options: Any) -> History:
+        finish(self)  # before the core is told of the reference rows of these steps
         if not self._remembers():
             return super()._learn(task, **options)
 
@@ -219,9 +220,11 @@ class AGEM(Projecting, KeepingTasks):
         size, seed = min(self._batch_size or batch_size, len(self.buffer)), self.trainer.model.seed
         # Batches in an update; the last update of a pass may have fewer.
         each = self.trainer._accumulate
-        per_pass = _batches.per_pass(len(task.y), batch_size, options["drop_last"])
+        # A strategy inside may learn other rows than the task's, in passes of another length.
+        learned = _protocol.learned(_protocol.inside(self), task)
+        per_pass = _batches.per_pass(len(learned.y), batch_size, options["drop_last"])
         counting = counting_steps(
-            self.trainer, task, steps=steps, start=start, batch_size=batch_size, **options
+            self.trainer, learned, steps=steps, start=start, batch_size=batch_size, **options
         )
         cuts = _cuts(counting, start, per_pass, each)
         at, end, parts = start, start + steps, []
@@ -379,10 +382,10 @@ class GEM(Projecting):
 
 
 def _cuts(counting: Any, start: int, per_pass: int, accumulate: int) -> Any:
-    """Return the steps before and after updates in which no row of the task counts, and the end.
+    """Return the steps before and after updates in which no row counts, and the end.
 
-    They are skipped, and so must be their reference rows, unless a strategy inside adds rows that
-    count, which is not known here. Each must therefore be on its own.
+    They are skipped, and so must be their reference rows, unless a strategy inside adds rows to
+    them that count, which is not known here. Each must therefore be on its own.
     """
     steps = np.arange(start, start + len(counting))
     since = steps - np.maximum(start, steps - steps % per_pass)  # an update begins with each part

@@ -11,6 +11,7 @@ from typing import Any
 
 from thalweg._history import History
 from thalweg.continual import _passes, _undo
+from thalweg.continual._task import Task
 from thalweg.errors import ArgumentError
 
 #: What `Strategy.learn` is called with, besides the task.
@@ -77,6 +78,25 @@ def learn(strategy: Any, task: Any, **options: Any) -> History:
             f"{type(strategy).__name__}.learn must return the figures of its steps, such as"
             f' {{"loss": 0.5}}, or what super().learn(task, ...) returns; got {given!r}'
         ) from None
+
+
+def learned(links: Iterable[Any], task: Any) -> Any:
+    """Return the task whose rows strategies learn, the outermost first, of a task given to them.
+
+    Raises
+    ------
+    ArgumentError
+        If one of them, which may be user-defined, returns anything else.
+    """
+    for link in links:
+        given = link.task_to_learn(task)
+        if not isinstance(given, Task) or given.index != task.index:
+            raise ArgumentError(
+                f"{type(link).__name__}.task_to_learn must return a task with the same index, such"
+                f" as task.with_data(x, y); for {task!r}, got {given!r}"
+            )
+        task = given
+    return task
 
 
 def _history(figures: Mapping[Any, Any]) -> History:

@@ -277,13 +277,11 @@ class GDumb(Keeping):
             self.buffer.load_state_dict(self._before)
             self._before = None
 
-    def _learn(self, task: Task, **options: Any) -> History:
+    def task_to_learn(self, task: Task) -> Task:
+        """Return the task with the rows that the buffer holds."""
         rows = self.buffer.rows()
         classes = np.unique(rows["y"]).tolist() if are_labels(rows["y"]) else None
-        return super()._learn(task.with_data(rows["x"], rows["y"], None, classes), **options)
-
-    def _rows_of_pass(self, task: Task) -> int:
-        return len(self.buffer)
+        return task.with_data(rows["x"], rows["y"], None, classes)
 
 
 class NearestMean(Strategy):

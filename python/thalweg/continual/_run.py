@@ -313,8 +313,8 @@ class _Run:
             _protocol.begin(self.strategy, task)
             self.result.histories.append(History())
         while self.taken < plan.steps_of(task):
-            before, rows = self.taken, self.strategy._rows_of_pass(task)
-            part = plan.next_stop(task, rows, before) - before
+            before, learned = self.taken, _protocol.learned(_protocol.links(self.strategy), task)
+            part = plan.next_stop(task, len(learned.y), before) - before
             history = _protocol.learn(
                 self.strategy,
                 task,

@@ -218,13 +218,22 @@ class Strategy(Admission, Stateful):
 
         A custom strategy that overrides `step` but not this takes each of the steps by its `step`.
 
+        One that learns other rows than the task's overrides `task_to_learn`, and not this: `run`
+        then knows where its passes end.
+
         With ``accumulate_grad_batches``, an update is of the batches at its positions in the pass,
         also where no row of some of them counts; `Trainer.fit` passes over those, and takes the
-        next ones instead.
+        next ones instead. If gradients of earlier calls of `step` still wait for an update, it is
+        made first.
         """
         check_task(task)
         self._check_begun(task, "cannot be learned")
         self._asked = True
+        # Those inside are only asked for steps if this one learns by `step`.
+        given = task
+        task = _protocol.learned(_protocol.links(self) if self._by_step else [self], given)
+        if task is not given and task.sample_weight is not None:  # `begin` has not seen them
+            self._check(task)
         options: dict[str, Any] = {
             "steps": _checks.integer("steps", steps, 1),
             "start": _checks.integer("start", start, 0),
@@ -250,11 +259,25 @@ class Strategy(Admission, Stateful):
         }
         if self.inner is not None:
             return _protocol.learn(self.inner, task, **options)
+        _passes.finish(self)
         return _passes.train(self.trainer, task, **options)
 
-    def _rows_of_pass(self, task: Task) -> int:
-        """Return how many rows each pass takes while a task is learned."""
-        return len(task.y) if self.inner is None else self.inner._rows_of_pass(task)
+    def task_to_learn(self, task: Task) -> Task:
+        """Return the task whose rows `learn` takes: by default the one that it is called with.
+
+        Parameters
+        ----------
+        task : Task
+            The task that has begun, or what a strategy around this one makes of it.
+
+        Returns
+        -------
+        Task
+            One with the same index, such as `Task.with_data` returns. It must not depend on how
+            many steps have been taken. It is asked for at each part of the task, and where `run`
+            pauses, so one that takes long to make is better kept.
+        """
+        return task
 
     def end(self, task: Task) -> None:
         """Record what must not be forgotten of a task that was learned.
@@ -279,6 +302,8 @@ class Strategy(Admission, Stateful):
         """Drop what is held for a task that will not be learned to its end."""
         if self.inner is not None:
             self.inner._abandon()
+        elif self._begun is not None:
+            self.trainer._core.forget()  # gradients for an update that is not made any more
         self._begun, self._admitted = None, None
 
     @called("strategy.fit", OF_FITS, check_task)

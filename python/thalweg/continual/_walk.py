@@ -124,10 +124,10 @@ class RWalk(Consolidating):
         walk = self._walk
         assert walk is not None
         self._walk = None
-        self._fisher = walk[0][0]
-        new = walk[0][2].astype(np.float64)
+        fisher, _, new, _ = (part.astype(np.float64) for part in walk[0])
+        if fisher.any():  # else there was no update yet, and the first one is still to come
+            self._fisher = walk[0][0]
         self._scores = new if self._scores is None else (self._scores + new) / 2
-        fisher = self._fisher.astype(np.float64)
         parts = [fisher, np.maximum(self._scores, 0)]
         total = sum(part / (part.max() or 1.0) for part in parts)
         self._set(np.asarray(total), self._parameters())
