@@ -301,18 +301,55 @@ def test_a_process_that_forks_within_another_threads_step_can_train(kind):
     trainer, thread = begun(kind, "step", slow)
 
     def train(connection):
+        trainer.model.flat_parameters = [1, 2, 3]
+        kept = copy.deepcopy(trainer.model).flat_parameters  # not those where that step began
         trainer.step(*DATA)
-        connection.send(trainer.optimizer.steps)
+        connection.send((kept.tolist(), trainer.optimizer.steps))
         connection.close()
 
     ours, theirs = multiprocessing.Pipe()
     child = multiprocessing.get_context("fork").Process(target=train, args=(theirs,))
     child.start()
     assert ours.poll(60), "the child hangs"
-    assert ours.recv() == 1
+    assert ours.recv() == ([1, 2, 3], 1)
     child.join(60)
     slow.go_on.set()
     thread.join(60)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_process_that_forks_within_another_threads_fit_can_fit():
+    """A web server that trains in the background starts a worker; that thread is not in it."""
+    slow = Slow()
+
+    class Waiting(tw.callbacks.Callback):
+        def on_epoch_end(self, trainer, record):
+            slow.wait()
+
+    trainer = tw.Trainer(nn.Sequential(nn.Linear(2, 1)), loss=nn.MSELoss(), optimizer=optim.SGD())
+    thread = threading.Thread(target=trainer.fit, args=DATA, kwargs={"callbacks": [Waiting()]})
+    thread.start()
+    assert slow.inside.wait(60)
+    with pytest.raises(tw.UnsupportedError, match="already in a fit"):
+        trainer.fit(*DATA)
+
+    def train(connection):
+        trainer.loss = nn.L1Loss()
+        with trainer.gradient_hook(np.ones_like):
+            trainer.fit(*DATA, epochs=2)
+        connection.send(trainer.epochs)
+        connection.close()
+
+    ours, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=train, args=(theirs,))
+    child.start()
+    theirs.close()  # or `recv` would wait for a child that has failed
+    assert ours.recv() == 3
+    child.join(60)
+    slow.go_on.set()
+    thread.join(60)
+    assert trainer.epochs == 1
 
 
 @pytest.mark.parametrize("make", [lambda: optim.SAM(optim.SGD(lr=0.5)), optim.LBFGS])
@@ -373,3 +410,32 @@ def test_the_number_of_threads_can_be_set_and_is_shown(capsys):
         assert tw.show_config("dicts")["threads_from"] == "set_num_threads"
     finally:
         tw.set_num_threads(before)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_does_not_wait_for_a_function_that_gradcheck_calls():
+    """It may take long, or wait for the thread that forks: here it does."""
+    inside, forked = threading.Event(), threading.Event()
+
+    def fork():
+        assert inside.wait(60)
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        forked.set()
+
+    waited = []
+
+    def loss(output, target):
+        inside.set()
+        waited.append(forked.wait(30))
+        return float(((output - target) ** 2).sum()), 2 * (output - target)
+
+    thread = threading.Thread(target=fork)
+    thread.start()
+    model = nn.Sequential(nn.Linear(2, 1), nn.Tanh(), dtype="float64")
+    assert tw.gradcheck(model, *DATA, loss=loss)
+    thread.join(60)
+    assert all(waited)

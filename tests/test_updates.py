@@ -535,6 +535,27 @@ def test_an_infinite_gradient_is_refused_also_where_it_would_wait(accumulate):
     np.testing.assert_allclose(model.flat_parameters, before - 0.1, rtol=1e-6)
 
 
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_a_step_with_an_infinite_gradient_is_refused_also_where_it_would_wait(accumulate):
+    """Or each later update would fail by it. What waited with it is gone."""
+    model = nn.Sequential(nn.Linear(2, 1))
+    model.flat_parameters = np.zeros(3)
+    trainer = tw.Trainer(
+        model,
+        loss=nn.L1Loss(reduction="sum"),
+        optimizer=optim.SGD(lr=0.1),
+        accumulate_grad_batches=accumulate,
+    )
+    good, bad = np.ones((8, 2), np.float32), np.full((8, 2), 3e38, np.float32)
+    y = np.ones(8, np.float32)
+    trainer.step(good, y)
+    with pytest.raises(tw.DivergedError, match="a gradient became infinite in step 1"):
+        trainer.step(bad, y)
+    for _ in range(accumulate):
+        trainer.step(good, y)
+    np.testing.assert_allclose(model.flat_parameters, 0.8, rtol=1e-6)
+
+
 def test_gradients_of_a_trainer_leave_a_pass_by_hand_alone(batches):
     (x, y), trainer = batches[0], make()
     model = trainer.model

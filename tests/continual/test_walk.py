@@ -114,3 +114,31 @@ def test_the_first_update_of_all_may_be_that_of_a_later_task(rng):
         assert trainer.optimizer.steps == 1
         found.append(strategy.state_dict()["fisher"])
     np.testing.assert_array_equal(*found)
+
+
+def test_intervals_go_on_where_a_strategy_resets_the_optimizer(rng):
+    """As that of docs/continual/custom.md, which begins each task with a new one: without momentum,
+    that changes nothing but the count of its updates."""
+
+    class Reset(continual.Strategy):
+        def __init__(self, inner):
+            super().__init__(inner)
+            self.fresh = self.trainer.optimizer.state_dict()
+
+        def begin(self, task):
+            super().begin(task)
+            self.trainer.optimizer.load_state_dict(self.fresh, self.trainer.model)
+
+    y, draws = np.arange(40) % 4, rng.standard_normal((2, 40, 5))
+    tasks = [Task(x, y, x, y, index) for index, x in enumerate(draws)]
+    found = []
+    for wrap in (continual.Naive, Reset):
+        model = nn.Sequential(nn.Linear(5, 4), dtype="float64", seed=0)
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+        walk = RWalk(trainer, 1.0, every=5)
+        strategy = wrap(walk)
+        for task in tasks:
+            strategy.fit(task, steps=20, batch_size=10)
+        found.append((walk._scores, model.flat_parameters))
+    for plain, reset in zip(*found, strict=True):
+        np.testing.assert_array_equal(reset, plain)

@@ -248,21 +248,28 @@ impl<T: Element> Workspace<T> {
 /// The plans and workspaces of the last few shapes: a training loop has two (the last batch is shorter),
 /// inference more.
 pub(crate) struct Workspaces<T> {
-    recent: Vec<Workspace<T>>,
+    /// With the pass that last used each, the most recent first.
+    recent: Vec<(Workspace<T>, usize)>,
     precision: Precision,
+    /// How many passes there have been.
+    passes: usize,
 }
 
 impl<T> Default for Workspaces<T> {
     fn default() -> Self {
-        Workspaces { recent: Vec::new(), precision: Precision::Full }
+        Workspaces { recent: Vec::new(), precision: Precision::Full, passes: 0 }
     }
 }
 
 impl<T: Element> Workspaces<T> {
-    /// How many are kept in any case, and how many at most.
-    const KEPT: (usize, usize) = (4, 32);
-    /// Elements that all of them together may take, if there are more than the minimum.
+    /// How many are kept at most.
+    const KEPT: usize = 32;
+    /// Elements that all of them together may take in any case; beyond that, they may take twice as many as the
+    /// largest of them.
     const KEPT_ELEMENTS: usize = 1 << 22;
+    /// If they take more than that, those are dropped that have not been used in so many passes: an epoch that is
+    /// as long hardly notices that its last batch, or its validation, needs new memory.
+    const IDLE: usize = 1024;
 
     /// Without workspaces yet, for passes that train in this precision.
     pub fn of(precision: Precision) -> Self {
@@ -280,35 +287,59 @@ impl<T: Element> Workspaces<T> {
         mode: Mode,
         rows: usize,
     ) -> Result<&mut Workspace<T>, Error> {
-        let index = match self.recent.iter().position(|w| w.serves(network, mode, rows)) {
+        self.passes += 1;
+        if self.passes.is_multiple_of(Self::IDLE) && self.elements() > Self::KEPT_ELEMENTS {
+            let since = self.passes - Self::IDLE;
+            self.recent.retain(|(_, used)| *used > since);
+        }
+        let index = match self.recent.iter().position(|(w, _)| w.serves(network, mode, rows)) {
             Some(index) => index,
             None => {
-                let elements = |kept: &[Workspace<T>]| kept.iter().map(|w| w.values.len()).sum::<usize>();
-                while self.recent.len() >= Self::KEPT.1
-                    || self.recent.len() >= Self::KEPT.0 && elements(&self.recent) > Self::KEPT_ELEMENTS
-                {
-                    self.recent.pop();
-                }
                 self.precision.check::<T>(isa)?;
                 let threads = threads::num_threads().0;
                 let plan = Plan::in_precision::<T>(network, mode, rows, (isa, self.precision), threads);
-                self.recent.push(Workspace::new(network, plan)?);
+                self.recent.retain(|(w, _)| w.plan.asked == threads); // others serve no longer
+                self.make_room(elements::<T>(network, &plan));
+                let made = match Workspace::new(network, plan.clone()) {
+                    Err(Error::Memory { .. }) if !self.recent.is_empty() => {
+                        self.recent.clear();
+                        Workspace::new(network, plan)
+                    }
+                    other => other,
+                }?;
+                self.recent.push((made, 0));
                 self.recent.len() - 1
             }
         };
         self.recent[..=index].rotate_right(1); // most recent first
-        Ok(&mut self.recent[0])
+        let (workspace, used) = &mut self.recent[0];
+        *used = self.passes;
+        Ok(workspace)
+    }
+
+    fn elements(&self) -> usize {
+        self.recent.iter().map(|(w, _)| w.values.len()).sum()
+    }
+
+    /// Drops the oldest until there is room for another one.
+    fn make_room(&mut self, elements: usize) {
+        let largest = self.recent.iter().map(|(w, _)| w.values.len()).fold(elements, usize::max);
+        let most = Self::KEPT_ELEMENTS.max(2 * largest);
+        while self.recent.len() >= Self::KEPT || !self.recent.is_empty() && self.elements() + elements > most
+        {
+            self.recent.pop();
+        }
     }
 
     /// What the latest of them [keeps](Workspace::transposed).
     #[cfg(test)]
     pub fn transposed(&self) -> Option<u64> {
-        self.recent.first()?.transposed
+        self.recent.first()?.0.transposed
     }
 
     #[cfg(test)]
     pub fn poison(&mut self) {
-        self.recent.iter_mut().for_each(Workspace::poison);
+        self.recent.iter_mut().for_each(|(w, _)| w.poison());
     }
 }
 
@@ -355,6 +386,54 @@ mod tests {
         );
         assert_eq!(threads(workspace(Mode::Step, 5000)), (false, "2222222222".into()), "a long one");
         assert_eq!(threads(workspace(Mode::Step, 5)), (false, "1111111111".into()), "next to nothing");
+    }
+
+    /// Where the workspace for so many rows of a small network lies.
+    fn place(kept: &mut Workspaces<f32>, network: &Network, rows: usize) -> *const f32 {
+        kept.get(network, Isa::Scalar, Mode::Apart, rows).unwrap().values.as_ptr()
+    }
+
+    #[test]
+    fn what_is_kept_is_at_most_twice_the_largest_and_not_for_long() {
+        let _turn = crate::tests::THREADS.lock().unwrap();
+        let linear = |inputs, outputs| {
+            Layer::Linear(Linear { inputs, outputs, bias: true, init: Init::KaimingUniform })
+        };
+        let network = Network::new(vec![linear(64, 100), linear(100, 10)]).unwrap();
+        let mut kept = Workspaces::<f32>::default();
+        let mut place = |rows| place(&mut kept, &network, rows);
+        // Whole batches and the last one, in turns: memory is allocated once for each.
+        let places = [20_000, 19_000].map(&mut place);
+        for _ in 0..3 {
+            assert_eq!([20_000, 19_000].map(&mut place), places);
+        }
+        for rows in [18_000, 17_000, 16_000, 15_000] {
+            place(rows);
+        }
+        let large = kept.elements();
+        let one = kept.recent.iter().map(|(w, _)| w.values.len()).max().unwrap();
+        assert!(one > Workspaces::<f32>::KEPT_ELEMENTS && large > one && large <= 2 * one);
+
+        for _ in 0..2 * Workspaces::<f32>::IDLE {
+            kept.get(&network, Isa::Scalar, Mode::Apart, 32).unwrap();
+        }
+        assert!(kept.elements() < one / 100, "small batches alone need little");
+    }
+
+    #[test]
+    fn small_workspaces_of_many_shapes_are_kept() {
+        let _turn = crate::tests::THREADS.lock().unwrap();
+        let linear = Linear { inputs: 8, outputs: 4, bias: true, init: Init::KaimingUniform };
+        let network = Network::new(vec![Layer::Linear(linear)]).unwrap();
+        let mut kept = Workspaces::<f32>::default();
+        let mut place = |rows| place(&mut kept, &network, rows);
+        let shapes: Vec<usize> = (1..=Workspaces::<f32>::KEPT).collect();
+        let places: Vec<_> = shapes.iter().map(|&rows| place(rows)).collect();
+        for _ in 0..100 {
+            assert_eq!(shapes.iter().map(|&rows| place(rows)).collect::<Vec<_>>(), places);
+        }
+        place(100);
+        assert_eq!(kept.recent.len(), Workspaces::<f32>::KEPT);
     }
 
     #[test]

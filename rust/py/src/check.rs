@@ -9,6 +9,7 @@ use thalweg_core::{Dtype, Error};
 
 use crate::arrays::{Answers, Matrix, Weights, matrix_out, vector_out};
 use crate::errors::translate;
+use crate::locks::aside;
 use crate::loss::parse_loss;
 use crate::model::Model;
 
@@ -45,8 +46,8 @@ pub fn central_differences(
     Ok(columns(py, &all))
 }
 
-/// For a function of the outputs that returns the loss and its gradient with respect to them. It must not use
-/// the model, which is in use.
+/// For a function of the outputs that returns the loss and its gradient with respect to them. The model must be
+/// a copy that nobody else uses, not even the function: it is locked while that runs.
 #[pyfunction]
 pub fn central_differences_of(
     py: Python<'_>,
@@ -166,7 +167,7 @@ fn caller<'f>(
         if failed.is_some() {
             return f64::NAN;
         }
-        Python::attach(|py| call(function.bind(py), output, gradient)).unwrap_or_else(|error| {
+        Python::attach(|py| aside(|| call(function.bind(py), output, gradient))).unwrap_or_else(|error| {
             *failed = Some(error);
             f64::NAN
         })

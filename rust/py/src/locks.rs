@@ -117,6 +117,24 @@ impl<T> Lock<T> {
     }
 }
 
+/// Lets others fork while a function of the user's runs, in the middle of a call. For calls whose locks nobody
+/// else takes: in a child process, they stay locked.
+pub fn aside<R>(function: impl FnOnce() -> R) -> R {
+    /// Comes back even from a panic.
+    struct Back(usize);
+    impl Drop for Back {
+        fn drop(&mut self) {
+            std::mem::forget(Hold::new());
+            HELD.set(self.0);
+        }
+    }
+    let held = HELD.replace(0);
+    debug_assert!(held > 0, "a call is under way");
+    HOLDERS.fetch_sub(1, SeqCst);
+    let _back = Back(held);
+    function()
+}
+
 /// 1 if this thread is among the holders, because it forks in a function that one of our calls called.
 fn own() -> usize {
     usize::from(HELD.get() > 0)

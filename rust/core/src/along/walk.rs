@@ -50,7 +50,8 @@ impl<T: Element> Walk<T> {
 
     /// Lends this to the threads of a region, for the update that comes after `updates` others.
     pub fn share(&mut self, updates: u64) -> Pace<'_, T> {
-        let since = updates.saturating_sub(self.begun);
+        self.begun = self.begun.min(updates); // the optimizer's count may have been reset
+        let since = updates - self.begun;
         let part = if self.fresh && since == 0 { 1.0 } else { self.alpha };
         let ends = (since + 1).is_multiple_of(self.every);
         Pace { parts: self.parts.each_mut().map(Buffer::share), part, eps: self.eps, ends }

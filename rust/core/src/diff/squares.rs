@@ -25,6 +25,7 @@ use crate::arena::{Buffer, Shared, zeros};
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
+use crate::gemm::pack::PANEL;
 use crate::layer::Power;
 use crate::layer::batch_norm::GROUP;
 use crate::loss::Targets;
@@ -195,20 +196,26 @@ impl<T: Element> Squares<T> {
         let runs = |start: usize, len: usize| {
             (start..start + len).step_by(RUN).map(move |from| from..(from + RUN).min(start + len))
         };
-        // The input of an encoder is in no product: codes of categories stay codes.
-        if network.stages()[0].encoder.is_none() {
-            inputs.extend(runs(workspace.layout.input, rows * network.inputs()));
-        }
+        // What the weight phase reads: of operands that were copied into panels, the copies, except the
+        // inputs of a last panel that is narrow.
+        let mut input = (workspace.layout.input, network.inputs());
         let planned = workspace.plan.stages.iter().zip(&workspace.layout.stages);
         for (stage, (plan, slots)) in network.stages().iter().zip(planned) {
             let n = stage.outputs;
-            inputs.extend(runs(slots.output, rows * n));
-            deltas.extend(runs(slots.delta, rows * n).map(|run| (run, true)));
-            if plan.is_some_and(|p| p.pack_input) {
+            let packed = plan.is_some_and(|p| p.pack_input);
+            let narrow = (1..=workspace.plan.narrow).contains(&(n % PANEL));
+            if packed {
                 inputs.extend(runs(slots.input_panels, rows * stage.inputs));
             }
+            // The input of an encoder is in no product: codes of categories stay codes.
+            if plan.is_some() && stage.encoder.is_none() && (!packed || narrow) {
+                inputs.extend(runs(input.0, rows * input.1));
+            }
+            input = (slots.output, n);
             if plan.is_some_and(|p| p.pack_delta) {
                 deltas.extend(runs(slots.delta_panels, rows * n).map(|run| (run, true)));
+            } else {
+                deltas.extend(runs(slots.delta, rows * n).map(|run| (run, true)));
             }
             if stage.norm.is_some_and(|norm| norm.scale.is_some()) {
                 deltas.extend(runs(slots.groups, rows.div_ceil(GROUP) * 2 * n).map(|run| (run, false)));

@@ -613,11 +613,14 @@ fn jets_have_the_same_bits_for_any_number_of_threads_and_are_near_in_single_prec
         all.extend(gradient);
         all
     }
+    let _turn = crate::tests::THREADS.lock().unwrap();
+    let before = crate::threads::num_threads().0;
     let single = run::<f32>(1);
     for threads in [2, 3, 8] {
         assert_eq!(run::<f32>(threads), single, "{threads} threads");
     }
     let (single, double): (Vec<f64>, _) = (single.into_iter().map(f64::from).collect(), run::<f64>(2));
+    crate::threads::set_num_threads(before);
     let error = distance(&single, &double);
     assert!(error < 1e-5, "{error:e}");
 }

@@ -37,7 +37,7 @@ pub struct Adam {
     pub eps: f64,
     /// Weight decay, ≥ 0.
     pub weight_decay: f64,
-    /// Whether the denominator never decreases (AMSGrad).
+    /// Whether to divide by the largest average so far (AMSGrad).
     pub amsgrad: bool,
     /// Whether weight decay is decoupled (AdamW).
     pub decoupled_weight_decay: bool,

@@ -222,6 +222,13 @@ impl<T: Element> Trainer<T> {
                     ascent.undo(params, averages);
                 }
                 updated?;
+            } else if !update::is_finite(isa, &self.gathered.grads) {
+                // Every later update would fail by it. What waited is in the same sum.
+                self.gathered.batches = 0;
+                if let Some(ascent) = &self.ascent {
+                    ascent.undo(params, averages);
+                }
+                return Err(gathered::overflow(optimizer));
             }
         }
         if let Some(average) = &mut self.average
