@@ -650,6 +650,13 @@ def test_a_signal_handler_that_writes_the_same_file_does_not_mix_with_what_it_in
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_an_empty_file_is_told(tmp_path):
+    (tmp_path / "model").touch()
+    for load in (nn.Sequential.load, tw.Trainer.load):
+        with pytest.raises(tw.DataError, match=r"not a complete safetensors file: it is empty$"):
+            load(tmp_path / "model")
+
+
 def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path):
     """The name in the error is the user's, not that of the file that is written first."""
     with pytest.raises(FileNotFoundError, match=re.escape(repr(str(tmp_path / "no" / "model")))):
@@ -657,6 +664,8 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_is_left(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(IsADirectoryError, match=re.escape(repr(str(tmp_path / "folder")))):
         make().save(tmp_path / "folder")
+    with pytest.raises(OSError, match=r"none/"):  # meant as a folder: it became the file "none"
+        make().save(f"{tmp_path}/none/")
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
@@ -934,6 +943,35 @@ def test_damaged_trainings_are_refused(tmp_path):
     _safetensors.save(path, arrays, {**text, "thalweg": "{"})
     with pytest.raises(tw.DataError, match="damaged"):
         tw.Trainer.load(path)
+
+
+def test_a_training_whose_optimizer_refuses_the_model_comes_back(tmp_path):
+    """It has no state to restore but its rate, and says what is wrong when it is to step."""
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))  # nothing between the two
+    trainer = make_trainer(optim.Muon(lr=0.1), model=model)
+    trainer.optimizer.lr = 0.3
+    trainer.save(tmp_path / "training")
+    again = tw.Trainer.load(tmp_path / "training")
+    assert again.optimizer.lr == 0.3
+    np.testing.assert_array_equal(again.model.flat_parameters, model.flat_parameters)
+    with pytest.raises(tw.ArgumentError, match=r"^Muon has no weight to work on"):
+        again.step(np.ones((2, 5)), [0, 1])
+
+
+@pytest.mark.parametrize("change", [{"steps": 1}, {"options": {"lr": 0.3}}, {"scalars": {"a": 1}}])
+def test_damaged_states_of_optimizers_are_refused(change, tmp_path):
+    from thalweg import _safetensors
+
+    path = tmp_path / "training"
+    model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+    for optimizer in (optim.Adam(), optim.Muon()):  # which takes the model, and which does not
+        make_trainer(optimizer, model=model[:]).save(path)
+        arrays, text = _safetensors.load(path)
+        saved = json.loads(text["thalweg.trainer"])
+        saved["optimizer_state"] |= change
+        _safetensors.save(path, arrays, {**text, "thalweg.trainer": json.dumps(saved)})
+        with pytest.raises(tw.DataError, match="is a damaged file: "):
+            tw.Trainer.load(path)
 
 
 DAMAGED_MODELS = {

@@ -64,6 +64,48 @@ def test_fits_run_at_the_same_time(blobs):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_fewer_threads_than_asked_for_do_all_the_same(allowed, blobs, monkeypatch):
+    """A container may limit the threads of a process; the data were checked, so all is trained."""
+    start, started, seen = threading.Thread.start, [], []
+
+    def begin(thread):
+        if len(started) == allowed:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    class Look:
+        def on_epoch_end(self, trainer, record):
+            seen.append(threading.current_thread())
+
+    trainers = [make(seed) for seed in range(4)]
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", begin)
+        histories = tw.train_many(
+            trainers, blobs.x, blobs.y, workers=3, callbacks=lambda _: [Look()]
+        )
+    assert set(seen) == set(started or [threading.current_thread()])
+    for seed, (trainer, history) in enumerate(zip(trainers, histories, strict=True)):
+        assert make(seed).fit(blobs.x, blobs.y)["loss"] == history["loss"]
+        assert trainer.epochs == 1
+
+
+def test_ctrl_c_ends_fits_on_the_calling_thread(blobs, monkeypatch):
+    def begin(thread):
+        raise RuntimeError("can't start new thread")
+
+    class Press:
+        def on_epoch_end(self, trainer, record):
+            raise KeyboardInterrupt
+
+    trainers = [make(seed) for seed in range(3)]
+    monkeypatch.setattr(threading.Thread, "start", begin)
+    with pytest.raises(KeyboardInterrupt):
+        tw.train_many(trainers, blobs.x, blobs.y, workers=3, callbacks=lambda _: [Press()])
+    assert [trainer.epochs for trainer in trainers] == [1, 0, 0]
+
+
 def test_an_error_ends_all_and_is_raised(blobs):
     """Also in the middle of an epoch: this one has a batch for each of a million rows."""
     begun = threading.Event()

@@ -7,6 +7,8 @@ import textwrap
 
 import pytest
 
+from thalweg import nn
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the limit is that of Linux")
 
 CALLS = {
@@ -50,6 +52,28 @@ def test_too_little_memory_is_an_error(call):
     assert done.stdout.split("\n")[:2] == ["MemoryError", "went on"], done.stdout + done.stderr
 
 
+def test_a_file_that_does_not_fit_is_named(tmp_path):
+    """The error was empty."""
+    path = tmp_path / "model"
+    with open(path, "wb") as file:
+        file.truncate(2**30)  # nothing of it is on the disk
+    script = f"""
+        import resource
+        from thalweg import nn
+
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, -1))
+        try:
+            nn.Sequential.load({str(path)!r})
+        except MemoryError as error:
+            print(error)
+    """
+    script = textwrap.dedent(script)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    expected = f"there is not enough memory to read {str(path)!r}, which has {2**30} bytes\n"
+    assert done.stdout == expected, done.stderr
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others keep freed memory or do not")
 @pytest.mark.parametrize("how", ["loss", "hook"])
 def test_steps_in_python_do_not_get_their_memory_from_the_system_again(how):
@@ -77,3 +101,35 @@ def test_steps_in_python_do_not_get_their_memory_from_the_system_again(how):
     script = textwrap.dedent(script)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert float(done.stdout) < 10, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("call", "most"),
+    {
+        "model.state_dict()": 1,
+        "model.save(path)": 1,
+        # The contents of the file, the model, and its numbers in order, or a copy in the core.
+        "nn.Sequential.load(path)": 3,
+    }.items(),
+)
+def test_a_model_is_saved_and_loaded_with_few_copies_of_it(call, most, tmp_path):
+    """Each took one more: a large model has to fit into memory several times."""
+    path = tmp_path / "model"
+    nn.Sequential(nn.Linear(3000, 3000, bias=False)).save(path)
+    script = f"""
+        from thalweg import nn
+
+        def memory(name):
+            lines = open("/proc/self/status").read().splitlines()
+            return next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+        path, size = {str(path)!r}, 3000**2 * 4 / 1024
+        if "model" in {call!r}:
+            model = nn.Sequential(nn.Linear(3000, 3000, bias=False))
+        before = memory("VmRSS")
+        {call}
+        print((memory("VmHWM") - before) / size)
+    """
+    script = textwrap.dedent(script)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert float(done.stdout) < most + 0.6, done.stderr

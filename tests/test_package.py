@@ -59,7 +59,10 @@ def test_sources_without_the_core_say_what_is_missing(tmp_path):
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         cwd=tmp_path,
     )
-    assert "thalweg's compiled core cannot be loaded: a checkout must be built" in found.stderr
+    assert (
+        "thalweg's compiled core cannot be loaded (No module named 'thalweg._core'): a checkout "
+        "must be built first"
+    ) in found.stderr
 
 
 def test_estimators_are_not_listed_where_they_cannot_be_had(monkeypatch):

@@ -2,7 +2,9 @@
 
 import contextlib
 import copy
+import errno
 import gc
+import io
 import itertools
 import math
 import pickle
@@ -355,6 +357,32 @@ def test_a_progress_bar_without_a_place_to_show_it_is_silent(classifier, blobs, 
         context.setattr("sys.stderr", None)
         history = classifier.fit(blobs.x, blobs.y, epochs=3, progress=True)
     assert history.epochs == 3
+
+
+@pytest.mark.parametrize("writes", [0, 3])
+def test_training_goes_on_when_the_place_of_its_progress_bar_is_gone(
+    writes, classifier, blobs, monkeypatch
+):
+    """A closed pipe, a full disk: it was an error of tqdm's, which also kept its lock."""
+    tqdm = pytest.importorskip("tqdm.auto").tqdm
+    written, seen = [], []
+
+    class Stream(io.StringIO):
+        def write(self, text):
+            if len(written) == writes:
+                raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+            written.append(text)
+
+    class Look:
+        def on_epoch_end(self, trainer, record):
+            seen.extend(bar for bar in tqdm._instances if bar.fp == sys.stderr)
+
+    with monkeypatch.context() as context:
+        context.setattr("sys.stderr", Stream())
+        history = classifier.fit(blobs.x, blobs.y, epochs=3, callbacks=[Look()], progress=True)
+    assert history.epochs == 3
+    assert len(seen) == 3, "tqdm.write finds the bar"
+    assert len(written) == writes
 
 
 def test_a_missing_progress_bar_says_what_to_install(classifier, blobs, monkeypatch):

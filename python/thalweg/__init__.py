@@ -7,12 +7,14 @@ import os as _os
 import typing as _typing
 
 try:
-    from thalweg import _core
+    from thalweg._core import __version__ as __version__
 except ImportError as _error:
     raise ImportError(
-        "thalweg's compiled core cannot be loaded: a checkout must be built first (pip install .), "
-        "a wheel must be one for this Python and platform, and neither can be a zip file"
+        f"thalweg's compiled core cannot be loaded ({_error}): a checkout must be built first "
+        "(pip install .), a wheel must be one for this Python and platform, and neither can be a "
+        "zip file or in a subinterpreter"
     ) from _error
+from thalweg import _core
 from thalweg import callbacks as callbacks
 from thalweg import errors as errors
 from thalweg import nn as nn
@@ -21,7 +23,6 @@ from thalweg._config import check_environment as _check_environment
 from thalweg._config import get_num_threads as get_num_threads
 from thalweg._config import set_num_threads as set_num_threads
 from thalweg._config import show_config as show_config
-from thalweg._core import __version__ as __version__
 from thalweg._history import History as History
 from thalweg._trainer import Trainer as Trainer
 from thalweg.errors import ArgumentError as ArgumentError

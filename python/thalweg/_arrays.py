@@ -143,7 +143,8 @@ def as_dtype(array: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> Array:
     # Only a wider float can overflow.
     if array.dtype.kind != "f" or array.dtype.itemsize <= dtype.itemsize:
         return array.astype(dtype, order="C")
-    with np.errstate(over="ignore"):  # checked below, with its position
+    # The first is checked below, with its position; the second is rounding.
+    with np.errstate(over="ignore", under="ignore"):
         result: Array = array.astype(dtype, order="C")
     infinite = np.isinf(result)
     if infinite.any():

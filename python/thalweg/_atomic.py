@@ -42,7 +42,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         with contextlib.suppress(FileNotFoundError):
             found = os.stat(named)
-        if not named or (found is not None and not stat.S_ISREG(found.st_mode)):
+        # No file has a name that is empty, or ends like that of a folder: `open` says so.
+        special = found is not None and not stat.S_ISREG(found.st_mode)
+        if special or not os.path.basename(named):
             with open(named, "wb") as file:
                 yield file
             return

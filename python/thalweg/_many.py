@@ -82,6 +82,9 @@ def train_many(
     -----
     After Ctrl-C, all fits end after their current batch; what they have learned is kept.
 
+    Where the system allows fewer threads, there are fewer fits at a time; without any, the fits run
+    one after another on the calling thread.
+
     Wide networks use all threads by themselves, so fit them one after another. Do the same with
     fits shorter than a millisecond or two, which end before another thread has begun.
 
@@ -150,13 +153,25 @@ def train_many(
     workers = min(workers, len(trainers))
     # Otherwise, the fits would compete for CPUs.
     own = max(1, get_num_threads() // workers)
+    fits: list[Future[History]] = [Future() for _ in trainers]
+    todo = iter(list(zip(fits, trainers, each, of, strict=True)))
+
+    def work() -> None:
+        """Run fits that nothing else has begun, until one of them has an error."""
+        for fit, trainer, given, mine in todo:
+            if fit.set_running_or_notify_cancel():
+                try:
+                    fit.set_result(trainer.fit(**{**given, "callbacks": (*mine, cancel)}))
+                except BaseException as error:
+                    fit.set_exception(error)
+                    if not _goes_on(fit):
+                        return
+
     with ThreadPoolExecutor(workers, "thalweg-fit", _core.limit_own_threads, (own,)) as pool:
-        fits = [
-            pool.submit(trainer.fit, **{**given, "callbacks": (*mine, cancel)})
-            for trainer, given, mine in zip(trainers, each, of, strict=True)
-        ]
         pending = set(fits)
         try:
+            if not _begin(pool, work, workers):
+                work()
             # Wake up now and then: a signal handler that restarts system calls, such as that of
             # Polars, would otherwise keep Ctrl-C waiting until the end.
             while pending and all(map(_goes_on, fits)):
@@ -183,6 +198,16 @@ def train_many(
         trainer.history if index in failed else fit.result()
         for index, (trainer, fit) in enumerate(zip(trainers, fits, strict=True))
     ]
+
+
+def _begin(pool: ThreadPoolExecutor, work: Callable[[], None], workers: int) -> int:
+    """Let up to so many threads work; return how many: systems limit those of a process."""
+    for begun in range(workers):
+        try:
+            pool.submit(work)
+        except RuntimeError:  # no other thread can be started
+            return begun
+    return workers
 
 
 def _goes_on(fit: "Future[History]") -> bool:

@@ -124,8 +124,16 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dic
     import json
 
     with open(os.fspath(path), "rb") as file:  # a number would be a file descriptor
-        raw = file.read()
+        try:
+            raw = file.read()
+        except MemoryError:
+            size = os.fstat(file.fileno()).st_size
+            raise MemoryError(
+                f"there is not enough memory to read {os.fspath(path)!r}, which has {size} bytes"
+            ) from None
     try:
+        if not raw:
+            raise ValueError("it is empty")
         start = 8 + int.from_bytes(raw[:8], "little")
         header: dict[str, Any] = json.loads(raw[8:start])
         data = memoryview(raw)[start:]  # arrays share it: a slice of bytes would be a copy

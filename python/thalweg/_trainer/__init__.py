@@ -58,7 +58,8 @@ class Trainer(Batching, Fitting, Penalized, Resumable):
         with `clip_grad_norm`.
     accumulate_grad_batches : int, keyword only, default 1
         Number of batches whose gradients are averaged for one update. The last update of an epoch
-        of `fit` averages the batches that remain.
+        of `fit` averages the batches that remain. `fit` drops gradients of earlier calls of `step`
+        or `update` that still wait for an update.
     average : optim.EMA or optim.SWA, keyword only, optional
         Keeps an average of the parameters over the updates; see `average_model`.
     precision : str, keyword only, optional

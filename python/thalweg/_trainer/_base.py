@@ -1,5 +1,6 @@
 """Constructing a trainer and preparing data for it."""
 
+import os
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
@@ -61,7 +62,7 @@ _OF_TRAINERS = {
 #: The attributes that a trainer sets.
 ATTRIBUTES = (
     "_model", "_loss", "_optimizer", "_schedule", "_clip_norm", "_clip_value", "_accumulate",
-    "_average", "_averaging", "_precision", "_core", "_history", "_fitting", "_untouched",
+    "_average", "_averaging", "_precision", "_core", "_history", "_fits_in", "_untouched",
     "_epochs", "_base_lr", "_plateau", "_rates", "_penalties",
 )  # fmt: skip
 
@@ -207,7 +208,8 @@ class TrainerBase(Guided):
         if isinstance(optimizer, FullBatchOptimizer):
             self._core = self._full_batch(self._core, optimizer)
         self._history = History()
-        self._fitting = False
+        #: The process in which a fit is under way: a forked one has none of its parent's threads.
+        self._fits_in: int | None = None
         #: Whether the current fit has trained nothing yet, or has rolled everything back.
         self._untouched = True
         self._epochs = 0  # ended so far; decides the order of rows and the rate
@@ -216,6 +218,11 @@ class TrainerBase(Guided):
         self._rates = Rates(schedule, self._base_lr) if isinstance(schedule, Schedule) else None
         optimizer._belong(model)  # nothing can fail after this
         optimizer._by_hand.lr = None  # the current rate is the base rate
+
+    @property
+    def _fitting(self) -> bool:
+        """Whether a fit is under way."""
+        return self._fits_in == os.getpid()
 
     def _set_loss(self, loss: CoreLoss | FunctionLoss) -> None:
         """Set a loss of the same kind."""

@@ -54,10 +54,12 @@ class Resumable(TrainerBase):
         next update (``accumulate_grad_batches``), but not those that `backward` has added up in the
         model: save after the `update`. What a callback saves in the middle of an epoch, by
         `on_step_end`, keeps the updates made so far, but the next fit begins that epoch again, with
-        the same batches. A schedule without a length of its own starts anew with each fit, as it
-        would have without saving. The function of a custom loss is not saved; pass it to `load`
-        again. (Pickles store such a function by name, if it can be imported.) Nor are callbacks,
-        whose counts begin anew unless you keep them.
+        the same batches. What a signal handler saves during a fit may also lack whole epochs of
+        that fit in its counts and history: let the handler raise, and save after the fit. A
+        schedule without a length of its own starts anew with each fit, as it would have without
+        saving. The function of a custom loss is not saved; pass it to `load` again. (Pickles store
+        such a function by name, if it can be imported.) Nor are callbacks, whose counts begin anew
+        unless you keep them.
 
         Parameters
         ----------
@@ -331,7 +333,15 @@ class Resumable(TrainerBase):
         for group in counts["groups"]:
             self._optimizer.add_group(**group)
         if optimizer_state is not None:  # else it was passed as an object, with its state
-            self._optimizer.load_state_dict(optimizer_state, self._model)
+            try:
+                self._optimizer.load_state_dict(optimizer_state, self._model)
+            except ArgumentError:
+                made, lr = self._optimizer.state_dict(), optimizer_state["options"]["lr"]
+                made["options"]["lr"] = lr
+                if made["steps"] or made != optimizer_state:
+                    raise
+                # It refuses the model, like Muon without a weight to work on, and has no state yet.
+                self._optimizer.lr = lr
         self._base_lr = counts["base_lr"]
         if self._rates is not None:
             self._rates = Rates(self._rates.schedule, self._base_lr)

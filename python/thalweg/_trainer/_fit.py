@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import chain
@@ -173,6 +174,9 @@ class Fitting(TrainerBase):
 
         In all of these but signal handlers, `epochs` and `history` count the epochs that this fit
         has completed so far.
+
+        Gradients that still wait for an update when a fit begins, of calls of `step` or `update` or
+        of an interrupted fit with ``accumulate_grad_batches``, are dropped.
 
         Another thread ends a fit by a callback whose `on_step_end` or `on_epoch_end` returns True,
         e.g. ``return event.is_set()`` of a `threading.Event`. Exceptions that another thread sends
@@ -483,14 +487,15 @@ class Fitting(TrainerBase):
             optimizer._core.set_lr(lr)
             optimizer._by_hand.lr = by_hand
 
-        mine = vars(self)
-        if self._fitting:
+        mine, process = vars(self), os.getpid()
+        if self._fits_in == process:
             raise UnsupportedError(
                 "this trainer is already in a fit, which must end first: in a callback, use "
                 "trainer.copy().fit; to fit several trainers at once, use thalweg.train_many"
             )
-        # Ctrl-C comes where something is called: never between this, what follows, and the end.
-        mine["_fitting"] = mine["_untouched"] = True
+        # Ctrl-C and other threads come where something is called: never between this, what follows,
+        # and the end.
+        mine["_fits_in"], mine["_untouched"] = process, True
         try:
             if self._model._steps:
                 _steps.check(self._model, self._core, "fit")
@@ -500,7 +505,7 @@ class Fitting(TrainerBase):
                 restore()
             raise
         finally:
-            mine["_fitting"] = False
+            mine["_fits_in"] = None
 
     def _take_note(self, ended: deque[tuple[Any, ...]], before: int) -> dict[str, float]:
         """Record the first of the epochs that ended; `before` epochs preceded this fit.

@@ -115,11 +115,11 @@ class Block:
     """
 
     def __init__(self, trainer: TrainerBase, hook: Callable[[Any], Any]) -> None:
-        self._hook, self._of = hook, vars(trainer)
+        self._hook, self._trainer, self._of = hook, trainer, vars(trainer)
 
     def __enter__(self) -> None:
         core = self._of["_core"]
-        if self._of["_fitting"]:
+        if self._trainer._fitting:
             raise ArgumentError("a gradient hook cannot be set during a fit: set it before")
         if not isinstance(core, HookedTrainer):
             arguments = core, self._of["_model"], self._of["_optimizer"]

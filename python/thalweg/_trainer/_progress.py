@@ -1,5 +1,6 @@
 """The progress bar of `Trainer.fit`, drawn by tqdm."""
 
+import contextlib
 import sys
 from types import TracebackType
 from typing import Any, Self
@@ -11,14 +12,35 @@ from thalweg._trainer._python_fit import PythonFit
 from thalweg._trainer._stream import StreamFit
 
 
+class _Stream:
+    """A stream whose errors are ignored: training goes on when the terminal or pipe is gone."""
+
+    def __init__(self, stream: Any) -> None:
+        self._wrapped = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._wrapped, name)
+
+    def __eq__(self, other: object) -> bool:  # `tqdm.write` moves the bars of its stream
+        return bool(self._wrapped == other)
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._wrapped.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._wrapped.flush()
+
+
 def bar(total: int | None, unit: str) -> Any:
     """Make a bar of tqdm, which draws nothing without a standard error stream (pythonw)."""
     try:
         from tqdm.auto import tqdm
     except ImportError:
         raise ImportError("progress=True needs tqdm: pip install tqdm") from None
-    nowhere = sys.stderr is None
-    return tqdm(total=total, unit=unit, miniters=1, dynamic_ncols=True, disable=nowhere)
+    file, nowhere = _Stream(sys.stderr), sys.stderr is None
+    return tqdm(total=total, unit=unit, miniters=1, dynamic_ncols=True, file=file, disable=nowhere)
 
 
 class ProgressBar:

@@ -1,4 +1,9 @@
-"""Pictures of training runs, checks and diagnostics, drawn with matplotlib."""
+"""Pictures of training runs, checks and diagnostics, drawn with matplotlib.
+
+Without `ax`, a function draws into a new figure of pyplot, which keeps it until it is closed.
+Programs that go on running close it, ``plt.close(ax.figure)``, or pass the axes of a figure of
+their own, ``matplotlib.figure.Figure().subplots()``.
+"""
 
 import typing as _typing
 

@@ -222,8 +222,9 @@ def _moments(x: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         own = rows.mean(axis=0)
         rows -= own
         share = len(rows) / (seen + len(rows))
-        squares = squares + (rows**2).sum(axis=0)
-        squares += seen * share * (own - mean) ** 2
+        with np.errstate(under="ignore"):
+            squares = squares + (rows**2).sum(axis=0)
+            squares += seen * share * (own - mean) ** 2
         mean = mean + share * (own - mean)
         seen += len(rows)
     return offset + mean, np.where(varies, np.sqrt(squares / seen), 1.0)
@@ -261,5 +262,6 @@ def _row(name: str, values: Any) -> tuple[float, ...]:
     if row.ndim != 1 or len(row) == 0:
         raise ShapeError(
             f"Standardize: {name} must have shape (columns,), a number for each; got {row.shape}"
+            + f". For the same in all columns, pass np.full(columns, {row})" * (row.ndim == 0)
         )
     return tuple(float(value) for value in _arrays.finite(row, f"Standardize: {name}"))

@@ -1,6 +1,7 @@
 """Constructing a model and reading its properties."""
 
 import contextlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
@@ -147,8 +148,8 @@ class SequentialBase(Guided):
         self._core = _core.Model([x._spec() for x in layers], self._dtype.name, self._seed)
         self._predict = self._core.predict
         self._steps: dict[int, Any] = {}  # see thalweg._trainer._steps
-        #: The parameters from which the step under way tries others; None if it tries none.
-        self._unmoved: Array | None = None
+        #: See `_unmoved`; with the process: a forked one has none of its parent's threads.
+        self._moved_from: tuple[int, Array] | None = None
         _layers.check_sines(layers)
         if self._dtype == np.float32:
             _layers.check_offsets(layers)
@@ -195,6 +196,16 @@ class SequentialBase(Guided):
         lines = "".join(f"  ({i}): {layer!r}\n" for i, layer in enumerate(self.layers))
         return f"Sequential(\n{lines}  dtype={self._dtype.name}, seed={self._seed}\n)"
 
+    @property
+    def _unmoved(self) -> Array | None:
+        """The parameters from which the step under way tries others; None if it tries none."""
+        moved = self._moved_from
+        return moved[1] if moved is not None and moved[0] == os.getpid() else None
+
+    @_unmoved.setter
+    def _unmoved(self, theta: Array | None) -> None:
+        self._moved_from = None if theta is None else (os.getpid(), theta)
+
     def _blocks(self) -> _names.Blocks:
         """Return the names and shapes of the parameters, in the order of `flat_parameters`."""
         if not self._renamed:
@@ -218,7 +229,7 @@ class SequentialBase(Guided):
 #: The attributes that `Sequential` sets.
 MINE = (
     "_layers", "_dtype", "_seed", "_shaper", "_in_shape", "_renamed", "_core", "_predict", "_steps",
-    "_unmoved",
+    "_moved_from",
 )  # fmt: skip
 
 

@@ -105,7 +105,9 @@ class Kept(Parameters):
         others = ("optimizer.", "strategy.")
         with _safetensors.whole(path):
             model = cls._from_description(json.loads(text["thalweg"]))
-            model.load_state_dict({n: a for n, a in arrays.items() if not n.startswith(others)})
+            numbers = model._checked({n: a for n, a in arrays.items() if not n.startswith(others)})
+            del arrays  # the contents of the file, before the core copies the numbers
+            model._set_all(*numbers)
         return model
 
     def _finite_state_dict(self) -> dict[str, Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
@@ -168,19 +169,18 @@ class Parameters(SequentialBase):
         Returns
         -------
         dict of str to ndarray
-            Copies, which `load_state_dict` sets: changing one leaves the model as it is.
+            Copies, which `load_state_dict` sets: changing one leaves the model as it is. They share
+            the memory of one copy of all numbers, so keep a ``.copy()`` to keep only one of them.
             ``"0.weight"`` has shape (out_features, in_features) and ``"0.bias"``
             (out_features,), where 0 is the layer's position. A `BatchNorm1d` has ``"1.weight"``,
             ``"1.bias"``, ``"1.running_mean"`` and ``"1.running_var"``, all (num_features,). Layer 0
             of a `Residual` at position 2 has ``"2.0.weight"``.
         """
-        parameters = _names.split(self._core.parameters(), self._blocks())
-        averages = _names.split(self._core.averages(), self._core.average_blocks())
+        arrays = _names.split(self._core.parameters(), self._blocks())
+        arrays |= _names.split(self._core.averages(), self._core.average_blocks())
         # In the order of the layers; a layer's parameters come before its averages.
-        names = sorted(
-            [*parameters, *averages], key=lambda name: [int(i) for i in name.split(".")[:-1]]
-        )
-        return {name: (parameters | averages)[name].copy() for name in names}
+        names = sorted(arrays, key=lambda name: [int(i) for i in name.split(".")[:-1]])
+        return {name: arrays[name] for name in names}
 
     @_habits.takes("Sequential.load_state_dict()", _OF_LOAD)
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -203,6 +203,10 @@ class Parameters(SequentialBase):
             If an array has another shape, or does not hold finite real numbers. After any error,
             the model is unchanged.
         """
+        self._set_all(*self._checked(state_dict))
+
+    def _checked(self, state_dict: Mapping[str, Any]) -> tuple[Array, Array]:
+        """Return what `_set_all` sets; raise what `load_state_dict` does."""
         if not isinstance(state_dict, Mapping):
             raise ArgumentError(
                 f"state_dict must have an array for each name; got {_habits.named(state_dict)}"
@@ -223,17 +227,19 @@ class Parameters(SequentialBase):
                 "state_dict does not belong to this model: "
                 f"missing {missing or 'none'}, unexpected {unexpected or 'none'}{hint}"
             )
-        # Everything is checked before anything is set; the core finds negative variances.
-        parameters = self._flat(blocks, state_dict)
-        self._core.set_averages(self._flat(average_blocks, state_dict))
+        return self._flat(blocks, state_dict), self._flat(average_blocks, state_dict)
+
+    def _set_all(self, parameters: Array, averages: Array) -> None:
+        """Set what has been checked; the core finds negative variances, before anything is set."""
+        self._core.set_averages(averages)
         self._core.set_parameters(parameters)
 
     def _flat(self, blocks: list[tuple[str, tuple[int, ...]]], values: Mapping[str, Any]) -> Array:
         """Combine named arrays into one, checked and converted."""
-        parts = [np.empty(0, self._dtype)]
-        for name, shape in blocks:
+        flat = np.empty(sum(math.prod(shape) for _, shape in blocks), self._dtype)
+        for name, part in _names.split(flat, blocks).items():
             array = _arrays.as_numeric(values[name], name)
-            if array.shape != shape:
-                raise ShapeError(f"{name} has shape {array.shape}; this model's is {shape}")
-            parts.append(_arrays.finite(_arrays.as_dtype(array, self._dtype, name), name).ravel())
-        return np.concatenate(parts)
+            if array.shape != part.shape:
+                raise ShapeError(f"{name} has shape {array.shape}; this model's is {part.shape}")
+            part[...] = _arrays.finite(_arrays.as_dtype(array, self._dtype, name), name)
+        return flat

@@ -1,0 +1,29 @@
+"""Programs that let NumPy raise (``np.seterr``): rounding to 0 is no error of theirs."""
+
+import numpy as np
+import pytest
+
+from thalweg import nn
+from thalweg.optim import schedules
+
+TINY, FAR = np.full((2, 3), 1e-60), np.array([[1000.0, -1000.0]])
+MODEL = nn.Sequential(nn.Linear(3, 1), seed=0)  # in float32, which has no 1e-60
+#: A column of which the second block, too, deviates from its mean by less than a square can tell.
+COLUMN = np.r_[-1.0, 1.0, np.zeros(40_000), 1e-190][:, None]
+
+CALLS = {
+    "probabilities of classes": lambda: nn.CrossEntropyLoss().probabilities(FAR),
+    "probabilities of labels": lambda: nn.BCEWithLogitsLoss().probabilities(FAR),
+    "parameters": lambda: MODEL.load_state_dict({"0.weight": TINY[:1], "0.bias": TINY[0, :1]}),
+    "rows of objects": lambda: MODEL(TINY.astype(object)),
+    "a falling rate": lambda: [schedules.ExponentialLR(1e-60).lr(t, base=0.1) for t in (5, 6)],
+    "deviations": lambda: nn.Standardize.of(COLUMN),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_an_underflow_is_no_error(call):
+    with np.errstate(all="ignore"):
+        expected = repr(CALLS[call]())
+    with np.errstate(all="raise"):
+        assert repr(CALLS[call]()) == expected
