@@ -4,6 +4,10 @@ Of a function of the outputs, only its own second derivatives are differences, o
 function of derivatives, whole gradients are. With the best step, that loses a third of the digits.
 """
 
+import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -99,6 +103,124 @@ def test_a_network_may_bend_on_any_scale(inputs, weights, layer, rng):
         assert far(hvp(model, x, y, v, loss=by_hand(nn.MSELoss())), exact) < 1e-10
         other = nn.DerivativeLoss(on_derivatives, order=1)
         assert far(hvp(model, x, y, v, loss=other), exact) < 1e-6
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-14, 1.0, 1e20])
+@pytest.mark.parametrize("offset", [0.0, 1e8])
+def test_losses_and_outputs_may_have_any_scale(scale, offset, rng):
+    """In SI units, errors of nanometres are squared beside outputs of metres."""
+    model = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2), dtype="float64", seed=0)
+    parts = model.state_dict()
+    parts["2.bias"] += offset
+    model.load_state_dict(parts)
+    x = rng.standard_normal((20, 3))
+    y = offset + rng.standard_normal((20, 2))
+
+    def squares(output, target):
+        off = output - target
+        return scale * np.mean(off**2), scale * 2 * off / off.size
+
+    for v in rng.standard_normal((3, model.num_parameters)):
+        for product in (hvp, gnvp):
+            exact = scale * product(model, x, y, v, loss=nn.MSELoss())
+            assert far(product(model, x, y, v, loss=squares), exact) < (1e-9 if offset else 1e-10)
+
+
+def squares_of(output, target):
+    """A mean of squares and its gradient, in any kind of array."""
+    return ((output - target) ** 2).mean(), 2 * (output - target) / output.size
+
+
+def test_functions_in_float32_leave_the_digits_that_they_have(rng):
+    """As those of JAX do, unless it is told otherwise."""
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2), seed=0)
+    x, y = rng.standard_normal((20, 3)), rng.standard_normal((20, 2))
+
+    def single(output, target):
+        return squares_of(output.astype(np.float32), target.astype(np.float32))
+
+    operator = Operator(model, x, y, loss=single)
+    assert operator.dtype == np.float32
+    v = rng.standard_normal(model.num_parameters)
+    assert far(operator @ v, hvp(model, x, y, v, loss=nn.MSELoss())) < 1e-3
+    trainer = tw.Trainer(model, loss=single, optimizer=optim.SGD(lr=0.1))
+    twin = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+    found, exact = max_stable_lr(trainer, x, y), max_stable_lr(twin, x, y)
+    assert found.sharpness == pytest.approx(exact.sharpness, rel=1e-3)
+
+
+def test_threads_may_share_an_operator_and_copies_are_their_own(rng):
+    model, loss = net(), nn.CustomLoss(squares_of)
+    x, y, _ = batch(rng, nn.MSELoss())
+    operator = Operator(model, x, y, loss=loss)
+    directions = rng.standard_normal((40, model.num_parameters))
+    expected = [operator @ v for v in directions]
+    with ThreadPoolExecutor(4) as pool:
+        for found, exact in zip(pool.map(operator.matvec, directions), expected, strict=True):
+            np.testing.assert_array_equal(found, exact)
+    for other in (copy.deepcopy(operator), pickle.loads(pickle.dumps(operator))):
+        np.testing.assert_array_equal(other @ directions[0], expected[0])
+
+
+@pytest.mark.parametrize("size", [1e-300, 1e160, 1e300])
+def test_directions_may_have_any_length(size, rng):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), dtype="float64")
+    x, v = rng.standard_normal((20, 3)), rng.standard_normal(model.num_parameters)
+
+    def on_derivatives(u, du, y):
+        return np.mean(u**2), (2 * u / u.size, None)
+
+    for loss in (squares_of, nn.DerivativeLoss(on_derivatives, order=1)):
+        operator = Operator(model, x, np.zeros((20, 4)), loss=loss)
+        assert far(operator @ (size * v) / size, operator @ v) < 1e-9
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # in the function
+@pytest.mark.parametrize("product", [hvp, gnvp])
+def test_where_the_loss_is_not_finite_there_are_no_second_derivatives(product, rng):
+    model = nn.Sequential(nn.Linear(3, 4), dtype="float64")
+    x, y, _ = batch(rng, nn.MSELoss())
+    v = np.ones(model.num_parameters)
+    for loss, scale in (
+        (lambda output, target: (np.nan, np.full_like(output, np.nan)), 1.0),
+        (lambda output, target: (1.0, np.full_like(output, np.inf)), 1.0),
+        (squares_of, 1e160),
+    ):
+        words = r"the loss or its gradient is infinite or NaN|gradient of the loss\[0, 0\] is inf"
+        with pytest.raises(tw.DataError, match=words):
+            product(model, scale * x, y, v, loss=loss)
+
+
+@pytest.mark.filterwarnings("ignore:StabilityMonitor", "ignore:overflow:RuntimeWarning")
+def test_a_monitor_survives_a_fit_that_diverges(rng):
+    """Its measurements end where the weights are too large; the fit says why."""
+    model = nn.Sequential(nn.Linear(3, 6), nn.Linear(6, 2), dtype="float64", seed=0)
+    trainer = tw.Trainer(model, loss=squares_of, optimizer=optim.SGD(lr=30))
+    x, y = rng.standard_normal((60, 3)), rng.standard_normal((60, 2))
+    monitor = StabilityMonitor(x, y, action="record")
+    with pytest.raises(tw.DivergedError):
+        trainer.fit(x, y, epochs=20, batch_size=None, callbacks=[monitor])
+
+
+@pytest.mark.parametrize(
+    "loss", [squares_of, nn.DerivativeLoss(lambda u, du, y: (0.0, (0 * u, None)), order=1)]
+)
+def test_data_that_do_not_fit_are_refused_before_anything_is_computed(loss, rng):
+    model = nn.Sequential(nn.Linear(3, 4), dtype="float64")
+    x, y, weight = batch(rng, nn.MSELoss())
+    for data, weights, words in (
+        (y[:1], None, "x has 20 rows but y has 1"),
+        (y, weight[:1], "sample_weight has 1"),
+        (y, 0 * weight, "no row counts"),
+    ):
+        with pytest.raises(tw.ThalwegError, match=words):
+            Operator(model, x, data, loss=loss, sample_weight=weights)
+        with pytest.raises(tw.ThalwegError, match=words):
+            tw.gradcheck(model, x, data, loss=loss, sample_weight=weights)
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam())
+    with pytest.raises(tw.ShapeError):
+        trainer.fit(x, y, callbacks=[StabilityMonitor(x, y[:3])])
+    assert trainer.optimizer.steps == 0
 
 
 def test_a_function_without_second_derivatives_is_doubted(rng):

@@ -5,6 +5,7 @@ import math
 import pickle
 import tracemalloc
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -797,10 +798,43 @@ def test_a_schedule_that_cannot_be_followed_is_refused(options, says):
     assert not hasattr(network, "trainer_")
 
 
-def test_a_schedule_as_long_as_a_fit_is_not_for_partial_fit():
-    network = MLPRegressor(learning_rate=optim.schedules.CosineAnnealingLR())
-    with pytest.raises(tw.errors.ArgumentError, match="say how long it lasts"):
+@pytest.mark.parametrize(
+    ("rate", "says"),
+    [
+        (optim.schedules.CosineAnnealingLR(), "say how long it lasts"),
+        (optim.schedules.ReduceLROnPlateau(), 'partial_fit holds out no data.*monitor="loss"'),
+    ],
+    ids=["as long as the fit", "held out"],
+)
+def test_a_schedule_that_partial_fit_cannot_follow_is_refused(rate, says):
+    network = MLPRegressor(learning_rate=rate)
+    with pytest.raises(tw.errors.ArgumentError, match=says):
         network.partial_fit(*data("a number"))
+
+
+def test_a_trainer_with_a_schedule_is_saved_as_any_other(tmp_path):
+    """Also where its rates are a multiple of scikit-learn's."""
+    x, y = data("a number")
+    schedules = optim.schedules
+    cosine = schedules.CosineAnnealingLR(T_max=9, eta_min=1e-4)
+    rates = [
+        (cosine, schedules.CosineAnnealingLR(T_max=9, eta_min=0.5e-4)),
+        (schedules.OneCycleLR(0.1, total_steps=9), schedules.OneCycleLR(0.05, total_steps=9)),
+        (
+            schedules.SequentialLR([schedules.LinearWarmup(2, then=cosine), cosine], [5]),
+            schedules.SequentialLR(
+                [
+                    schedules.LinearWarmup(2, then=replace(cosine, eta_min=0.5e-4)),
+                    replace(cosine, eta_min=0.5e-4),
+                ],
+                [5],
+            ),
+        ),
+    ]
+    for given, expected in rates:
+        network = MLPRegressor(solver="sgd", learning_rate=given, max_iter=2).fit(x, y)
+        network.trainer_.save(tmp_path / "file")
+        assert tw.Trainer.load(tmp_path / "file").schedule == expected
 
 
 def test_a_warm_start_goes_on():

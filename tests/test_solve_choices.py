@@ -388,6 +388,7 @@ def test_noise_that_no_penalty_leaves_is_refused(rng):
     for noise, words in (
         (0.9 * np.sqrt(least / 19), f"least squares leaves more, {np.sqrt(least / 19):.3g}"),
         (1.1 * y.std() * np.sqrt(20 / 19), "coefficients of 0 explain it"),
+        (1e300, "coefficients of 0 explain it"),
         (0.0, "noise"),
         (np.nan, "noise"),
     ):

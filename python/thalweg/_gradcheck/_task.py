@@ -11,7 +11,7 @@ from thalweg import _arrays, _core
 from thalweg._calls import call
 from thalweg._gradcheck import _blocks
 from thalweg._gradcheck._blocks import Blocks, Vector
-from thalweg._trainer._custom import CustomTrainer
+from thalweg._trainer._custom import CustomTrainer, check
 from thalweg.nn import DerivativeLoss, Sequential
 from thalweg.nn._losses import FunctionLoss
 
@@ -29,7 +29,9 @@ def of(model: Sequential, x: Any, y: Any, loss: Any, weight: Any) -> "Task":
     x, y, weight = trainer._ready(x, y, weight)
     x = _arrays.finite(copy._matrix(x, "x"), "x")
     # A user-defined loss decides what targets mean; NaN may mark missing ones.
-    if not isinstance(trainer._loss, FunctionLoss) and y.dtype.kind == "f":
+    if isinstance(trainer._loss, FunctionLoss):
+        check(copy, x, y, weight)
+    elif y.dtype.kind == "f":
         y = _arrays.finite(y, "y")
     kind = TaskOfDerivatives if isinstance(trainer._loss, DerivativeLoss) else Task
     return kind(trainer, x, y, weight)

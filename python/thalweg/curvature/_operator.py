@@ -57,7 +57,7 @@ class Operator:
         (num_parameters, num_parameters)
     dtype : numpy.dtype
         The model's, in which products are computed: in float32, to about six digits. For a custom
-        loss float64, see the notes.
+        loss it is that of the function's gradient, see the notes.
 
     Raises
     ------
@@ -99,14 +99,15 @@ class Operator:
     long again, and kept (up to 256 MB; beyond that, every product is a first one) until parameters
     or data change. They are compared each time, so that an operator is never out of date. Its
     memory is reused at the next point, while a new operator has to allocate it.
+
     Of a custom loss, :math:`\nabla_f^2 L` is not known. In each product it multiplies one vector,
     :math:`J v`; that is a central difference of two gradients with respect to the outputs, and all
     the rest is exact. Of an `nn.DerivativeLoss`, a product is such a difference of gradients with
     respect to the parameters. The step :math:`h \approx \varepsilon^{1/3}` balances truncation and
     rounding; it is compared with twice the step, and made smaller if they differ. All this happens
-    on a float64 copy of the model, whatever its dtype: on a usual scale, about nine digits are
-    correct. The function must be deterministic, and depend on the parameters only through what it
-    is called with.
+    on a float64 copy of the model, whatever its dtype, so that nine digits or more are correct; if
+    the function itself computes in float32, as JAX does by default, about four. The function must
+    be deterministic, and depend on the parameters only through what it is called with.
 
     SciPy accepts it as a linear operator: ``scipy.sparse.linalg.aslinearoperator(operator)``.
 
@@ -145,11 +146,11 @@ class Operator:
         self._model = model
         self.shape = (model.num_parameters, model.num_parameters)
         found = loss_of(loss)
-        self._differences: _differences.OfOutputs | _differences.OfDerivatives | None = None
+        self._differences: _differences.Differences | None = None
         if isinstance(found, FunctionLoss):
             _expect_known(found, self.kind)
             self._differences = _differences.of(model, x, y, found, sample_weight, self._training)
-            self.dtype = np.dtype(np.float64)
+            self.dtype = np.dtype(np.float32 if self._differences.single else np.float64)
             return
         core_loss = found
         self._spec = core_loss._spec(model.out_features)
@@ -201,7 +202,8 @@ class Operator:
         """
         v = _arrays.flat(v, self.dtype, self.shape[0], "v")
         if self._differences is not None:
-            return self._differences.product(v, self.kind == "hessian")
+            whole = self.kind == "hessian"
+            return self._differences.product(v.astype(np.float64), whole).astype(self.dtype)
         return _core.curvature_product(
             self._point,
             self._model._core,
@@ -261,7 +263,7 @@ def hvp(
     sample_weight: npt.ArrayLike | None = None,
     training: bool = True,
 ) -> Array:
-    """Multiply a vector by the exact Hessian of the loss with respect to the parameters.
+    """Multiply a vector by the Hessian of the loss with respect to the parameters.
 
     Parameters
     ----------
@@ -308,7 +310,7 @@ def gnvp(
     sample_weight: npt.ArrayLike | None = None,
     training: bool = True,
 ) -> Array:
-    """Multiply a vector by the exact Gauss-Newton matrix of the loss; arguments as for `hvp`."""
+    """Multiply a vector by the Gauss-Newton matrix of the loss; arguments as for `hvp`."""
     return _product("gauss_newton", model, x, y, v, loss, sample_weight, training)
 
 

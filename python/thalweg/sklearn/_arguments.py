@@ -83,15 +83,6 @@ def check(estimator: Any) -> None:
             f'learning_rate is {rate!r}, but solver="lbfgs" has no rate: leave it out, or choose '
             "another solver"
         )
-    elif (
-        isinstance(rate, optim.schedules.ReduceLROnPlateau)
-        and rate.monitor.startswith("val_")
-        and not estimator.early_stopping
-    ):
-        raise ArgumentError(
-            f"learning_rate follows {rate.monitor!r}, but no data are held out: set "
-            'early_stopping=True, or follow the training, ReduceLROnPlateau(monitor="loss")'
-        )
     if not (isinstance(batch_size, str) and batch_size == "auto"):
         _checks.integer("batch_size", batch_size, 1, also='"auto"')
     for name in ("max_iter", "max_fun"):
@@ -108,13 +99,25 @@ def check(estimator: Any) -> None:
         _refuse_unused(estimator)
 
 
-def check_course(rate: Any) -> None:
-    """Raise if `learning_rate` is a schedule as long as a fit, as `partial_fit` never ends."""
-    if isinstance(rate, optim.schedules.Schedule) and rate.is_open:
+def check_course(estimator: Any, incremental: bool) -> None:
+    """Raise if `learning_rate` is a schedule that a fit, or `partial_fit`, cannot follow."""
+    rate = estimator.learning_rate
+    if incremental and isinstance(rate, optim.schedules.Schedule) and rate.is_open:
         raise ArgumentError(
             f"learning_rate is {rate!r}, which lasts as long as the fit, but each partial_fit is "
             "a fit of one epoch: say how long it lasts, e.g. CosineAnnealingLR(T_max=10_000)"
         )
+    if isinstance(rate, optim.schedules.ReduceLROnPlateau) and rate.monitor.startswith("val_"):
+        hint = 'follow the training, ReduceLROnPlateau(monitor="loss")'
+        if incremental:
+            raise ArgumentError(
+                f"learning_rate follows {rate.monitor!r}, but partial_fit holds out no data: {hint}"
+            )
+        if not estimator.early_stopping:
+            raise ArgumentError(
+                f"learning_rate follows {rate.monitor!r}, but no data are held out: set "
+                f"early_stopping=True, or {hint}"
+            )
 
 
 def check_validation(estimator: Any, given: tuple[Any, Any, Any]) -> bool:

@@ -276,8 +276,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         validates = _arguments.check_validation(self, validation)
         if incremental and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True")
-        if incremental:
-            _arguments.check_course(self.learning_rate)
+        _arguments.check_course(self, incremental)
         hidden = _network.hidden_layers(self.hidden_layer_sizes)
         behind = _network.activation(self.activation)
         dtype = np.dtype(dtype_name(self.dtype))

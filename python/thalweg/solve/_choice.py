@@ -98,7 +98,8 @@ def explaining(
     if degrees > rank:
         outside = float(((y / size - left[:, :rank] @ shares) ** 2).sum())
     count = max(degrees, 1) * y.shape[1]
-    goal = count * (noise / size) ** 2
+    with np.errstate(over="ignore"):  # of noise that is far larger than y
+        goal = float(count * np.square(noise / size))
     given = f'alpha="discrepancy" with noise={noise:g}: '
     least, most = size * np.sqrt(np.array([outside, outside + powers.sum()]) / count)
     if outside > goal:
