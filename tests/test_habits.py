@@ -309,6 +309,8 @@ def test_a_class_of_the_users_own_has_what_it_likes_and_its_copies_too(again):
         (np.tanh, r"did you mean nn\.Tanh\(...\)\?"),
         # "<lambda>" is like no name
         (lambda x: x, "got <function .*>: layers are computed in the core.* between two models"),
+        (nn.MSELoss(), r"got MSELoss\(reduction='mean'\)$"),
+        (optim.Adam, "got <class '.*Adam'>$"),
         (nn.ReLU, r"it is the class ReLU; make a layer of it: ReLU\(...\)"),
         ([nn.ReLU()], r"it is a list; unpack it: Sequential\(\*layers\)"),
         (nn.Sequential(nn.Linear(2, 2)), r"it is a model; use its layers.*\*model\.layers"),

@@ -1,8 +1,10 @@
 """Several trainings at once."""
 
+import gc
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -312,6 +314,19 @@ def test_an_iterator_is_not_for_several(blobs):
         np.testing.assert_array_equal(
             trainers[0].model.flat_parameters, alone.model.flat_parameters
         )
+
+
+def test_nothing_keeps_what_diverged(blobs):
+    """Not even until the garbage is collected: the error knows where it came from."""
+    trainers = of_rates(0.01, 1e20)
+    gone = [weakref.ref(trainer) for trainer in trainers]
+    gc.disable()
+    try:
+        tw.train_many(trainers, blobs.x, blobs.x[:, :1], epochs=3, diverged="keep")
+        del trainers
+        assert [it() for it in gone] == [None, None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("lr", [0.01, 0.02])

@@ -385,6 +385,23 @@ def test_training_goes_on_when_the_place_of_its_progress_bar_is_gone(
     assert len(written) == writes
 
 
+def test_training_goes_on_when_the_place_of_its_progress_bar_was_gone_before(
+    classifier, blobs, monkeypatch
+):
+    """Such as that of `print`, with what it could not write: tqdm flushes both first."""
+    pytest.importorskip("tqdm.auto")
+
+    class Stream(io.StringIO):
+        def flush(self):
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    for name in ("sys.stderr", "sys.stdout"):
+        with monkeypatch.context() as context:
+            context.setattr(name, Stream())
+            fits = [classifier.fit(blobs.x, blobs.y, progress=True) for _ in range(2)]
+        assert [history.epochs for history in fits] == [1, 1]
+
+
 def test_a_missing_progress_bar_says_what_to_install(classifier, blobs, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tqdm.auto", None)
     before = classifier.model.flat_parameters

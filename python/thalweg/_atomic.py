@@ -44,7 +44,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             found = os.stat(named)
         # No file has a name that is empty, or ends like that of a folder: `open` says so.
         special = found is not None and not stat.S_ISREG(found.st_mode)
-        if special or not os.path.basename(named):
+        if special or os.path.basename(named) in ("", os.curdir, os.pardir):
             with open(named, "wb") as file:
                 yield file
             return

@@ -166,6 +166,8 @@ def train_many(
                     fit.set_exception(error)
                     if not _goes_on(fit):
                         return
+                finally:  # or the error, in its traceback, would keep data and itself alive
+                    del fit, trainer, given, mine
 
     with ThreadPoolExecutor(workers, "thalweg-fit", _core.limit_own_threads, (own,)) as pool:
         pending = set(fits)

@@ -338,7 +338,7 @@ class Resumable(TrainerBase):
             except ArgumentError:
                 made, lr = self._optimizer.state_dict(), optimizer_state["options"]["lr"]
                 made["options"]["lr"] = lr
-                if made["steps"] or made != optimizer_state:
+                if made != optimizer_state:
                     raise
                 # It refuses the model, like Muon without a weight to work on, and has no state yet.
                 self._optimizer.lr = lr

@@ -175,8 +175,8 @@ class Fitting(TrainerBase):
         In all of these but signal handlers, `epochs` and `history` count the epochs that this fit
         has completed so far.
 
-        Gradients that still wait for an update when a fit begins, of calls of `step` or `update` or
-        of an interrupted fit with ``accumulate_grad_batches``, are dropped.
+        Gradients of calls of `step` or `update` that still wait for an update when a fit begins
+        (``accumulate_grad_batches``) are dropped.
 
         Another thread ends a fit by a callback whose `on_step_end` or `on_epoch_end` returns True,
         e.g. ``return event.is_set()`` of a `threading.Event`. Exceptions that another thread sends

@@ -39,8 +39,11 @@ def bar(total: int | None, unit: str) -> Any:
         from tqdm.auto import tqdm
     except ImportError:
         raise ImportError("progress=True needs tqdm: pip install tqdm") from None
-    file, nowhere = _Stream(sys.stderr), sys.stderr is None
-    return tqdm(total=total, unit=unit, miniters=1, dynamic_ncols=True, file=file, disable=nowhere)
+    shown = {"total": total, "unit": unit, "miniters": 1, "dynamic_ncols": True}
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):  # of what others wrote before, which tqdm flushes first
+            return tqdm(**shown, file=_Stream(sys.stderr))
+    return tqdm(**shown, disable=True)
 
 
 class ProgressBar:

@@ -121,4 +121,12 @@ def _slip(layer: Any, whole: str) -> str:
         more = ", or tw.torch.from_torch(module)" if home.startswith("torch") else ""
         return f"it is {home}.{type(layer).__name__}; use that of thalweg.nn{more}"
     meant = _habits.kind_meant(layer, Layer, "nn")
-    return f"got {layer!r}{meant or (f': {OWN}' if callable(layer) else '')}"
+    if not meant and callable(layer) and not _is_ours(layer):
+        meant = f": {OWN}"
+    return f"got {layer!r}{meant}"
+
+
+def _is_ours(value: Any) -> bool:
+    """Whether it is a loss or the like, or a class of it."""
+    kind = value if isinstance(value, type) else type(value)
+    return kind.__module__.partition(".")[0] == "thalweg"
