@@ -83,7 +83,12 @@ class History(dict[str, list[float]]):
     def __missing__(self, key: str) -> list[float]:
         """Say which figures there are."""
         there = ", ".join(self)
-        if not there:
+        if not there and self._counts is not None:  # of a strategy, which has skipped all steps
+            there = (
+                "none, as no row counts in any of the steps: each has a sample_weight of 0, an"
+                " ignored label, or a label whose class has weight 0"
+            )
+        elif not there:
             there = (
                 "none, as no epoch was completed; trainer.figures has what a custom loss returned "
                 "for its latest batch"

@@ -180,3 +180,17 @@ def test_gradients_for_an_update_that_is_not_made_any_more_are_dropped():
     strategy.stops = False
     strategy.fit(TASK, steps=2, batch_size=12)
     assert strategy.trainer.optimizer.steps == 1
+
+
+@pytest.mark.parametrize("learn", [lambda s: s.fit(TASK), run], ids=["fit", "run"])
+def test_gradients_of_a_stream_wait_on_if_a_task_did_not_begin(learn):
+    class Interrupted(continual.Strategy):
+        def begin(self, task):
+            raise KeyboardInterrupt
+
+    strategy = Interrupted(learner(accumulate_grad_batches=2))
+    strategy.step(X, Y)
+    with pytest.raises(KeyboardInterrupt):
+        learn(strategy)
+    strategy.step(X, Y)
+    assert strategy.trainer.optimizer.steps == 1

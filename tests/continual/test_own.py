@@ -326,6 +326,21 @@ def test_own_steps_are_fine_around_what_acts_through_the_trainer(inside):
     assert len(result.ends) == 2
 
 
+def test_the_choice_of_rows_is_not_left_out_either():
+    message = r"^Blind\.learn takes its steps without OwnRows inside it.* super\(\)\.learn"
+    with pytest.raises(ArgumentError, match=message):
+        Blind(OwnRows(learner())).fit(TASK)
+
+    class Alone(Strategy):
+        def step(self, x, y):
+            sizes.append(len(x))
+            return self.trainer.step(x, y)
+
+    sizes = []
+    Alone(OwnRows(learner())).fit(TASK)  # which is asked for the rows of the steps
+    assert sizes == [7]
+
+
 @pytest.mark.parametrize("make", [ByInnerLearn, ByInnerStep, Counts])
 def test_steps_may_reach_what_is_inside_in_several_ways(make):
     for inside in (lambda t: Replay(t, 9), lambda t: continual.DER(t, 9), Own):
@@ -435,6 +450,51 @@ def test_other_rows_come_with_the_index_of_the_task(given):
     assert strategy.trainer.optimizer.steps == 0
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda t: Replay(OwnRows(t), 9), "in pieces.*; put OwnRows around Replay instead$"),
+        (lambda t: Replay(continual.L2(OwnRows(t), 1.0), 9), "; put OwnRows around Replay"),
+        (lambda t: OwnRows(continual.GDumb(t, 9)), "those of OwnRows would be left out$"),
+        (lambda t: OwnRows(continual.Cumulative(t, SCENARIO)), "those of OwnRows would be left"),
+        (lambda t: OwnRows(continual.Joint(t, SCENARIO)), "those of OwnRows would be left out$"),
+    ],
+    ids=["inside Replay", "deep inside Replay", "around GDumb", "around Cumulative", "Joint"],
+)
+def test_rows_cannot_be_chosen_of_pieces_nor_where_others_are_learned(make, message):
+    """Which rows of a piece were learned would depend on where a run pauses."""
+    with pytest.raises(UnsupportedError, match=rf"around \w+ is not supported: .*{message}"):
+        make(learner())
+    OwnRows(OwnRows(learner())).fit(TASK)
+
+
+def test_what_a_base_behind_one_of_ours_overrides_counts_too():
+    class Chooses(continual.L2, OwnRows):
+        pass
+
+    class TakesSteps(continual.Naive, Steps):
+        pass
+
+    with pytest.raises(UnsupportedError, match="put Chooses around Replay instead"):
+        Replay(Chooses(learner(), 1.0), 9)
+    strategy = TakesSteps(learner())
+    strategy.fit(TASK, batch_size=8)
+    assert strategy.seen == [8, 8, 4]
+
+
+@pytest.mark.parametrize("base", [continual.Cumulative, continual.Joint])
+def test_rows_of_all_tasks_are_chosen_task_by_task(base):
+    class Half(base):
+        def task_to_learn(self, task):
+            task = super().task_to_learn(task)
+            return task.with_data(task.x[::2], task.y[::2])
+
+    with pytest.raises(UnsupportedError, match=r"^Half cannot override task_to_learn.* scenario"):
+        Half(learner(), SCENARIO)
+    halves = continual.Scenario([task.with_data(task.x[::2], task.y[::2]) for task in SCENARIO])
+    continual.run(base(learner(), halves), halves)
+
+
 @pytest.mark.parametrize("around", [lambda t: Replay(t, 9), Steps])
 def test_weights_of_other_rows_are_not_lost_silently(around):
     class Weighted(Strategy):
@@ -450,6 +510,98 @@ def test_weights_of_other_rows_are_not_lost_silently(around):
     with pytest.raises(UnsupportedError, match=rf"^{type(inside).__name__} does not .*weight"):
         Weighted(inside).fit(TASK)
     assert inside.trainer.optimizer.steps == 0
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("make", [continual.Naive, Steps])
+@pytest.mark.parametrize("ignored", [-100, 0], ids=["ignored labels", "classes of weight 0"])
+def test_steps_in_which_no_row_counts_have_no_figures(ignored, make, accumulate):
+    """For parts of a pass, a complete one and several, in any order."""
+    none = TASK.with_data(X, np.full(20, ignored))
+    for options in ({"steps": 1}, {"steps": 4}, {"steps": 9}, {"steps": 4, "shuffle": False}):
+        trainer = learner(accumulate_grad_batches=accumulate)
+        trainer.loss = nn.CrossEntropyLoss(weight=[0.0, 1.0, 1.0])
+        strategy = make(trainer)
+        strategy.begin(TASK)
+        history = strategy.learn(none, batch_size=5, **options)
+        assert (history, trainer.optimizer.steps) == ({}, 0)
+        with pytest.raises(KeyError, match="there are none, as no row counts in any of the steps"):
+            history["loss"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        (np.tile([1.0, -1.0], 10), tw.DataError, r"\[1\] is -1; a finite number >= 0"),
+        (np.zeros((20, 2)), tw.ShapeError, r"must be 1-D.* \(20, 2\)"),
+        (np.full(20, "a"), tw.DtypeError, "expected real numbers"),
+    ],
+    ids=["negative", "2-D", "text"],
+)
+@pytest.mark.parametrize("steps", [1, 4])
+def test_wrong_weights_are_not_taken_for_weights_of_nothing(weights, error, message, steps):
+    strategy = continual.Naive(learner())
+    strategy.begin(TASK)
+    with pytest.raises(error, match=f"^sample_weight.*{message}"):
+        strategy.learn(TASK.with_data(X, Y, weights), steps=steps, batch_size=5)
+
+
+def nothing_to_learn(task):
+    return task.with_data(X, np.full(20, -100))
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda task: task.with_data(X[:, :1], Y), "expected"),
+        (lambda task: task.with_data(X * np.nan, Y), "is NaN"),
+        (lambda task: task.with_data(X, Y + 9), "3 outputs"),
+        (nothing_to_learn, None),
+    ],
+    ids=["shape", "NaN", "labels", "nothing"],
+)
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("make", [continual.Naive, Steps, lambda t: continual.GEM(t, 9)])
+def test_an_update_that_waits_is_not_made_before_bad_rows_are_refused(make, inside, bad, message):
+    """Else the model would have changed; it is made if there is just nothing to learn."""
+
+    class Gives(Strategy):
+        given = staticmethod(lambda task: task)
+
+        def task_to_learn(self, task):
+            return self.given(task)
+
+    inner = Gives(learner(accumulate_grad_batches=3))
+    strategy, trainer = make(inner), inner.trainer
+    strategy.fit(TASK)
+    strategy.begin(TASK)
+    strategy.step(X, Y)
+    before, steps = trainer.model.flat_parameters, trainer.optimizer.steps
+    if inside:
+        inner.given = bad
+    task = TASK if inside else bad(TASK)
+    if message is None:
+        assert strategy.learn(task, steps=2) == {}
+        assert trainer.optimizer.steps == steps + 1
+        return
+    with pytest.raises(tw.ThalwegError, match=message):
+        strategy.learn(task, steps=2)
+    np.testing.assert_array_equal(trainer.model.flat_parameters, before)
+    inner.given = lambda task: task
+    strategy.end(TASK)
+    assert trainer.optimizer.steps == steps + 1
+
+
+@pytest.mark.parametrize("make", [continual.Naive, Steps])
+def test_an_update_that_waits_is_not_made_before_a_batch_of_one_row_is_refused(make):
+    model = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    options = {"loss": nn.CrossEntropyLoss(), "optimizer": optim.SGD(lr=0.1)}
+    strategy = make(tw.Trainer(model, **options, accumulate_grad_batches=3))
+    strategy.begin(TASK)
+    strategy.step(X, Y)
+    with pytest.raises(ArgumentError, match="the last batch of 20 rows has only 1"):
+        strategy.learn(TASK, steps=2, batch_size=19)
+    assert strategy.trainer.optimizer.steps == 0
 
 
 def test_a_strategy_with_only_a_step_is_resumed(tmp_path):

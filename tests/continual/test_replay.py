@@ -299,6 +299,17 @@ def test_gdumb_keeps_samples_of_tasks_that_it_learns(scenario):
     assert len(strategy.buffer) == 33
 
 
+def test_what_gdumb_learns_is_known_once_a_task_has_begun(scenario, trainer):
+    strategy, (first, second, _) = continual.GDumb(trainer(), 33), scenario
+    with pytest.raises(ArgumentError, match=r"^task 0 cannot be learned, .* strategy\.begin"):
+        strategy.task_to_learn(first)
+    strategy.fit(first)
+    with pytest.raises(ArgumentError, match=r"^task 1 cannot be learned, .* strategy\.begin"):
+        strategy.task_to_learn(second)
+    strategy.begin(second)
+    assert {*strategy.task_to_learn(second).y.tolist()} == {0, 1, 2, 3}
+
+
 @pytest.mark.parametrize("saved", [False, True])
 def test_gdumb_keeps_no_samples_of_a_task_that_did_not_end(saved, scenario, trainer, tmp_path):
     strategy, plain = (continual.GDumb(trainer(), 40) for _ in "ab")

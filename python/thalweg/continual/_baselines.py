@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from thalweg._trainer import Trainer
+from thalweg.continual import _protocol
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Changed, Scenario, Task
-from thalweg.errors import ArgumentError
+from thalweg.errors import ArgumentError, UnsupportedError
 
 
 class Naive(Strategy):
@@ -70,6 +71,8 @@ class Cumulative(Strategy):
     ------
     ArgumentError
         If `scenario` is not a scenario, or a task is not part of it.
+    UnsupportedError
+        If a subclass overrides `task_to_learn`.
     """
 
     replays = True
@@ -78,6 +81,12 @@ class Cumulative(Strategy):
 
     def __init__(self, inner: Trainer | Strategy, scenario: Scenario) -> None:
         super().__init__(inner)
+        if _protocol.overrides(type(self), "task_to_learn"):
+            raise UnsupportedError(
+                f"{type(self).__name__} cannot override task_to_learn, by which its base combines"
+                " the rows of tasks: choose among the rows of each task instead, with"
+                " task.with_data(x, y), and make a scenario of these tasks"
+            )
         if not isinstance(scenario, Scenario):
             raise ArgumentError(f"scenario must be a Scenario; got {scenario!r}")
         self._scenario = scenario

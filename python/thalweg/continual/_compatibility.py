@@ -8,10 +8,11 @@ promise.
   or a ``"coupled"`` one; ``"path"`` follows the parameters while they are trained;
   ``"projection"`` changes the gradients; ``"loss"`` takes its steps with its own loss;
 - ``"rows"`` learns rows other than a task's, in addition or instead; ``"own rows"`` chooses them
-  regardless of what it is given; ``"pieces"`` passes them on in pieces that each start anew;
-  ``"weights"`` passes them on with weights; ``"plain rows"`` takes no rows with weights, ``"plain
-  tasks"`` no tasks with weights, ``"step"`` neither, as it is a user's `step` that learns;
-  ``"whole"`` needs all rows of a task, ``"place"`` the position in it;
+  regardless of what it is given; ``"choice"`` makes them, by a user's `task_to_learn`, from those
+  that it is given, which must be all of a task; ``"pieces"`` passes them on in pieces that each
+  start anew; ``"weights"`` passes them on with weights; ``"plain rows"`` takes no rows with
+  weights, ``"plain tasks"`` no tasks with weights, ``"step"`` neither, as it is a user's `step`
+  that learns; ``"whole"`` needs all rows of a task, ``"place"`` the position in it;
 - ``"part"`` gives each task a part of the network: by ``"gates"``, which are open between tasks, or
   as ``"owner"`` of parameters, which stay as they are; ``"replays"`` includes samples of earlier
   tasks in its steps (`Strategy.replays`);
@@ -39,6 +40,8 @@ _CLASHES = (
      " left out"),
     ("own rows", "own rows", "{inner} chooses which rows are learned, and those of {outer} would be"
      " left out"),
+    ("choice", "own rows", "{inner} chooses which rows are learned, and those of {outer} would be"
+     " left out"),
     ("weights", "step", "{inner} learns by step, which does not support rows with weights, which"
      " {outer} would pass to it: put {inner} around {outer} instead, or let {inner} override learn"
      " and call super().learn there"),
@@ -58,6 +61,8 @@ _CLASHES = (
      " that each start anew; a single one with a larger buffer or batch_size replays as much"),
     ("pieces", "place", "{inner} needs the position in a task, but {outer} would pass on pieces"
      " that each start anew; put {inner} around {outer} instead"),
+    ("pieces", "choice", "{inner} chooses among the rows of a whole task, but {outer} would pass"
+     " them on in pieces, with other rows; put {inner} around {outer} instead"),
     ("penalty", "restart", "{inner} starts every task with the initial parameters, which makes the"
      " penalty of {outer} useless"),
     ("restart", "penalty", "{outer} starts every task with the initial parameters, which makes the"

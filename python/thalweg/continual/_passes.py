@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _core
+from thalweg import _arrays, _core
 from thalweg._figures import is_sum
 from thalweg._history import History
 from thalweg._trainer import Trainer
@@ -26,7 +26,7 @@ def by_step(strategy: Any, task: Task, **options: Any) -> History:
     steps, start = options["steps"], options["start"]
     _batches.check_last(trainer, rows, steps, start, options["batch_size"], options["drop_last"])
     per_pass = _batches.per_pass(rows, options["batch_size"], options["drop_last"])
-    finish(strategy)
+    finish(strategy, task)
     for at, (x, y, _) in enumerate(
         _batches.chunks(task, seed=trainer.model.seed, most=1, **options), start + 1
     ):
@@ -47,11 +47,17 @@ def by_step(strategy: Any, task: Task, **options: Any) -> History:
     return mean_history(trainer.loss, parts)
 
 
-def finish(strategy: Any) -> None:
-    """Make the update for which gradients of some batches wait, if there is one."""
+def finish(strategy: Any, task: Task | None = None) -> None:
+    """Make the update for which gradients of some batches wait, if there is one.
+
+    A task that is learned next is checked before: after an error, the model is unchanged.
+    """
     trainer = strategy.trainer
     if trainer._accumulate == 1 or trainer._core.gathered() is None:
         return
+    # Rows of which none counts are skipped, not refused.
+    if task is not None and _counts(trainer, task.y, task.sample_weight)[0]:
+        strategy._look_at(task)
     while strategy is not None and "projection" not in strategy._does:
         strategy = strategy.inner
     if strategy is None:
@@ -61,7 +67,7 @@ def finish(strategy: Any) -> None:
 
 
 def train(
-    trainer: Trainer,
+    strategy: Any,
     task: Task,
     *,
     steps: int,
@@ -70,13 +76,17 @@ def train(
     shuffle: bool,
     drop_last: bool,
 ) -> History:
-    """Let a trainer take some steps on a task, and return their figures as one entry.
+    """Let a strategy's trainer take some steps on a task, and return their figures as one entry.
 
     The entry is empty if no row counts in any of them: such batches are skipped.
     """
-    task = task.with_data(np.asarray(task.x), np.asarray(task.y), task.sample_weight)
+    trainer: Trainer = strategy.trainer
+    # Wrong weights could seem to count for nothing, and be skipped.
+    weights = _arrays.weights(task.sample_weight, trainer.model.dtype, "sample_weight")
+    task = task.with_data(np.asarray(task.x), np.asarray(task.y), weights)
     rows = len(task.x)
     _batches.check_last(trainer, rows, steps, start, batch_size, drop_last)
+    finish(strategy, task)
     batches = _batches.per_pass(rows, batch_size, drop_last)
     # An accumulated update is of the batches at its positions, whichever of them count: it must not
     # matter where training pauses. A fit passes over the others, so it must end with the update.
@@ -97,10 +107,12 @@ def train(
         take = min(batches - place, end - at)
         here = counting[at - start :][:take]
         if in_core and take == batches and here.all():
-            order = _batches.order_number(task, number)
-            history = trainer._pass(task.x, task.y, task.sample_weight, batch_size, order)
-            history._counts = _counts(trainer, task.y, task.sample_weight)
-            parts.append(history)
+            counts = _counts(trainer, task.y, task.sample_weight)
+            if counts[0]:  # a fit would refuse rows of which none counts
+                order = _batches.order_number(task, number)
+                history = trainer._pass(task.x, task.y, task.sample_weight, batch_size, order)
+                history._counts = counts
+                parts.append(history)
         else:
             for x, y, weight in itertools.chain.from_iterable(
                 _batches.chunks(
@@ -110,7 +122,7 @@ def train(
                 for first, until in itertools.pairwise(_fits(here, trainer._accumulate))
             ):  # fmt: skip
                 counts = _counts(trainer, y, weight, batch_size)
-                if counts[0] == 0:  # a fit would refuse them: all of its batches would be skipped
+                if counts[0] == 0:
                     continue
                 history = trainer.fit(
                     x, y, batch_size=batch_size, shuffle=False, sample_weight=weight,

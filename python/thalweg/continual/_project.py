@@ -45,7 +45,8 @@ class Projecting(Strategy):
         super().begin(task)
 
     def _learn(self, task: Task, **options: Any) -> History:
-        finish(self)  # before the core is told of the reference rows of these steps
+        # Before the core is told of the reference rows of these steps.
+        finish(self, _protocol.learned(_protocol.inside(self), task))
         if not self._remembers():
             return super()._learn(task, **options)
 

@@ -278,7 +278,8 @@ class GDumb(Keeping):
             self._before = None
 
     def task_to_learn(self, task: Task) -> Task:
-        """Return the task with the rows that the buffer holds."""
+        """Return the task, which must have begun, with the rows that the buffer holds."""
+        self._check_begun(task, "cannot be learned")
         rows = self.buffer.rows()
         classes = np.unique(rows["y"]).tolist() if are_labels(rows["y"]) else None
         return task.with_data(rows["x"], rows["y"], None, classes)

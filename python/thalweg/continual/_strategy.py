@@ -115,6 +115,8 @@ class Strategy(Admission, Stateful):
         self.needs_task: bool = self.inner is not None and self.inner.needs_task
         if self._by_step:
             self._does = (*self._does, "step", "plain rows")  # which is what `step` takes
+        if _protocol.overrides(type(self), "task_to_learn"):
+            self._does = (*self._does, "choice")
         _compatibility.check(self)
         self._ended = 0  # tasks
         self._begun: int | None = None  # the index of the task that is being learned
@@ -259,8 +261,7 @@ class Strategy(Admission, Stateful):
         }
         if self.inner is not None:
             return _protocol.learn(self.inner, task, **options)
-        _passes.finish(self)
-        return _passes.train(self.trainer, task, **options)
+        return _passes.train(self, task, **options)
 
     def task_to_learn(self, task: Task) -> Task:
         """Return the task whose rows `learn` takes: by default the one that it is called with.
@@ -276,6 +277,12 @@ class Strategy(Admission, Stateful):
             One with the same index, such as `Task.with_data` returns. It must not depend on how
             many steps have been taken. It is asked for at each part of the task, and where `run`
             pauses, so one that takes long to make is better kept.
+
+        Notes
+        -----
+        A custom strategy that overrides this goes around `Replay`, which would give it pieces of a
+        task otherwise. It cannot go around `Cumulative`, `Joint` and `GDumb`, which learn rows of
+        their own. Such combinations raise `UnsupportedError` when they are created.
         """
         return task
 
