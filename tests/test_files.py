@@ -959,18 +959,23 @@ def test_a_training_whose_optimizer_refuses_the_model_comes_back(tmp_path):
         again.step(np.ones((2, 5)), [0, 1])
 
 
-@pytest.mark.parametrize("change", [{"steps": 1}, {"options": {"lr": 0.3}}, {"scalars": {"a": 1}}])
-def test_damaged_states_of_optimizers_are_refused(change, tmp_path):
+def damage(path, part, change):
+    """Change a part of what a file says of a training."""
     from thalweg import _safetensors
 
+    arrays, text = _safetensors.load(path)
+    saved = json.loads(text["thalweg.trainer"])
+    saved[part] |= change
+    _safetensors.save(path, arrays, {**text, "thalweg.trainer": json.dumps(saved)})
+
+
+@pytest.mark.parametrize("change", [{"steps": 1}, {"options": {"lr": 0.3}}, {"scalars": {"a": 1}}])
+def test_damaged_states_of_optimizers_are_refused(change, tmp_path):
     path = tmp_path / "training"
     model = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
     for optimizer in (optim.Adam(), optim.Muon()):  # which takes the model, and which does not
         make_trainer(optimizer, model=model[:]).save(path)
-        arrays, text = _safetensors.load(path)
-        saved = json.loads(text["thalweg.trainer"])
-        saved["optimizer_state"] |= change
-        _safetensors.save(path, arrays, {**text, "thalweg.trainer": json.dumps(saved)})
+        damage(path, "optimizer_state", change)
         with pytest.raises(tw.DataError, match="is a damaged file: "):
             tw.Trainer.load(path)
 
@@ -1017,14 +1022,9 @@ DAMAGED_COUNTS = {
 
 @pytest.mark.parametrize("change", DAMAGED_COUNTS.values(), ids=DAMAGED_COUNTS)
 def test_damaged_counts_of_trainings_are_refused(change, tmp_path):
-    from thalweg import _safetensors
-
     path = tmp_path / "training"
     make_trainer(average=optim.EMA()).save(path)
-    arrays, text = _safetensors.load(path)
-    saved = json.loads(text["thalweg.trainer"])
-    saved["counts"] |= change
-    _safetensors.save(path, arrays, {**text, "thalweg.trainer": json.dumps(saved)})
+    damage(path, "counts", change)
     with pytest.raises(tw.DataError, match="is a damaged file: "):
         tw.Trainer.load(path)
 

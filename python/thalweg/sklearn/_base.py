@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import numbers
 from abc import ABC, abstractmethod
 from typing import Any, NamedTuple, Self
 
@@ -14,17 +13,17 @@ from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from thalweg import Trainer, _arrays, _habits, _warn, nn, optim
+from thalweg import Trainer, _habits, _warn, nn, optim
 from thalweg._arrays import Array, Samples
 from thalweg.callbacks._watch import Inner
 from thalweg.errors import ArgumentError, DataError, DivergedError, ShapeError
 from thalweg.nn._losses import CoreLoss, FunctionLoss
 from thalweg.nn._sequential._base import dtype_name
 from thalweg.optim._full_batch import FullBatchOptimizer
-from thalweg.sklearn import _arguments, _network, _rates
+from thalweg.sklearn import _arguments, _data, _network, _rates
 from thalweg.sklearn._stopping import Stopping
 
 #: Accepted formats of sparse samples, which convert to dense rows directly.
@@ -289,16 +288,16 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         fresh = not hasattr(self, "trainer_") or not (self.warm_start or incremental)
         if not fresh:
             _refuse_changes(self._made_with, made_with)
-        ready = None if fresh or not _plain(y) else self._ready(X, dtype)
+        ready = None if fresh or not _data.plain(y) else self._ready(X, dtype)
         if ready is not None and len(ready) == len(y):
             X = ready
         else:
             X, y = self._checked(X, y, dtype, reset=fresh)
-        y = _flat(y)
+        y = _data.flat(y)
         if fresh:
             self._learn(y, classes)
         target = self._encode(y, dtype)
-        weight = self._weigh(y, _weights(sample_weight, dtype, len(X)), dtype, incremental)
+        weight = self._weigh(y, _data.weights(sample_weight, dtype, len(X)), dtype, incremental)
         held_out = self._validation(validation, dtype, y) if validates else None
         objective = self._objective(target, weight)
         random = check_random_state(self.random_state)
@@ -333,7 +332,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             self, X, y, accept_sparse=_SPARSE, dtype=dtype, order="C", multi_output=True,
             reset=reset,
         )  # fmt: skip
-        return _dense(X), _dense(y)
+        return _data.dense(X), _data.dense(y)
 
     def _validation(
         self, given: tuple[Any, Any, Any], dtype: np.dtype[Any], trained_on: npt.NDArray[Any]
@@ -344,9 +343,9 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             X, y = self._checked(X, y, dtype, reset=False)
             if len(X) < 2:
                 raise ShapeError("there is 1 sample, but early stopping needs at least 2")
-            y = _flat(y)
+            y = _data.flat(y)
             target = self._encode(y, dtype)
-            weight = _weights(sample_weight, dtype, len(X))
+            weight = _data.weights(sample_weight, dtype, len(X))
             weight = self._weigh(y, weight, dtype, incremental=False, trained_on=trained_on)
             return X, target, weight
         except (TypeError, ValueError) as error:  # these checks speak of X, y and sample_weight
@@ -532,7 +531,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         outputs = []
         for start in range(0, X.shape[0], _BLOCK):
             try:
-                outputs.append(self.model_(_dense(X[start : start + _BLOCK])))
+                outputs.append(self.model_(_data.dense(X[start : start + _BLOCK])))
             except DataError as error:
                 error.args = (f"in the rows from {start} on, counted from 0: {error}",)
                 raise
@@ -564,25 +563,6 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
 _habits.name_methods("estimator", MLP)  # for errors about arguments: users do not know MLP
 
 
-def _dense(array: Any) -> Any:
-    """Return a dense array."""
-    return array.toarray(order="C") if issparse(array) else array
-
-
-def _flat(y: Any) -> Any:
-    """Return targets in a single column as a vector, with scikit-learn's warning."""
-    return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
-
-
-def _plain(y: Any) -> bool:
-    """Whether targets are an array that scikit-learn's checks would accept unchanged."""
-    return (
-        type(y) is np.ndarray
-        and 1 <= y.ndim <= 2
-        and (y.dtype.kind in "biuU" or (y.dtype.kind == "f" and bool(np.isfinite(y).all())))
-    )
-
-
 def _refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
     """Raise if training cannot continue because the network would have to be different."""
     for name, value in now.items():
@@ -592,21 +572,3 @@ def _refuse_changes(before: dict[str, Any], now: dict[str, Any]) -> None:
                 f"continues with the same network: restore {name}, or fit with warm_start=False "
                 "for a new network"
             )
-
-
-def _weights(value: Any, dtype: np.dtype[Any], rows: int) -> Array | None:
-    """Return sample weights, checked here since the penalty depends on their mean."""
-    if isinstance(value, numbers.Real):
-        value = np.full(rows, value)
-    weight = _arrays.weights(value, dtype, "sample_weight")
-    if weight is None:
-        return None
-    if len(weight) != rows:
-        raise ShapeError(f"sample_weight has {len(weight)} values, but X has {rows} rows")
-    _arrays.finite(weight, "sample_weight")
-    if (weight < 0).any():
-        row = int((weight < 0).argmax())
-        raise DataError(f"sample_weight must be >= 0; sample_weight[{row}] is {weight[row]:g}")
-    if not weight.any():
-        raise DataError("sample_weight is zero for all samples; at least one must be above zero")
-    return weight

@@ -447,6 +447,7 @@ def ridge(
             if noise is None
             else 'noise= is for alpha="discrepancy": leave it out'
         )
+    noise = None if noise is None else _checks.real("noise", noise, 0, closed="()")
     several = np.ndim(alpha) > 0
     given = _checks.sequence("alpha", alpha) if several else (alpha,)
     alphas = [
@@ -459,7 +460,6 @@ def ridge(
     svd = decomposed(data) if method or any(alphas) else None
     if svd and noise is not None:
         u, s, _, rank = svd
-        noise = _checks.real("noise", noise, 0, closed="()")
         alphas = [_choice.explaining(data.y, u, s, rank, data.degrees, noise) / scale]
     elif svd and method:
         alphas = [chosen(method, data, svd) / scale]
