@@ -117,6 +117,15 @@ pub fn reserve<T>(what: &'static str, values: &mut Vec<T>, len: usize) -> Result
     values.try_reserve_exact(more).map_err(|_| Error::Memory { what, elements: len })
 }
 
+/// Makes sure that there is memory for `len` values of `what` (used in the error's text), which many small
+/// vectors will take: an error while there still is memory for everything else, instead of at the last of it.
+///
+/// # Errors
+/// If there is not enough memory.
+pub fn fits<T>(what: &'static str, len: usize) -> Result<(), Error> {
+    reserve(what, &mut Vec::<T>::new(), len)
+}
+
 /// Allocates a copy of `from` for `what` (used in the error's text).
 ///
 /// # Errors

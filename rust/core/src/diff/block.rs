@@ -19,7 +19,7 @@ use crate::view::{MatMut, MatRef};
 /// second-level cache.
 pub const BLOCK: usize = 64;
 /// What is allocated, in errors.
-const WHAT: &str = "derivatives of a batch";
+pub const WHAT: &str = "derivatives of a batch";
 
 /// A block of rows.
 #[derive(Default)]

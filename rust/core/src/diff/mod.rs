@@ -46,7 +46,7 @@ mod tests;
 
 use std::ops::Range;
 
-use crate::arena::{Buffer, zeros};
+use crate::arena::{Buffer, fits, zeros};
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::pack::{Panels, pack_transposed};
@@ -310,8 +310,16 @@ impl<T: Element> Site<'_, T> {
         spare: &mut Vec<Block<T>>,
     ) -> Result<Vec<Block<T>>, Error> {
         let x = x.block(0, wave.end, 0, x.cols());
-        let starts = wave.step_by(BLOCK);
-        starts.map(|first| Block::new(self, x, x_dot, first, spare.pop().unwrap_or_default())).collect()
+        let mut blocks = Vec::with_capacity(wave.len().div_ceil(BLOCK));
+        for first in wave.step_by(BLOCK) {
+            blocks.push(Block::new(self, x, x_dot, first, spare.pop().unwrap_or_default())?);
+            if let [block] = &blocks[..] {
+                // The first one is the largest.
+                let new = (blocks.capacity() - 1).saturating_sub(spare.len());
+                fits::<T>(block::WHAT, new * block.len())?;
+            }
+        }
+        Ok(blocks)
     }
 
     /// All actions on a block, in order, divided into runs. Every run but the last ends where a batch

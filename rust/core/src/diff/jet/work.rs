@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::kernels::{Back, Forth, encode};
 use super::{Along, Site, parts};
-use crate::arena::{Buffer, reserve};
-use crate::diff::block::{multiply, outer};
+use crate::arena::{Buffer, fits, reserve};
+use crate::diff::block::{WHAT, multiply, outer};
 use crate::diff::gather::{self, Part, add_rows};
 use crate::element::Element;
 use crate::error::Error;
@@ -95,20 +95,29 @@ pub fn share<T: Element>(shards: &mut Vec<Shard<T>>, site: &Site<'_, T>, rows: u
             block.rows = block_rows.min(left);
             left -= block.rows;
         }
-        shard.reserve(site)?;
     }
-    Ok(())
+    let mut missing = 0;
+    let mut count = |room: &mut Vec<T>, len: usize| {
+        missing += len.saturating_sub(room.capacity());
+        Ok(())
+    };
+    shards.iter_mut().try_for_each(|shard| shard.rooms(site, &mut count))?;
+    fits::<T>(WHAT, missing)?;
+    shards.iter_mut().try_for_each(|shard| shard.rooms(site, &mut |room, len| reserve(WHAT, room, len)))
 }
 
 impl<T: Element> Shard<T> {
-    /// Makes room for all that its blocks will hold.
+    /// Passes all vectors that its blocks need, and how many values each of them will hold, to `get`.
     ///
     /// # Errors
-    /// If there is not enough memory.
-    fn reserve(&mut self, site: &Site<'_, T>) -> Result<(), Error> {
+    /// Those of `get`.
+    fn rooms(
+        &mut self,
+        site: &Site<'_, T>,
+        get: &mut impl FnMut(&mut Vec<T>, usize) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let (stages, parts) = (site.network.stages(), parts(site.ways));
         let (inputs, outputs) = (site.network.inputs(), site.network.outputs());
-        let get = |values: &mut Vec<T>, len: usize| reserve("derivatives of a batch", values, len);
         for block in &mut self.blocks {
             let rows = parts * block.rows;
             get(&mut block.x, rows * inputs)?;
