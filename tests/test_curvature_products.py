@@ -14,7 +14,7 @@ import pytest
 
 import thalweg as tw
 from thalweg import nn
-from thalweg.curvature import Operator, fisher_vp, gnvp, hvp, jvp
+from thalweg.curvature import Operator, fisher_vp, gnvp, hvp, jacobian, jvp
 
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)
@@ -500,10 +500,9 @@ def test_the_fisher_information_of_a_normal_distribution_is_positive(rng):
     assert lowest["fisher"] > -1e-12
     assert lowest["gauss_newton"] < -1e-3
     # diag(1/v, 1/2) in the outputs, over the 2 N elements of the mean.
-    columns = [jvp(model, x, e)[1].ravel() for e in np.eye(model.num_parameters)]
     inner = np.concatenate([np.exp(-model(x)[:, 2:]), np.full((N, 2), 0.5)], axis=1).ravel()
-    jacobian = np.stack(columns, axis=1)
-    agree(of["fisher"], jacobian.T @ (inner[:, None] * jacobian) / (2 * N))
+    slopes = jacobian(model, x).reshape(4 * N, -1)
+    agree(of["fisher"], slopes.T @ (inner[:, None] * slopes) / (2 * N))
 
 
 def test_relu_nets_have_gauss_newton_blocks_on_the_diagonal(rng):
@@ -566,6 +565,12 @@ def test_nothing_of_the_model_is_changed(rng):
 CROSS_ENTROPY = nn.CrossEntropyLoss()
 SMOOTH = nn.CrossEntropyLoss(label_smoothing=0.1)
 #: What is called with a model, a batch and a vector; what it raises; what it says.
+def with_large_weights():
+    model = net(nn.ReLU())
+    model.flat_parameters = np.full(model.num_parameters, 1e200)
+    return model
+
+
 BAD = [
     (
         lambda m, x, y, v: fisher_vp(m, x, y, v, loss=lambda o, t: (0.0, o)),
@@ -587,6 +592,10 @@ BAD = [
     (lambda m, x, y, v: Operator(m, x, y, loss=SMOOTH, kind="hess"), "ArgumentError", "hessian"),
     (lambda m, x, y, v: jvp(m, x, v, dx=x[1:]), "ShapeError", "dx"),
     (lambda m, x, y, v: jvp("model", x, v), "ArgumentError", "model"),
+    (lambda m, x, y, v: jacobian("model", x), "ArgumentError", "model"),
+    (lambda m, x, y, v: jacobian(m, x[:, 1:]), "ShapeError", "Linear"),
+    (lambda m, x, y, v: jacobian(m, x * np.inf), "DataError", "x"),
+    (lambda m, x, y, v: jacobian(with_large_weights(), x), "ThalwegError", "finite"),
     (lambda m, x, y, v: jvp(m, x), "ArgumentError", "needs a direction: v, .* or dx"),
 ]
 

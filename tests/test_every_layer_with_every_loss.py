@@ -85,6 +85,26 @@ def test_gradients_agree_with_differences(layer, loss, rng):
 
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=lambda layer: type(layer).__name__)
+def test_the_jacobian_has_the_derivatives_in_all_directions(layer, rng):
+    """In evaluation, also of layers that couple rows in training; on any number of threads."""
+    width = getattr(layer, "out_features", WIDTH)
+    model = nn.Sequential(layer, nn.Linear(width, 40), nn.Tanh(), nn.Linear(40, OUT), dtype="float64")
+    state = {name: 1.2 * v + 0.1 for name, v in model.state_dict().items()}
+    model.load_state_dict(state)
+    x = rng.integers(0, 3, (200, model.in_features))  # codes, for the layers that have them
+    jacobian = tw.curvature.jacobian(model, x)
+    for k, direction in enumerate(np.eye(model.num_parameters)):
+        products = tw.curvature.jvp(model, x, direction)[1]
+        np.testing.assert_allclose(jacobian[:, :, k], products, rtol=1e-12, atol=1e-13)
+    threads = tw.get_num_threads()
+    try:
+        tw.set_num_threads(1 if threads > 1 else 2)
+        np.testing.assert_array_equal(tw.curvature.jacobian(model, x), jacobian)
+    finally:
+        tw.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=lambda layer: type(layer).__name__)
 def test_the_first_layers_of_a_model_are_a_model(layer, rng):
     """With the same numbers, also of what is not trained.
 

@@ -108,8 +108,8 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             **dict.fromkeys(("jvp", "hvp"), "it is in tw.curvature"),
             **dict.fromkeys(
                 ("jacobian", "jacrev", "jacfwd"),
-                "tw.diagnostics.jacobian(model, x) is with respect to the inputs; "
-                "tw.curvature.jvp computes products",
+                "tw.diagnostics.jacobian(model, x) is with respect to the inputs, "
+                "tw.curvature.jacobian(model, x) with respect to the parameters",
             ),
             "hessian": "tw.curvature.Operator(model, x, y, loss=...) multiplies by it",
             "optimizers": "they are in optim",
@@ -148,6 +148,8 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             ),
             **dict.fromkeys(("save", "save_model"), "models and trainers have a method save"),
             "keras": "nn.Sequential is the model, tw.Trainer compiles and fits it",
+            **dict.fromkeys(("Laplace", "laplace", "LaplaceApproximation"), _habits.LAPLACE),
+            "SWAG": _habits.SWAG,
             "MLPClassifier": "it is tw.sklearn.MLPClassifier",
             "MLPRegressor": "it is tw.sklearn.MLPRegressor",
         }

@@ -144,7 +144,7 @@ class _Batch(Visit):
     def jacobian(self) -> Vector:
         """Return the Jacobian of the residuals, at the parameters passed to `residual`."""
         assert self._roots is not None  # residual is called first
-        _, slope = self.model._core.jacobian(self._x)
+        _, slope = self.model._core.jacobian(self._x, True)
         roots = np.repeat(self._roots.ravel(), len(slope) // len(self._roots))
         scaled: Vector = roots[:, np.newaxis] * slope.astype(np.float64, copy=False)
         return scaled

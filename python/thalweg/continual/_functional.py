@@ -202,7 +202,7 @@ class FROMP(Innermost):
         samples = model._samples(x, "x")
         outputs, p, slopes = model.out_features, [], []
         for row in range(len(samples)):
-            output, jacobian = model._core.jacobian(samples[row : row + 1])
+            output, jacobian = model._core.jacobian(samples[row : row + 1], True)
             one = self._probabilities(output.reshape(1, outputs), columns)[0]
             mine = jacobian.reshape(outputs, -1)[columns]
             p.append(one)

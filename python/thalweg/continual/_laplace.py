@@ -196,7 +196,7 @@ class OnlineLaplace(Consolidating):
         some = max(1, (1 << 22) // (model.out_features * size))
         for first in range(0, len(ready.samples), some):
             mine = ready.samples[first : first + some]
-            outputs, slopes = model._core.jacobian(mine)
+            outputs, slopes = model._core.jacobian(mine, True)
             outputs = outputs.astype(np.float64)[:, chosen]
             slopes = slopes.astype(np.float64).reshape(len(mine), -1, size)[:, chosen]
             if ready.likelihood == "categorical":

@@ -134,7 +134,7 @@ class OGD(Projecting):
         parts = [np.zeros((0, size))]
         for first in range(0, len(samples), some):
             mine = samples[first : first + some]
-            slopes = model._core.jacobian(mine)[1].reshape(len(mine), outputs, size)
+            slopes = model._core.jacobian(mine, True)[1].reshape(len(mine), outputs, size)
             if y is not None:
                 slopes = slopes[np.arange(len(mine)), y[first : first + some]]
             parts.append(slopes.reshape(-1, size).astype(np.float64))

@@ -38,7 +38,7 @@ def check_derivatives(model: Sequential, who: str, instead: str = "another strat
         If it has `nn.BatchNorm1d` or `nn.Dropout`.
     """
     try:
-        model._core.jacobian(np.zeros((1, model.in_features), model.dtype))
+        model._core.jacobian(np.zeros((1, model.in_features), model.dtype), True)
     except UnsupportedError:
         raise UnsupportedError(
             f"{who} needs the derivatives of outputs for single rows, which a network with"

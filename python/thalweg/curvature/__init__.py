@@ -4,6 +4,8 @@ import typing as _typing
 
 from thalweg.curvature._eigenvalues import Eigenpairs as Eigenpairs
 from thalweg.curvature._eigenvalues import top_eigenvalues as top_eigenvalues
+from thalweg.curvature._jacobian import jacobian as jacobian
+from thalweg.curvature._jacobian import jvp as jvp
 from thalweg.curvature._jet import jet as jet
 from thalweg.curvature._kfac import KroneckerFactors as KroneckerFactors
 from thalweg.curvature._kfac import kfac_factors as kfac_factors
@@ -12,7 +14,6 @@ from thalweg.curvature._operator import Operator as Operator
 from thalweg.curvature._operator import fisher_vp as fisher_vp
 from thalweg.curvature._operator import gnvp as gnvp
 from thalweg.curvature._operator import hvp as hvp
-from thalweg.curvature._operator import jvp as jvp
 from thalweg.curvature._spectrum import Estimate as Estimate
 from thalweg.curvature._spectrum import SpectralDensity as SpectralDensity
 from thalweg.curvature._spectrum import logdet as logdet
@@ -50,22 +51,22 @@ if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept 
                 f" {_BY_INPUTS}, and trainer.backward(x, y) computes gradients of a loss",
             ),
             **dict.fromkeys(
-                ("jacobian", "jac", "jacfwd", "jacrev"),
-                f"{_BY_INPUTS}; jvp(model, x, v) multiplies v by the one with respect to the"
-                " parameters",
+                ("jac", "jacfwd", "jacrev"),
+                f"jacobian(model, x) is the one with respect to the parameters; {_BY_INPUTS}",
             ),
             "vhp": "the Hessian is symmetric: it is hvp",
             **dict.fromkeys(
-                ("laplacian", "laplace", "hessian_trace"),
+                ("laplacian", "hessian_trace"),
                 "trace(model, x, y, loss=...) is the trace of the Hessian with respect to the"
                 " parameters; that with respect to the inputs is jet(model, x)[2].sum(axis=0)",
             ),
             **dict.fromkeys(("eigenvalues", "eigsh", "sharpness", "lambda_max"), _EIGENVALUES),
             **dict.fromkeys(("density", "density_plot", "spectrum"), "it is spectral_density"),
             **dict.fromkeys(
-                ("Laplace", "LaplaceApproximation", "uncertainty", "posterior"),
-                'the section "Uncertainty of a prediction" of the page on science has an example',
+                ("Laplace", "laplace", "LaplaceApproximation", "uncertainty", "posterior"),
+                _habits.LAPLACE,
             ),
+            "SWAG": _habits.SWAG,
             **dict.fromkeys(("KFAC", "kfac", "KFACLinearOperator"), "it is kfac_factors"),
         },
     )

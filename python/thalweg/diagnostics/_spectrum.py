@@ -373,16 +373,8 @@ def ntk_eigenvalues(model: Sequential, x: npt.ArrayLike) -> _Vector:
     x = copy._matrix(x, "x")
     if len(x) == 0:
         raise ShapeError(f"x must have at least one row; got shape {x.shape}")
-    rows, outputs = len(x), copy.out_features
-    copy(x)  # raises if x does not fit
-    gradients = np.empty((rows * outputs, copy.num_parameters))
-    for i in range(rows):
-        for j in range(outputs):
-            copy.zero_grad()
-            copy.forward(x[i : i + 1])
-            copy.backward(np.eye(1, outputs, j), inputs=False)
-            gradients[i * outputs + j] = copy.flat_gradients
-    return _eigenvalues(gradients, rows)
+    _, gradients = copy._core.jacobian(x, False)
+    return _eigenvalues(gradients, len(x))
 
 
 def _eigenvalues(gradients: _Vector, rows: int) -> _Vector:

@@ -28,7 +28,7 @@ class EMA(Description):
 
     .. math:: \bar\theta \leftarrow \beta\,\bar\theta + (1 - \beta)\,\theta
 
-    after every update. The first update sets :math:`\bar\theta = \theta`, as in PyTorch's
+    after every update. The first one sets :math:`\bar\theta = \theta`, as in PyTorch's
     ``AveragedModel``, so there is no bias to correct. Pass it to `thalweg.Trainer` as ``average``;
     the training itself does not change.
 
@@ -39,7 +39,7 @@ class EMA(Description):
     start : int, keyword only, default 0
         Number of initial updates to skip.
     every : int, keyword only, default 1
-        Include the first update after these, and then every n-th, where this is n.
+        Include every n-th update after these, where this is n.
 
     Raises
     ------
@@ -121,8 +121,9 @@ class SWA(Description):
     start : int, keyword only, default 0
         Number of initial updates to skip; usually three quarters of the training.
     every : int, keyword only, default 1
-        Include the first update after these, and then every n-th, where this is n; usually the
-        number of updates per epoch.
+        Include every n-th update after these, where this is n; usually the number of updates per
+        epoch or, with restarts, per cycle, at whose end the learning rate is lowest. If that also
+        divides `start`, then what is averaged are the ends of epochs or cycles.
 
     Raises
     ------

@@ -3,30 +3,42 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::arena::Buffer;
+use crate::arena::{Buffer, Shared};
 use crate::data::{Rows, Samples};
+use crate::diff::too_large;
 use crate::element::Element;
 use crate::error::Error;
 use crate::layer::Activation;
-use crate::model::{Model, Parts};
+use crate::model::{Model, Parts, check_output};
+use crate::network::Network;
+use crate::parallel;
 use crate::pass::{Pass, WeightTask};
 use crate::plan::{Mode, Plan};
+use crate::simd::{Isa, all_finite};
+use crate::threads;
 use crate::view::MatRef;
 use crate::workspace::Workspace;
+
+/// Derivatives for which another thread pays.
+const LEAST: usize = 16 * 1024;
 
 impl<T: Element> Model<T> {
     /// Writes the outputs, rows × outputs, and their derivatives with respect to the parameters, (rows ·
     /// outputs) × parameters in public order. Gradients are left unchanged.
     ///
+    /// In training, layers whose outputs do not depend on a single row only are refused: `BatchNorm1d`,
+    /// `Dropout`. Otherwise, they are as in evaluation.
+    ///
     /// # Errors
-    /// If the input has another width, NaN or infinity, or the network has layers whose outputs do not depend
-    /// on a single row only: `BatchNorm1d`, `Dropout`.
+    /// If the input has another width, NaN or infinity, there is such a layer, something is not finite, or there
+    /// is not enough memory.
     ///
     /// # Panics
     /// If `output` or `jacobian` has another length.
     pub fn jacobian<'s>(
         &mut self,
         x: impl Into<Samples<'s, T>>,
+        training: bool,
         output: &mut [T],
         jacobian: &mut [T],
     ) -> Result<(), Error> {
@@ -34,25 +46,67 @@ impl<T: Element> Model<T> {
         self.network().check_input(x)?;
         x.check_finite("x", self.isa())?;
         let drops = |act: &Activation| matches!(act, Activation::Dropout(_));
-        if self.network().couples_rows() || self.network().stages().iter().any(|s| drops(&s.act)) {
+        let random = self.network().stages().iter().any(|s| drops(&s.act));
+        if training && (self.network().couples_rows() || random) {
             let text = "a network with BatchNorm1d or Dropout has no derivatives for single rows in training, \
                         which this optimizer or method needs: leave these layers out, or use another";
             return Err(Error::Unsupported(text.into()));
         }
-        let (outputs, size) = (self.network().outputs(), self.network().num_parameters());
-        assert_eq!((output.len(), jacobian.len()), (x.rows() * outputs, x.rows() * outputs * size));
+        let (rows, outputs, size) = (x.rows(), self.network().outputs(), self.network().num_parameters());
+        assert_eq!((output.len(), jacobian.len()), (rows * outputs, rows * outputs * size));
         let isa = self.isa();
-        let plan = Plan::new::<T>(self.network(), Mode::Apart, 1, isa, 1);
-        let mut workspace = Workspace::new(self.network(), plan)?;
-        let mut grads = Buffer::zeroed("gradients of a row", self.network().arena_len())?;
-        let mut unit = vec![T::ZERO; outputs];
+        let mode = if training { Mode::Apart } else { Mode::Frozen };
         let Parts { network, params, averages, .. } = self.still_parts();
-        let mut rows = jacobian.chunks_exact_mut(size.max(1));
-        for (r, into) in output.chunks_exact_mut(outputs).enumerate() {
+        let (params, averages) = (params.lend(), &averages[..]);
+
+        let threads = threads::num_threads().0.min(jacobian.len() / LEAST).max(1);
+        let part_rows = rows.div_ceil(threads).max(1);
+        let mut parts = Vec::with_capacity(threads);
+        let (mut outputs_left, mut jacobian_left) = (&mut *output, &mut *jacobian);
+        for first in (0..rows).step_by(part_rows) {
+            let count = part_rows.min(rows - first);
+            let workspace = Workspace::new(network, Plan::new::<T>(network, mode, 1, isa, 1))?;
+            parts.push(Part {
+                first,
+                output: outputs_left.split_off_mut(..count * outputs).expect("it is as long as all parts"),
+                jacobian: jacobian_left.split_off_mut(..count * outputs * size).expect("so is this"),
+                workspace,
+                grads: Buffer::zeroed("gradients of a row", network.arena_len())?,
+            });
+        }
+        parallel::pieces(&mut parts, threads, |part| part.fill(network, isa, params, averages, x));
+        check_output(isa, output, outputs)?;
+        if all_finite(isa, jacobian) { Ok(()) } else { Err(too_large("the Jacobian")) }
+    }
+}
+
+/// Rows that one thread processes, one after another.
+struct Part<'a, T: Element> {
+    first: usize,
+    output: &'a mut [T],
+    jacobian: &'a mut [T],
+    workspace: Workspace<T>,
+    grads: Buffer<T>,
+}
+
+impl<T: Element> Part<'_, T> {
+    fn fill(
+        &mut self,
+        network: &Network,
+        isa: Isa,
+        params: Shared<'_, T>,
+        averages: &[T],
+        x: Samples<'_, T>,
+    ) {
+        let outputs = network.outputs();
+        let mut unit = vec![T::ZERO; outputs];
+        let mut rows = self.jacobian.chunks_exact_mut(network.num_parameters().max(1));
+        for (r, into) in self.output.chunks_exact_mut(outputs).enumerate() {
+            let workspace = &mut self.workspace;
             let mut forward = Pass {
                 keep_input: true,
                 check_finite: false,
-                ..Pass::new(network, &mut workspace, params.lend(), averages, Some(x), Rows::From(r))
+                ..Pass::new(network, workspace, params, averages, Some(x), Rows::From(self.first + r))
             };
             forward.run();
             debug_assert!(!forward.stopped.load(Ordering::Relaxed));
@@ -65,16 +119,15 @@ impl<T: Element> Model<T> {
                     check_finite: false,
                     output_gradient: Some(MatRef::new(&unit, 1, outputs)),
                     packed: r + k > 0, // parameters are the same for all rows
-                    weights: Some(WeightTask::gradients(grads.share())),
-                    ..Pass::new(network, &mut workspace, params.lend(), averages, None, Rows::From(0))
+                    weights: Some(WeightTask::gradients(self.grads.share())),
+                    ..Pass::new(network, workspace, params, averages, None, Rows::From(0))
                 };
                 backward.run();
                 if let Some(row) = rows.next() {
-                    network.export(isa, &grads, row);
+                    network.export(isa, &self.grads, row);
                 }
             }
         }
-        Ok(())
     }
 }
 
@@ -95,7 +148,7 @@ mod tests {
         let x: Vec<f64> = (0..3 * rows).map(|i| (0.7 * i as f64).sin()).collect();
         let x = MatRef::new(&x, rows, 3);
         let (mut output, mut jacobian) = (vec![0.0; 2 * rows], vec![0.0; 2 * rows * size]);
-        model.jacobian(x, &mut output, &mut jacobian)?;
+        model.jacobian(x, true, &mut output, &mut jacobian)?;
         let mut expected = vec![0.0; 2 * rows];
         model.predict(x, &mut expected)?;
         assert!(output.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-14));

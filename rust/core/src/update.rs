@@ -155,7 +155,7 @@ pub struct Average<T> {
     pub averaging: Averaging,
     /// Updates to skip at the start.
     pub start: u64,
-    /// Number of updates from one that is included to the next.
+    /// Number of updates from `start` to the first that is included, and from there to the next.
     pub every: u64,
     /// The average, in the arena's order.
     pub values: Buffer<T>,
@@ -167,7 +167,7 @@ impl<T: Element> Average<T> {
     /// Includes the parameters after `updates` updates, if it is their turn and they are finite: an average
     /// that was infinite once would stay so forever, and the next pass reports the problem anyway.
     pub fn follow(&mut self, isa: Isa, params: &[T], updates: u64) {
-        if updates <= self.start || !(updates - self.start - 1).is_multiple_of(self.every) {
+        if updates <= self.start || !(updates - self.start).is_multiple_of(self.every) {
             return;
         }
         if !is_finite(isa, params) {

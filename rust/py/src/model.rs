@@ -309,14 +309,19 @@ impl Model {
 
     /// Outputs, and their derivatives with respect to the parameters, with a row for each output of each row
     /// of x.
-    fn jacobian(&self, py: Python<'_>, x: &Bound<'_, PyAny>) -> PyResult<(Py<PyAny>, Py<PyAny>)> {
+    fn jacobian(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        training: bool,
+    ) -> PyResult<(Py<PyAny>, Py<PyAny>)> {
         with_dtype!(self.dtype, T => {
             let x = Features::<T>::new("x", x)?;
             let (x, outputs, size) = (x.view(), self.network.outputs(), self.network.num_parameters());
             let count = x.rows() * outputs;
             let (y, j) = self.detached::<T, _>(py, |m| {
                 let (mut y, mut j) = (room("the outputs", count, 1)?, room("the Jacobian", count, size)?);
-                m.jacobian(x, &mut y, &mut j).map(|()| (y, j))
+                m.jacobian(x, training, &mut y, &mut j).map(|()| (y, j))
             })?;
             Ok((matrix_out(py, y, x.rows(), outputs)?, matrix_out(py, j, count, size)?))
         })

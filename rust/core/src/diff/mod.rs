@@ -161,10 +161,10 @@ pub fn jvp<T: Element>(
     Ok(())
 }
 
-fn too_large(what: &str) -> Error {
+pub(crate) fn too_large(what: &str) -> Error {
     Error::Mismatch(format!(
-        "{what} is not finite: the direction or the weights are too large for this precision; use smaller ones, \
-         or a model with dtype=\"float64\""
+        "{what} is not finite: the direction, the weights or x are too large for this precision; use smaller \
+         ones, or a model with dtype=\"float64\""
     ))
 }
 

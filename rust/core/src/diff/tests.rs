@@ -75,7 +75,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 fn jacobian(model: &mut Model<f64>, x: MatRef<'_, f64>) -> (Vec<f64>, Vec<f64>) {
     let n = x.rows() * WIDTHS[3];
     let (mut output, mut found) = (vec![0.0; n], vec![0.0; n * model.network().num_parameters()]);
-    model.jacobian(x, &mut output, &mut found).unwrap();
+    model.jacobian(x, true, &mut output, &mut found).unwrap();
     (output, found)
 }
 
