@@ -247,6 +247,35 @@ def test_scales_are_taken_from_data(rng):
     assert (wide.mean[:3], wide.mean[3:], wide.std[3:]) == (layer.mean, (0, 0), (1, 1))
 
 
+def test_log_variances_and_quantiles_have_units_too(rng):
+    """In units of the targets, densities are divided by σ, and pinball losses multiplied by it."""
+    y = rng.normal([1e3, -2.0], [50.0, 0.1], size=(200, 2))
+    back = nn.Standardize.of(y, inverse=True)
+    mean, std = np.array(back.mean), np.array(back.std)
+    scaled, x = (y - mean) / std, rng.standard_normal((200, 3))
+
+    def raw(layer):
+        """The outputs on the common scale, and those in units of the targets."""
+        net = nn.Sequential(nn.Linear(3, layer.in_features), dtype="float64")
+        model = nn.Sequential(*net.layers, layer, dtype="float64")
+        model.load_state_dict(model.state_dict() | net.state_dict())
+        return net(x), model(x)
+
+    nll = nn.GaussianNLLLoss()
+    scales = np.r_[mean, 2 * np.log(std)], np.r_[std, np.ones_like(std)]
+    common, units = raw(nn.Standardize(*scales, inverse=True))
+    assert nll(units, y) == pytest.approx(nll(common, scaled) + np.log(std).mean(), rel=1e-11)
+    common, units = raw(nn.Standardize.of(y, inverse=True, width=4))  # log-variances stay as is
+    assert nll(units, y) > nll(common, scaled) + np.log(std).mean() + 10
+
+    quantiles = [0.1, 0.5, 0.9]
+    common, units = raw(nn.Standardize(np.tile(mean, 3), np.tile(std, 3), inverse=True))
+    for column in (0, 1):
+        loss, columns = nn.QuantileLoss(quantiles), slice(column, None, 2)
+        expected = std[column] * loss(common[:, columns], scaled[:, column])
+        assert loss(units[:, columns], y[:, column]) == pytest.approx(expected, rel=1e-11)
+
+
 def test_an_offset_in_which_a_column_drowns_is_warned_about():
     """Dates in seconds over one day: float32 numbers are 128 seconds apart."""
     day = 1.7e9 + np.linspace(0, 86_400, 4000)

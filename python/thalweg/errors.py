@@ -30,6 +30,7 @@ class DtypeError(ThalwegError, TypeError):
 class DivergedError(ThalwegError, ArithmeticError):
     """The loss became infinite or NaN in training: usually the learning rate is too large.
 
+    Or the loss is not defined for an output, such as a negative rate; the message then says so.
     Also raised if parameters or the optimizer's state become so, because gradients are too large.
     Model and optimizer are as they were before the call, e.g. a whole `Trainer.fit`.
 

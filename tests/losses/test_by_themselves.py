@@ -105,12 +105,76 @@ def test_a_rate_beyond_all_numbers_is_an_error():
     trainer = tw.Trainer(model, loss=nn.PoissonNLLLoss(), optimizer=optim.SGD(lr=0.1))
     with pytest.raises(tw.DivergedError):
         trainer.step([[1e4]], [1.0])
-    trainer = tw.Trainer(
-        model, loss=nn.PoissonNLLLoss(log_input=False), optimizer=optim.SGD(lr=0.1)
-    )
-    with pytest.raises(tw.DivergedError):
-        trainer.step([[-1.0]], [1.0])
     np.testing.assert_array_equal(model.flat_parameters, [1.0])
+    with pytest.raises(tw.DataError, match=r"the loss is inf although .* too large for it"):
+        nn.PoissonNLLLoss()([[1e4]], [1.0])
+
+
+RATES = nn.PoissonNLLLoss(log_input=False)
+WITH_ZERO = [[1.0], [0.0], [-0.5]], [1.0, 0.0, 0.0]
+#: What a trainer's method says of a rate below 0; `identity` outputs what it is given.
+NEGATIVE = {
+    "step": (lambda t: t.step(*WITH_ZERO), tw.DivergedError, r": model\(x\)\[2, 0\] is -0\.5,"),
+    "backward": (lambda t: t.backward(*WITH_ZERO), tw.DivergedError, r"\[2, 0\] is -0\.5,"),
+    "evaluate": (lambda t: t.evaluate(*WITH_ZERO), tw.ArgumentError, r"\[2, 0\] is -0\.5,"),
+    "evaluate batches": (
+        lambda t: t.evaluate([([[1.0]], [1.0]), WITH_ZERO]),
+        tw.ArgumentError,
+        r"^batch 2: .*\[2, 0\] is -0\.5,",
+    ),
+    "weighted": (
+        lambda t: t.step([[-9.0], [1.0], [-2.0]], [1.0, 1, 1], [0.0, 1, 1]),
+        tw.DivergedError,
+        r"\[2, 0\] is -2,",
+    ),
+    "fit": (lambda t: t.fit(*WITH_ZERO), tw.DivergedError, "an output was negative or not finite"),
+    "fit to batches": (lambda t: t.fit([WITH_ZERO]), tw.DivergedError, "an output was negative"),
+    "train_many": (
+        lambda t: tw.train_many([t], *WITH_ZERO),
+        tw.DivergedError,
+        "an output was negative",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NEGATIVE)
+def test_a_rate_below_0_is_said_to_be_the_reason(case):
+    call, kind, pattern = NEGATIVE[case]
+    model, told = identity(1), []
+
+    class Notes:
+        def on_diverged(self, trainer, error):
+            told.append(str(error))
+
+    trainer = tw.Trainer(model, loss=RATES, optimizer=optim.SGD(lr=0.1))
+    with pytest.raises(kind, match=rf"{pattern}.* rates.* nn\.Softplus\(\)") as caught:
+        call(trainer)
+    assert "learning rate" not in str(caught.value)
+    assert "scaled" not in str(caught.value)
+    np.testing.assert_array_equal(model.flat_parameters, [1.0])
+    with pytest.raises(tw.DivergedError):
+        trainer.fit(*WITH_ZERO, callbacks=[Notes()])
+    assert "nn.Softplus()" in told[0]
+
+
+def test_a_loss_of_nan_has_other_reasons_where_rates_cannot_be_negative():
+    """Infinity minus infinity, behind a Softplus."""
+    model = nn.Sequential(nn.Linear(1, 1), nn.Softplus())
+    trainer = tw.Trainer(model, loss=RATES, optimizer=optim.SGD(lr=0.1))
+    model.flat_parameters = [3e38, 0]
+    with pytest.raises(tw.DivergedError, match=r"\(a\) the learning rate") as caught:
+        trainer.step([[10.0]], [3.0])
+    assert "Softplus" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_rate_below_0_is_named_in_a_call(reduction):
+    loss = nn.PoissonNLLLoss(log_input=False, reduction=reduction)
+    calls = [loss] if reduction == "none" else [loss, loss.gradient]
+    for call in calls:
+        with pytest.raises(tw.DataError, match=r"is nan: output\[2, 0\] is -0\.5, but with log_"):
+            call(*WITH_ZERO)
+        assert np.isfinite(call([[1.0], [0.0], [-1e-9]], [1.0, 0.0, 0.0])).all()
 
 
 def test_quantiles_of_a_sample_are_learned(rng):

@@ -329,6 +329,16 @@ BAD = {
         tw.ShapeError,
         r"even number of outputs.* but output has shape \(4, 3\)$",
     ),
+    **{
+        f"PyTorch's means and targets, {len(shape)}-D": (
+            nn.GaussianNLLLoss(),
+            np.ones(shape),
+            np.ones(shape),
+            tw.ShapeError,
+            r"loss\(mean, target, var\) is loss\(np\.column_stack\(\[mean, np\.log\(var\)\]\), ",
+        )
+        for shape in [(3,), (3, 2)]
+    },
     "heads": (
         nn.CrossEntropyLoss(heads=(2, 2)),
         np.ones((3, 2)),
@@ -345,3 +355,15 @@ def test_what_is_wrong_is_named(reduction, case):
     loss, output, target, kind, pattern = BAD[case]
     with pytest.raises(kind, match=pattern):
         dataclasses.replace(loss, reduction=reduction)(output, target)
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_pytorchs_call_with_variances_is_told_where_they_go(width):
+    """Its third argument would be taken for weights."""
+    mean, target, var = np.zeros((3, width)), np.ones((3, width)), np.full((3, width), 4.0)
+    loss = nn.GaussianNLLLoss()
+    for call in (loss, loss.gradient):
+        with pytest.raises(tw.ShapeError, match=r"np\.column_stack\(\[mean, np\.log\(var\)\]\)"):
+            call(mean, target, var)
+    advised = loss(np.column_stack([mean, np.log(var)]), target)
+    assert advised == pytest.approx((np.log(4) + 1 / 4) / 2, rel=1e-14)

@@ -1,5 +1,7 @@
 """Weights of samples."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -61,6 +63,44 @@ def test_rates_weighted_by_exposures_are_a_poisson_regression_with_an_offset(rng
     expected = np.exp(x @ state["0.weight"][0] + state["0.bias"] + np.log(exposure))
     slope = np.column_stack([x, np.ones(60)]).T @ (expected - count) / exposure.sum()
     np.testing.assert_allclose(model.flat_gradients, slope, rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_only_sums_of_weights_over_the_batch_size_are_unbiased(size, rng):
+    """Over all batches, their gradients' mean is that of all rows; a mean's is another's."""
+    output, y, weight = rng.standard_normal((6, 2)), [0, 1, 1, 1, 1, 1], np.r_[10, np.ones(5)]
+    kinds = {
+        "sum": (nn.CrossEntropyLoss(reduction="sum"), weight / size),
+        "class weights": (nn.CrossEntropyLoss([10 / size, 1 / size], reduction="sum"), None),
+        "mean": (nn.CrossEntropyLoss(), weight),
+    }
+    found = {}
+    for name, (loss, w) in kinds.items():
+        found[name] = 0
+        batches = [list(rows) for rows in itertools.combinations(range(6), size)]
+        for rows in batches:
+            of_batch = None if w is None else w[rows]
+            gradient = loss.gradient(output[rows], np.take(y, rows), of_batch)
+            # Those of parameters are these, times the Jacobian, which is the same in all batches.
+            spread = np.zeros_like(output)
+            spread[rows] = gradient
+            found[name] = found[name] + spread / len(batches)
+    whole = nn.CrossEntropyLoss().gradient(output, y, weight)
+    for name, gradient in found.items():
+        ratio = gradient / whole
+        assert (np.ptp(ratio) < 1e-12 * ratio.max()) == (name != "mean")
+    # The rare row counts for less: with batches of one, weights cancel.
+    least, usual = found["mean"][0] / whole[0], found["mean"][1] / whole[1]
+    assert (least < 0.9 * usual).all()
+    if size == 1:
+        np.testing.assert_allclose(least / usual, 0.1)
+
+
+def test_factors_of_positive_targets_are_unbiased_in_a_mean(rng):
+    output, y = rng.standard_normal((6, 1)), np.array([1.0, 0, 0, 0, 0, 0])
+    loss = nn.BCEWithLogitsLoss(pos_weight=10)
+    rows = [loss.gradient(output[i : i + 1], y[i : i + 1])[0] for i in range(6)]
+    np.testing.assert_allclose(np.divide(rows, 6), loss.gradient(output, y), rtol=1e-14)
 
 
 def test_the_formula(rng):

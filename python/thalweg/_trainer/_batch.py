@@ -14,7 +14,8 @@ from thalweg._figures import complete
 from thalweg._trainer import _steps
 from thalweg._trainer._base import TrainerBase
 from thalweg._trainer._hooked import Block
-from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
+from thalweg._trainer._undefined import explain
+from thalweg.errors import ArgumentError, ShapeError, ThalwegError, UnsupportedError
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim._sam import SAM
 
@@ -112,6 +113,7 @@ class Batching(TrainerBase):
                 self._optimizer._core.set_lr(before)
             if isinstance(error, ShapeError):
                 self._model._samples(x, "x")  # the first layer may explain the error better
+            explain(self, error, x, sample_weight)
             raise
         return loss
 
@@ -173,7 +175,11 @@ class Batching(TrainerBase):
             _habits.refuse_unknown("Trainer.backward()", _OF_BATCH, unknown, _OF_STEPS)
         if self._model._steps:
             _steps.check(self._model, None, "backward")  # hooks may call it
-        return self._core.backward(*self._ready(x, y, sample_weight))[0]
+        try:
+            return self._core.backward(*self._ready(x, y, sample_weight))[0]
+        except ThalwegError as error:
+            explain(self, error, x, sample_weight)
+            raise
 
     def update(self) -> None:
         """Update the parameters from the gradients in the model, as `step` does from its own.
@@ -358,5 +364,9 @@ class Batching(TrainerBase):
             loss, accuracy, figures = _evaluation.evaluate(self, source)
         else:
             ready = self._ready(x, y, sample_weight)
-            loss, accuracy, figures = complete(self._core.evaluate(*ready))
+            try:
+                loss, accuracy, figures = complete(self._core.evaluate(*ready))
+            except ThalwegError as error:
+                explain(self, error, x, sample_weight)
+                raise
         return {"loss": loss, **({} if accuracy is None else {"accuracy": accuracy}), **figures}

@@ -13,6 +13,7 @@ from thalweg._trainer._python_fit import PythonFit
 from thalweg._trainer._slices import raise_again, undoes
 from thalweg._trainer._snapshot import Snapshot
 from thalweg._trainer._stream import StreamFit, pair_of
+from thalweg._trainer._undefined import explain
 from thalweg.errors import ArgumentError, DataError, ThalwegError
 from thalweg.nn import CrossEntropyLoss
 
@@ -54,6 +55,7 @@ def evaluate(
             if not name and not math.isfinite(added[0]):
                 core.evaluate(x, y, w)
         except ThalwegError as error:
+            explain(trainer, error, x, *weight)
             raise type(error)(f"{place}: {error}") from None
         sums.add(*added)
     if number == 0:

@@ -116,7 +116,8 @@ class Standardize(Layer):
         width : int, keyword only, optional
             Number of columns of the layer. Those after the columns of `x`, such as the vectors of
             categories that `TabularInput` puts after its numbers, are left unchanged (mean 0,
-            deviation 1).
+            deviation 1). Not for outputs that are more than the targets, such as the log-variances
+            of `GaussianNLLLoss` or several quantiles, which have units, too: see Examples.
         inverse : bool, keyword only, default False
             As for the class.
 
@@ -149,6 +150,14 @@ class Standardize(Layer):
         >>> table = nn.TabularInput(3, {1: (7, 4)})
         >>> nn.Standardize.of(rows[:, [0, 2]], width=table.out_features).out_features
         6
+
+        Outputs that are a mean and a log-variance of each target, for `GaussianNLLLoss`, and those
+        that are three quantiles, for `QuantileLoss`, of a model that learned standardized targets:
+
+        >>> mean, std = np.array(back.mean), np.array(back.std)
+        >>> scales = np.r_[mean, 2 * np.log(std)], np.r_[std, np.ones_like(std)]
+        >>> of_gaussians = nn.Standardize(*scales, inverse=True)
+        >>> of_quantiles = nn.Standardize(np.tile(mean, 3), np.tile(std, 3), inverse=True)
         """
         values = _arrays.as_numeric(x, "x")
         if values.ndim not in (1, 2) or 0 in values.shape:

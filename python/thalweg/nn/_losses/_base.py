@@ -10,7 +10,11 @@ weighted mean,
 where :math:`\ell_i` is the sum over the elements of row `i` and :math:`n_i` their number. A weight
 of 0 is thus equivalent to leaving the row out, a weight of 2 to including it twice, and only ratios
 matter. (The batch statistics of `thalweg.nn.BatchNorm1d` include every row once, whatever it
-weighs.) PyTorch normalizes class weights in this way, and scikit-learn sample weights; Keras
+weighs.) The sum of weights is that of a batch, so if weights are unequal, mini-batches do not
+minimize the weighted mean over all samples: a batch of small weights counts as much as one of large
+weights. With ``reduction="sum"`` and weights divided by the batch size they do, since on average
+over batches the loss is then :math:`\frac1n \sum_i w_i \ell_i` over all `n` samples.
+PyTorch normalizes class weights in the same way as here, and scikit-learn sample weights; Keras
 divides by the number of samples instead.
 
 A loss can be called with precomputed outputs, ``loss(model(x), y)``. With ``reduction="none"``,
@@ -149,6 +153,13 @@ class Loss(Description, Guided):
         """
         raise UnsupportedError(f"{self!r} computes nothing: {OWN}")
 
+    def _why_nan(self, name: str, output: Array | None, weight: Array | None) -> str:
+        """Say which output makes the loss NaN, in rows that count, and what to do; or nothing.
+
+        `name` is what the user calls the outputs, which are None if they are not known.
+        """
+        return ""
+
 
 class CoreLoss(Loss):
     """Base of the losses that the core computes."""
@@ -159,6 +170,8 @@ class CoreLoss(Loss):
     _kind: ClassVar[str]
     #: Whether targets may be class labels (1-D integers) rather than numbers.
     _labels: ClassVar[bool] = False
+    #: How another library's call of this loss is written here, where the two differ.
+    _call_elsewhere: ClassVar[str] = ""
 
     reduction: Reduction
 

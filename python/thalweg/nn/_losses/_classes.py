@@ -53,7 +53,8 @@ class CrossEntropyLoss(CoreLoss):
     Parameters
     ----------
     weight : array_like of shape (classes,), optional
-        Weights of the classes, 0 or more; by default all 1.
+        Weights of the classes, 0 or more; by default all 1. If they are very unequal and batches
+        small, divide them by the batch size and take ``reduction="sum"``, see Notes.
     ignore_index : int, keyword only, default -100
         Rows with this label are ignored, as if they were not there. (Only batch statistics of
         `nn.BatchNorm1d` include them.)
@@ -73,6 +74,14 @@ class CrossEntropyLoss(CoreLoss):
     ------
     ArgumentError
         If an argument is out of range.
+
+    Notes
+    -----
+    As in PyTorch, the mean is over the weights of a batch, so mini-batches do not minimize that
+    over all rows: batches without a rare class count as much as those with it. With 1 % of the rows
+    in one of two classes, weights that balance them and batches of 32, the probabilities, corrected
+    for the weights, give that class about 0.3 %. ``CrossEntropyLoss(weight / 32, reduction="sum")``
+    with ``fit(..., batch_size=32)`` gives 1 %.
 
     References
     ----------
@@ -265,7 +274,8 @@ class BCEWithLogitsLoss(CoreLoss):
     Parameters
     ----------
     pos_weight : float or array_like of shape (k,), keyword only, optional
-        The factors `p` of the positive terms, 0 or more; 1 by default.
+        The factors `p` of the positive terms, 0 or more; 1 by default. They are not in the divisor,
+        so mini-batches minimize the mean over all rows, also if positive targets are rare.
     reduction : {"mean", "sum", "none"}, keyword only
         ``"sum"`` omits the division; ``"none"`` gives one number per sample, and is only
         for calling the loss directly, see `nn.Loss`.

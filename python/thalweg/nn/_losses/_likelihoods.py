@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY
 from typing import ClassVar
 
+import numpy as np
+
 from thalweg import _checks
+from thalweg._arrays import Array
 from thalweg._description import description
 from thalweg.nn._losses._base import CoreLoss, Loss, Reduction
 
@@ -68,6 +71,10 @@ class GaussianNLLLoss(CoreLoss):
     reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "gaussian_nll"
+    _call_elsewhere: ClassVar[str] = (
+        ". The outputs are means and, in columns beside them, the logarithms of the variances: "
+        "PyTorch's loss(mean, target, var) is loss(np.column_stack([mean, np.log(var)]), target)"
+    )
     _elsewhere: ClassVar[Mapping[str, str]] = {
         **Loss._elsewhere,
         "predict": "the first half of the outputs are means, the other half logarithms of "
@@ -101,9 +108,11 @@ class PoissonNLLLoss(CoreLoss):
     error, since the rate is too large to be represented.
 
     For counts `n` seen during an exposure `e`, such as claims in parts of a year, pass the rates
-    ``n / e`` as targets and `e` as `sample_weight`: up to a constant and a factor, that is the
-    likelihood of a Poisson regression with the offset :math:`\log e`, whose rate of counts is
-    :math:`e\, e^y`. The output is the logarithm of the rate for an exposure of 1.
+    ``n / e`` as targets and `e`, divided by the batch size, as `sample_weight`, and take
+    ``reduction="sum"``: up to a constant and a factor, that is the likelihood of a Poisson
+    regression with the offset :math:`\log e`, whose rate of counts is :math:`e\, e^y`. The output
+    is the logarithm of the rate for an exposure of 1. (A mean is divided by the exposures of its
+    batch, so it is that likelihood only for a batch of all rows; of a single row, `e` cancels.)
 
     Parameters
     ----------
@@ -122,6 +131,23 @@ class PoissonNLLLoss(CoreLoss):
     ------
     ArgumentError
         If an argument is out of range.
+
+    Examples
+    --------
+    Claims, seen for up to a year each; more of them in the parts of a year that are short:
+
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn, optim
+    >>> rng = np.random.default_rng(0)
+    >>> x, years = rng.standard_normal((4000, 1)), rng.uniform(0.02, 1, 4000)
+    >>> claims = rng.poisson(np.sqrt(years) * np.exp(0.3 * x[:, 0] - 1.5))
+    >>> model = nn.Sequential(nn.Linear(1, 1))
+    >>> trainer = tw.Trainer(
+    ...     model, loss=nn.PoissonNLLLoss(reduction="sum"), optimizer=optim.Adam(lr=1e-3))
+    >>> history = trainer.fit(x, claims / years, sample_weight=years / 4, batch_size=4, epochs=20)
+    >>> predicted = years * np.exp(model(x)[:, 0])
+    >>> bool(0.98 < predicted.sum() / claims.sum() < 1.02)
+    True
     """
 
     log_input: bool = True
@@ -146,3 +172,19 @@ class PoissonNLLLoss(CoreLoss):
 
     def _numbers(self) -> tuple[float | bool, ...]:
         return self.log_input, self.full, self.eps
+
+    def _why_nan(self, name: str, output: Array | None, weight: Array | None) -> str:
+        if self.log_input:
+            return ""
+        found = "an output was negative or not finite"
+        if output is not None:
+            bad = ~(output + output.dtype.type(self.eps) > 0)
+            if weight is not None:
+                bad[weight == 0] = False
+            if bad.any():
+                row, column = np.argwhere(bad)[0]
+                found = f"{name}[{row}, {column}] is {output[row, column]:g}"
+        return (
+            f"{found}, but with log_input=False outputs are rates, from 0 up: let the model end in "
+            "nn.Softplus(), or learn the logarithms of rates, with nn.PoissonNLLLoss()"
+        )

@@ -13,7 +13,7 @@ from thalweg.nn._losses._base import CoreLoss
 
 def value(loss: CoreLoss, output: Any, target: Any, sample_weight: Any) -> float | Any:
     """Return the loss, or with ``reduction="none"`` that of each row; see `Loss.__call__`."""
-    output = _outputs(output)
+    output = _outputs(loss, output)
     target = _targets(loss, output, target)
     weight = _arrays.weights(sample_weight, output.dtype, "sample_weight")
     if weight is not None and loss.reduction == "none":
@@ -27,7 +27,7 @@ def value(loss: CoreLoss, output: Any, target: Any, sample_weight: Any) -> float
 
 def gradient(loss: CoreLoss, output: Any, target: Any, sample_weight: Any) -> Array:
     """Return the gradient of the loss with respect to the outputs; see `Loss.gradient`."""
-    output = _outputs(output)
+    output = _outputs(loss, output)
     target = _targets(loss, output, target)
     weight = _arrays.weights(sample_weight, output.dtype, "sample_weight")
     loss._spec(output.shape[1])  # raises if the loss is one number per row
@@ -36,11 +36,13 @@ def gradient(loss: CoreLoss, output: Any, target: Any, sample_weight: Any) -> Ar
     return _arrays.finite(found, "the gradient")
 
 
-def _outputs(output: Any) -> Array:
+def _outputs(loss: CoreLoss, output: Any) -> Array:
     """Convert outputs to rows of float32 or float64."""
     array = _arrays.as_numeric(output, "output")
     if array.ndim != 2:
-        raise ShapeError(f"output must be 2-D, (rows, features); got shape {array.shape}")
+        raise ShapeError(
+            f"output must be 2-D, (rows, features); got shape {array.shape}{loss._call_elsewhere}"
+        )
     if 0 in array.shape:
         raise ShapeError(f"output is empty; its shape is {array.shape}")
     single = array.dtype.kind == "f" and array.dtype.itemsize <= 4
@@ -51,6 +53,10 @@ def _outputs(output: Any) -> Array:
 def _targets(loss: CoreLoss, output: Array, target: Any) -> Any:
     """Prepare targets for the core, if they match the outputs."""
     width, dtype = output.shape[1], output.dtype
+    if loss._call_elsewhere and np.size(target) == output.size:
+        raise ShapeError(
+            f"output has shape {output.shape} and target {np.shape(target)}{loss._call_elsewhere}"
+        )
     if loss._labels:
         target = _arrays.labels_or_shares(target, dtype, "target")
     else:
@@ -81,6 +87,9 @@ def _found(
             )
         text = re.sub(r"the network has \d+ outputs?", shape, text)
         raise type(error)(re.sub(r"\by\b", "target", text)) from None
+    why = loss._why_nan("output", output, weight) if np.isnan(found[0]) else ""
+    if why:
+        raise DataError(f"the loss is {found[0]}: {why}")
     if not np.isfinite(found[0]):
         raise DataError(
             f"the loss is {found[0]} although the outputs are finite: they are too large for it in "
