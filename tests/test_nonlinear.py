@@ -12,7 +12,7 @@ from thalweg import nn, optim, solve
 
 # Statistical Reference Datasets, https://www.itl.nist.gov/div898/strd/nls/nls_main.shtml: works of
 # the United States government, in the public domain. Each file has the data, two starting points
-# and the certified parameters.
+# and the certified parameters with their standard deviations.
 FOLDER = Path(__file__).parent / "data" / "nist"
 
 exp, cos, sin, arctan, pi = np.exp, np.cos, np.sin, np.arctan, np.pi
@@ -70,14 +70,14 @@ MODELS = {
 
 
 def load(name):
-    """Model, two starting points, the certified parameters and sum of squares."""
+    """Data, two starting points, the certified parameters, sum of squares and deviations."""
     lines = (FOLDER / f"{name}.dat").read_text().splitlines()
     table = [line.split("=")[1].split() for line in lines if re.match(r"\s*b\d+ *=", line)]
     table = np.array(table, float)  # start 1, start 2, value, deviation
     squares = next(line for line in lines if "Residual Sum of Squares" in line)
     data = np.array([line.split() for line in lines[60:] if line.strip()], float).T
     y, x = (np.log(data[0]), data[1:]) if name == "Nelson" else data[:2]
-    return x, y, table[:, :2].T, table[:, 2], float(squares.split(":")[1])
+    return x, y, table[:, :2].T, table[:, 2], float(squares.split(":")[1]), table[:, 3]
 
 
 def of_complex_steps(residual):
@@ -98,7 +98,7 @@ def digits(found, certified):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_certified_parameters_of_nist_are_found_from_both_starts(name):
-    _, _, starts, certified, squares = load(name)
+    _, _, starts, certified, squares, deviations = load(name)
     residual, jacobian = functions(name)
     for start in starts:
         fit = solve.nonlinear_least_squares(residual, jacobian, start)
@@ -106,6 +106,8 @@ def test_certified_parameters_of_nist_are_found_from_both_starts(name):
         assert fit.converged, fit
         # Lanczos1 is without noise: its certified sum of squares, 1e-25, is that of rounding.
         assert name == "Lanczos1" or fit.sum_of_squares <= squares * (1 + 1e-9)
+        errors = np.sqrt(np.diag(fit.covariance()))
+        assert digits(errors, deviations) >= (2 if name == "Lanczos1" else 6), fit
         assert (np.diff(fit.history["sum_of_squares"]) <= 0).all()
         assert len(fit.history["damping"]) == len(fit.history["rejected"])
         assert fit.evaluations < (1700 if name == "MGH10" else 600)
@@ -123,6 +125,66 @@ def test_fits_are_those_of_scipy(geodesic):
         fit = solve.nonlinear_least_squares(residual, jacobian, start, geodesic=geodesic)
         np.testing.assert_allclose(fit.theta, theirs.x, rtol=1e-5)
         assert fit.sum_of_squares == pytest.approx(2 * theirs.cost, rel=1e-10)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("scipy") is None, reason="needs scipy")
+@pytest.mark.parametrize("known", [False, True])
+def test_covariances_are_those_of_scipy(known):
+    """Of residuals divided by their deviations, which are right, or right up to a factor."""
+    from scipy.optimize import curve_fit
+
+    x, y, starts, *_ = load("Misra1a")
+    sigma = np.linspace(0.1, 0.2, len(y))
+    model = MODELS["Misra1a"]
+    _, theirs = curve_fit(
+        lambda x, *b: model(b, x), x, y, starts[1], sigma, absolute_sigma=known,
+        jac=lambda x, *b: of_complex_steps(lambda b: model(b, x))(np.array(b)), ftol=1e-15,
+    )  # fmt: skip
+    fit = solve.nonlinear_least_squares(
+        lambda b: (model(b, x) - y) / sigma, of_complex_steps(lambda b: model(b, x) / sigma),
+        starts[1],
+    )  # fmt: skip
+    np.testing.assert_allclose(fit.covariance(1.0 if known else None), theirs, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1e-120, 1.0, 1e120])
+def test_a_covariance_does_not_depend_on_units(size):
+    """Nor on parameters of very different sizes, whose JᵀJ would have no inverse in float64."""
+    t, y = np.array([0.0, 1.0, 2.0, 3.0]), np.array([0.0, 1.0, 1.0, 3.0])
+    units = np.array([size, 1.0])
+    jacobian = np.stack([t, np.ones(4)], axis=1) * units
+    fit = solve.nonlinear_least_squares(
+        lambda b: jacobian @ b - y, lambda b: jacobian, np.zeros(2), ftol=0
+    )
+    line = solve.least_squares(t[:, np.newaxis], y)
+    found = fit.covariance() * units * units[:, np.newaxis]
+    np.testing.assert_allclose(found, line.covariance(), rtol=1e-10)
+    np.testing.assert_array_equal(fit.jacobian, jacobian)
+
+
+def test_what_residuals_do_not_determine_has_no_covariance():
+    def fitted(rows, matrix):
+        return solve.nonlinear_least_squares(
+            lambda b: matrix @ b - np.arange(rows), lambda b: matrix, np.ones(matrix.shape[1])
+        )
+
+    t = np.arange(4.0)
+    twins = fitted(4, np.stack([t, np.ones(4), 2 * t, t**2], axis=1))
+    with pytest.raises(
+        tw.ArgumentError, match=r"determine 3 of 4 parameters at theta: .* at 0, 2 "
+    ):
+        twins.covariance()
+    idle = fitted(4, np.stack([t, np.zeros(4)], axis=1))
+    with pytest.raises(tw.ArgumentError, match=r"determine 1 of 2 parameters .* at 1 can change"):
+        idle.covariance(noise=1.0)
+    few = fitted(1, np.ones((1, 2)))
+    with pytest.raises(tw.ArgumentError, match=r"determine 1 of 2 parameters .* at 0, 1 can"):
+        few.covariance()
+    exact = fitted(2, np.array([[1.0, 1.0], [0.0, 1.0]]))
+    message = r"2 rows and 2 degrees of freedom leave nothing .* by: pass .* covariance\(noise="
+    with pytest.raises(tw.ArgumentError, match=message):
+        exact.covariance()
+    np.testing.assert_allclose(exact.covariance(2.0), 4 * np.array([[2.0, -1.0], [-1.0, 1.0]]))
 
 
 def test_columns_of_any_scale_are_solved_by_qr():
@@ -276,7 +338,7 @@ def test_steps_that_only_the_damping_makes_short_do_not_count_as_converged(
 def test_steps_that_are_not_bent_find_them_too(name):
     """But for BoxBOD from its first start, whence MINPACK, too, leaves for infinity."""
     residual, jacobian = functions(name)
-    _, _, starts, certified, _ = load(name)
+    _, _, starts, certified, *_ = load(name)
     for start in starts:
         fit = solve.nonlinear_least_squares(residual, jacobian, start, geodesic=False)
         assert digits(fit.theta, certified) >= 6, fit

@@ -18,6 +18,7 @@ pytest.importorskip("sklearn", minversion="1.7")  # that of what is compared wit
 import sklearn
 from scipy.sparse import csr_array, random_array
 from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import load_iris, make_classification
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -266,8 +267,10 @@ def test_arguments_are_scikit_learns(ours, theirs):
     assert mine == known
     for method in ("fit", "partial_fit", "predict", "score"):
         names = [list(inspect.signature(getattr(k, method)).parameters) for k in (ours, theirs)]
-        # What other estimators of theirs take in addition, by name only.
+        # What other estimators of theirs take in addition.
         ours_alone = ["X_val", "y_val", "sample_weight_val"] if method == "fit" else []
+        if (ours, method) == (MLPRegressor, "predict"):
+            ours_alone = ["return_std"]
         assert names[0] == names[1] + ours_alone
     theirs_with_it = inspect.signature(HistGradientBoostingClassifier.fit).parameters
     fit = inspect.signature(ours.fit).parameters
@@ -293,7 +296,8 @@ def expected_failures(estimator):
         kind(max_iter=50, dtype=d)
         for kind in (MLPClassifier, MLPRegressor)
         for d in ("float32", "float64")
-    ],
+    ]
+    + [MLPRegressor(nn.GaussianNLLLoss(), max_iter=50, dtype="float64")],
     expected_failed_checks=expected_failures,
 )
 def test_it_is_an_estimator_to_scikit_learn(estimator, check):
@@ -1036,6 +1040,134 @@ def test_a_quantile_is_what_is_predicted():
     assert (y <= network.predict(x)).mean() == pytest.approx(0.9, abs=0.03)
 
 
+def uneven(rows, seed=0):
+    """Samples of one column, targets of which the deviation grows, and means and deviations."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(-1, 1, (rows, 1))
+    mean, deviation = 2 * x[:, 0], 0.3 + 0.2 * x[:, 0]
+    return x, mean + deviation * rng.standard_normal(rows), mean, deviation
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_normal_distribution_is_predicted_by_mean_and_deviation(dtype):
+    """As by scikit-learn's regressors that know one: with `return_std`, and without the mean."""
+    x, y, mean, deviation = uneven(4000)
+    options = {"hidden_layer_sizes": (), "solver": "lbfgs", "alpha": 0.0, "dtype": dtype}
+    network = MLPRegressor(nn.GaussianNLLLoss(), **options, random_state=0).fit(x, y)
+    found, spread = network.predict(x, return_std=True)
+    assert found.shape == spread.shape == y.shape
+    assert found.dtype == spread.dtype == dtype
+    np.testing.assert_allclose(found, mean, atol=0.03)
+    # The logarithm of this deviation is not quite linear: that leaves up to 0.08.
+    np.testing.assert_allclose(spread, deviation, atol=0.1)
+    assert ((y - found) / spread).std() == pytest.approx(1, abs=0.01)
+    np.testing.assert_array_equal(network.predict(x), found)
+    assert network.score(x, y) == pytest.approx(1 - ((y - found) ** 2).sum() / len(y) / y.var())
+    log_likelihood = -np.log(spread) - ((y - found) / spread) ** 2 / 2
+    assert network.loss_ == pytest.approx(-log_likelihood.mean(), rel=1e-5)
+    bounded = MLPRegressor(nn.GaussianNLLLoss(eps=0.04), **options).fit(x, y)
+    assert bounded.predict(x, return_std=True)[1].min() == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_several_quantiles_are_columns_of_a_prediction(early_stopping):
+    """Those of 0.9, 0.1 and the median, in the order of the loss."""
+    x, y, mean, deviation = uneven(4000)
+    network = MLPRegressor(
+        nn.QuantileLoss([0.9, 0.1, 0.5]), (16,), learning_rate_init=0.01, max_iter=40,
+        learning_rate=optim.schedules.CosineAnnealingLR(), n_iter_no_change=math.inf,
+        random_state=0, early_stopping=early_stopping,
+    ).fit(x, y)  # fmt: skip
+    found = network.predict(x)
+    assert found.shape == (4000, 3)
+    assert network.n_outputs_ == 1
+    for column, quantile in enumerate((0.9, 0.1, 0.5)):
+        assert (y <= found[:, column]).mean() == pytest.approx(quantile, abs=0.02)
+    exact = mean[:, np.newaxis] + deviation[:, np.newaxis] * [1.2816, -1.2816, 0]
+    assert np.abs(found - exact).mean() < 0.05
+    assert network.score(x, y) == pytest.approx(sklearn.metrics.r2_score(y, found[:, 2]))
+    one = MLPRegressor(nn.QuantileLoss([0.9]), (), max_iter=2).fit(x, y)
+    assert one.predict(x).shape == (4000,)
+
+
+@pytest.mark.parametrize("loss", [nn.GaussianNLLLoss(), nn.QuantileLoss([0.1, 0.5, 0.9])])
+def test_each_of_several_targets_has_its_own_distribution(loss):
+    """Outputs are where the loss reads them; `predict` has targets in the second axis."""
+    x = np.random.default_rng(0).uniform(-1, 1, (2000, 1))
+    noise = np.random.default_rng(1).standard_normal((2000, 3))
+    y = x + [0.0, 1.0, 2.0] + [0.5, 1.0, 1.5] * noise
+    network = MLPRegressor(loss, (), learning_rate_init=0.02, random_state=0, dtype="float64")
+    network.fit(x, y)
+    assert network.n_outputs_ == 3
+    if isinstance(loss, nn.GaussianNLLLoss):
+        found, spread = network.predict(x, return_std=True)
+        assert found.shape == spread.shape == (2000, 3)
+        np.testing.assert_allclose(spread.mean(axis=0), [0.5, 1.0, 1.5], rtol=0.1)
+        outputs = np.hstack([found, 2 * np.log(spread)])
+    else:
+        quantiles = network.predict(x)
+        assert quantiles.shape == (2000, 3, 3)
+        for place, quantile in enumerate(loss.quantiles):
+            below = (y <= quantiles[..., place]).mean(axis=0)
+            np.testing.assert_allclose(below, quantile, atol=0.03)
+        found = quantiles[..., 1]
+        outputs = np.hstack([quantiles[..., place] for place in range(3)])
+    np.testing.assert_allclose(network.model_(x), outputs, atol=1e-12)
+    assert loss(outputs, y) == pytest.approx(network.trainer_.evaluate(x, y)["loss"])
+    assert network.score(x, y) == pytest.approx(sklearn.metrics.r2_score(y, found))
+
+
+@pytest.mark.parametrize("loss", [nn.GaussianNLLLoss(), nn.QuantileLoss([0.1, 0.5, 0.9])])
+def test_distributions_are_estimated_as_numbers_are(loss):
+    """Streams, copies, files, warm starts, searches, scalers of targets."""
+    x, y, *_ = uneven(300)
+    network = MLPRegressor(loss, (8,), learning_rate_init=0.01, max_iter=30, random_state=0)
+    stream = clone(network)
+    for _ in range(3):
+        stream.partial_fit(x, y)
+    again = pickle.loads(pickle.dumps(stream))
+    for one in (stream, again):
+        one.partial_fit(x, y)
+    np.testing.assert_array_equal(again.predict(x), stream.predict(x))
+    warm = clone(network).set_params(max_iter=2, warm_start=True).fit(x, y)
+    before = warm.loss_
+    assert warm.fit(x, y).loss_ < before
+    # A loss set for the next fit does not change what this one's outputs mean.
+    found = warm.predict(x)
+    np.testing.assert_array_equal(warm.set_params(loss="poisson").predict(x), found)
+
+    network.set_params(early_stopping=True).fit(x[:200], y[:200], X_val=x[200:], y_val=y[200:])
+    held_out = network.trainer_.evaluate(x[200:], y[200:])["loss"]
+    assert network.best_validation_score_ == pytest.approx(-held_out)
+
+    grid = {"hidden_layer_sizes": [(), (8,)]}
+    by_loss = lambda network, x, y: -network.trainer_.evaluate(x, y)["loss"]  # noqa: E731
+    for scoring in (None, by_loss):
+        search = GridSearchCV(network, grid, cv=2, scoring=scoring, error_score="raise").fit(x, y)
+        assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+    scaled = TransformedTargetRegressor(network, transformer=StandardScaler()).fit(x, 1000 + 50 * y)
+    inner = scaled.regressor_.predict(x)
+    scaler = scaled.transformer_
+    np.testing.assert_allclose(scaled.predict(x), scaler.mean_ + scaler.scale_ * inner, rtol=1e-6)
+
+
+def test_what_a_loss_does_not_predict_is_told():
+    x, y, *_ = uneven(50)
+    with pytest.raises(NotFittedError):
+        MLPRegressor(nn.GaussianNLLLoss()).predict(x, return_std=True)
+    number = MLPRegressor(max_iter=2).fit(x, y)
+    message = (
+        r"return_std=True needs .* loss=nn\.GaussianNLLLoss\(\).*; this one has 'squared_error'"
+    )
+    with pytest.raises(tw.ArgumentError, match=message):
+        number.predict(x, return_std=True)
+    ends = MLPRegressor(nn.QuantileLoss([0.1, 0.9]), max_iter=2).fit(x, y)
+    assert ends.predict(x).shape == (50, 2)
+    with pytest.raises(tw.ArgumentError, match=r"quantiles are \(0\.1, 0\.9\): add 0\.5, or let"):
+        ends.score(x, y)
+
+
 def test_logarithms_of_rates_become_rates():
     x, _ = data("a number")
     y = np.random.default_rng(1).poisson(np.exp(x[:, 0]))
@@ -1222,8 +1354,6 @@ def test_wrong_losses_are_told():
         ("Poisson", r'did you mean "poisson"\?'),
         (nn.HuberLoss, r"got the class HuberLoss; pass an instance: nn\.HuberLoss\(...\)"),
         (nn.CrossEntropyLoss(), "a loss for classes, which MLPClassifier takes"),
-        (nn.QuantileLoss([0.1, 0.9]), r"has 2 quantiles, .*MLPRegressor\(loss=nn\.QuantileLoss"),
-        (nn.GaussianNLLLoss(), "no estimator takes: it needs two outputs for each target, a mean"),
         (nn.PoissonNLLLoss(log_input=False), r"negative outputs.*nn\.PoissonNLLLoss\(\)"),
         (nn.DerivativeLoss(half_squares, order=1), "derivatives with respect to the samples"),
         (nn.MSELoss(reduction="none"), 'reduction="none"'),

@@ -13,7 +13,8 @@ EPS = np.finfo(float).eps
 
 # --- linear least squares ---------------------------------------------------------------------
 
-#: Data and certified coefficients of NIST's Statistical Reference Datasets, "linear regression".
+#: Data, certified coefficients and their standard deviations of NIST's Statistical Reference
+#: Datasets, "linear regression".
 NIST = json.loads((Path(__file__).parent / "data" / "nist_linear.json").read_text())
 
 #: Digits (-log10 of the largest relative error) that float64 must reach: at least ten, but for
@@ -66,6 +67,14 @@ def test_certified_digits(name, intercept):
     assert digits(found, certified) >= DIGITS[name]
     assert fit.sum_of_squares == pytest.approx(NIST[name]["ssr"], rel=1e-7, abs=1e-15 * (y @ y))
     assert fit.method == "QR"
+    errors = np.sqrt(np.diag(fit.covariance()))
+    if intercept and name not in WITHOUT_INTERCEPT:
+        errors = np.roll(errors, 1)  # the intercept is last
+    certified = np.array(NIST[name]["sd"], float)
+    if certified.any():
+        assert digits(errors, certified) >= (7 if name == "Filip" else 12)
+    else:  # an exact fit
+        assert errors.max() <= 1e-12 * np.abs(y).max()
 
 
 def test_ten_digits_are_more_than_the_usual_shortcuts_have():

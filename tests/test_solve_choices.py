@@ -320,6 +320,100 @@ def test_degrees_of_freedom_are_the_trace_of_what_maps_targets_to_fitted_values(
     assert solve.least_squares(x, y, rank=2, **options).dof == 2 + intercept
 
 
+def maps(x, v, intercept, solver):
+    """What maps targets to coefficients and intercept: column by column, of unit vectors."""
+    fit = solver(x, np.eye(len(x)), intercept=intercept, sample_weight=v)
+    return np.vstack([fit.coef, fit.intercept]) if intercept else fit.coef
+
+
+ESTIMATES = {
+    "least squares": solve.least_squares,
+    "smallest": lambda *a, **o: solve.least_squares(*a, rank_deficient="min_norm", **o),
+    "truncated": lambda *a, **o: solve.least_squares(*a, rank=2, **o),
+    "ridge": lambda *a, **o: solve.ridge(*a, alpha=0.7, **o),
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("name", ESTIMATES)
+def test_the_covariance_is_that_of_what_maps_targets_to_estimates(name, intercept, weighted, rng):
+    """σ² A V⁻¹ Aᵀ, with the σ² of each column's residuals, or the one that is known."""
+    x, y = rng.standard_normal((12, 4)) + 1, rng.standard_normal((12, 2)) * [1, 10]
+    if name == "smallest":
+        x[:, 3] = x[:, 0] - x[:, 1]
+    v = rng.uniform(0.5, 2, 12) if weighted else None
+    a, ones = maps(x, v, intercept, ESTIMATES[name]), np.ones(12) if v is None else v
+    exact = a / ones @ a.T
+    options = {"intercept": intercept, "sample_weight": v}
+    fit = ESTIMATES[name](x, y, **options)
+    size = 4 + intercept
+    known = fit.covariance(noise=3)
+    assert known.shape == (2, size, size)
+    np.testing.assert_allclose(known, [9 * exact, 9 * exact], atol=1e-13)
+    squares = ones @ (y - fit.predict(x)) ** 2
+    estimated = squares[:, np.newaxis, np.newaxis] / (12 - fit.dof) * exact
+    np.testing.assert_allclose(fit.covariance(), estimated, rtol=1e-9, atol=1e-13)
+    one = ESTIMATES[name](x, y[:, 1], **options)
+    assert one.covariance().shape == (size, size)
+    np.testing.assert_allclose(one.covariance(), estimated[1], rtol=1e-9, atol=1e-12)
+
+
+def test_covariances_are_the_spread_over_draws_of_the_noise(rng):
+    """With a penalty less than without: the noise pulls less, and the prior is not in it."""
+    x, w = rng.standard_normal((30, 5)), np.arange(5.0)
+    y = (x @ w + 2)[:, np.newaxis] + 0.5 * rng.standard_normal((30, 20000))
+    for fit in solve.ridge(x, y, alpha=[0, 10]):
+        drawn = np.cov(np.vstack([fit.coef, fit.intercept]))
+        exact = fit.covariance(noise=0.5)[0]
+        np.testing.assert_allclose(drawn, exact, atol=0.05 * exact.diagonal().max())
+        one = solve.ridge(x, y[:, 0], alpha=fit.alpha)
+        posterior = 0.25 * np.linalg.inv(
+            (x - x.mean(0)).T @ (x - x.mean(0)) + fit.alpha * np.eye(5)
+        )
+        larger = posterior - one.covariance(0.5)[:5, :5]
+        assert np.linalg.eigvalsh(larger).min() > (1e-6 if fit.alpha else -1e-12)
+
+
+def test_covariances_are_numpys_with_its_order_and_factor(rng):
+    t, y = rng.uniform(-1, 1, 20), rng.standard_normal(20)
+    fit = solve.least_squares(np.stack([t**2, t], axis=1), y)  # highest powers first, as there
+    _, scaled = np.polyfit(t, y, 2, cov=True)
+    np.testing.assert_allclose(fit.covariance(), scaled, rtol=1e-10)
+    _, unscaled = np.polyfit(t, y, 2, cov="unscaled")
+    np.testing.assert_allclose(fit.covariance(noise=1), unscaled, rtol=1e-10)
+    # Deviations of a model's own last layer, and those of predictions.
+    model = nn.Sequential(nn.Linear(1, 3), nn.Tanh(), nn.Linear(3, 1), dtype="float64")
+    last = solve.last_layer(model, t[:, np.newaxis], y)
+    features = np.column_stack([model[:2](t[:, np.newaxis]), np.ones(20)])
+    inverse = np.linalg.inv(features.T @ features)
+    np.testing.assert_allclose(last.covariance(1)[0], inverse, rtol=1e-6)
+
+
+def test_covariances_that_would_be_nonsense_are_refused(rng):
+    x, y = rng.standard_normal((5, 4)), rng.standard_normal(5)
+    exact = solve.least_squares(x, y)
+    message = r"5 rows and 5 degrees of freedom leave nothing .* noise by: .* covariance\(noise="
+    with pytest.raises(tw.ArgumentError, match=message):
+        exact.covariance()
+    assert np.isfinite(exact.covariance(noise=0.1)).all()
+    with pytest.raises(tw.ArgumentError, match="degrees of freedom leave nothing"):
+        solve.ridge(x, y, alpha=1e-14).covariance()
+    assert np.isfinite(solve.ridge(x, y, alpha=1).covariance()).all()
+    with pytest.raises(tw.DataError, match="covariance is too large for float64"):
+        exact.covariance(noise=1e200)
+    for noise in (-1.0, np.nan, "known"):
+        with pytest.raises(tw.ArgumentError, match="noise must be a finite number >= 0; got"):
+            exact.covariance(noise)
+    small = solve.least_squares(1e-170 * x[:, :2], y)
+    with pytest.raises(tw.DataError, match="covariance is too large for float64"):
+        small.covariance()
+    narrow = nn.Sequential(nn.Linear(3, 1), nn.Linear(1, 2), dtype="float64")
+    fit = solve.network(narrow, rng.standard_normal((9, 3)), rng.standard_normal((9, 2)))
+    with pytest.raises(tw.ArgumentError, match="no covariance: through a bottleneck"):
+        fit.covariance()
+
+
 def test_a_fit_through_a_bottleneck_is_not_linear_and_has_no_degrees_of_freedom(rng):
     x, y = rng.standard_normal((12, 4)), rng.standard_normal((12, 3))
     wide = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 3), dtype="float64")

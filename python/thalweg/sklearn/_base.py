@@ -137,6 +137,10 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
     def _learn(self, y: npt.NDArray[Any], classes: npt.NDArray[Any] | None) -> None:
         """Determine from targets, and classes if given, the number and kind of outputs."""
 
+    def _width(self) -> int:
+        """Return the number of the network's outputs, once targets are known."""
+        return self.n_outputs_
+
     @abstractmethod
     def _encode(self, y: npt.NDArray[Any], dtype: np.dtype[Any]) -> Any:
         """Convert targets to what the loss takes."""
@@ -302,7 +306,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         objective = self._objective(target, weight)
         random = check_random_state(self.random_state)
         if fresh:
-            layers, made = _network.layers(X.shape[1], hidden, behind, self.n_outputs_)
+            layers, made = _network.layers(X.shape[1], hidden, behind, self._width())
             factor = 2.0 if self.activation == "logistic" else 6.0
             model = _network.build(layers, made, factor, dtype, random)
             self._made_with = made_with

@@ -15,13 +15,13 @@ from thalweg.nn._losses._named import _ALIASES
 #: scikit-learn's names.
 NAMES = ("squared_error", "poisson")
 
-_OF_NUMBERS = (nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.QuantileLoss, nn.PoissonNLLLoss)
+_OF_NUMBERS = (
+    nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.QuantileLoss, nn.GaussianNLLLoss, nn.PoissonNLLLoss,
+)  # fmt: skip
 _OF_CLASSES = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss)
 _TRAIN = "train with tw.Trainer(model, loss=..., optimizer=...)"
 #: Why neither estimator accepts these losses.
 _UNUSABLE: dict[type, str] = {
-    nn.GaussianNLLLoss: "it needs two outputs for each target, a mean and the logarithm of a "
-    f"variance, but predict gives one number; {_TRAIN}",
     nn.DistillationLoss: f"its targets are the outputs of a teacher; {_TRAIN}",
     nn.DerivativeLoss: f"it needs derivatives with respect to the samples; {_TRAIN}",
 }
@@ -53,12 +53,6 @@ def of_regressor(value: Any) -> str | CoreLoss | FunctionLoss:
             f"loss is {loss!r}, a loss for classes, which MLPClassifier takes; MLPRegressor takes "
             f"{_listed(_OF_NUMBERS)} or {_FUNCTION}"
         )
-    if isinstance(loss, nn.QuantileLoss) and len(loss.quantiles) > 1:
-        raise ArgumentError(
-            f"loss has {len(loss.quantiles)} quantiles, {loss.quantiles}, but predict gives one "
-            "number for each target: fit one estimator per quantile, such as "
-            f"MLPRegressor(loss=nn.QuantileLoss({loss.quantiles[0]})), or {_TRAIN}"
-        )
     if isinstance(loss, nn.PoissonNLLLoss) and not loss.log_input:
         raise ArgumentError(
             "loss is nn.PoissonNLLLoss(log_input=False), which is undefined for negative outputs, "
@@ -66,6 +60,13 @@ def of_regressor(value: Any) -> str | CoreLoss | FunctionLoss:
             "logarithms of rates, and predict gives rates"
         )
     return loss
+
+
+def outputs_per_target(loss: Any) -> int:
+    """Return how many outputs a regressor's loss has for each target."""
+    if isinstance(loss, nn.GaussianNLLLoss):
+        return 2
+    return len(loss.quantiles) if isinstance(loss, nn.QuantileLoss) else 1
 
 
 def of_classifier(value: Any) -> CoreLoss | FunctionLoss | None:

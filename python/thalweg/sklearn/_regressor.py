@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +12,9 @@ from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 from sklearn.utils.metaestimators import available_if
 
-from thalweg import _arrays, _habits, nn
+from thalweg import _arrays, _checks, _habits, nn
 from thalweg._arrays import Array, Samples
+from thalweg.errors import ArgumentError
 from thalweg.nn._losses import CoreLoss, FunctionLoss
 from thalweg.sklearn import _arguments, _losses
 from thalweg.sklearn._base import MLP, Objective
@@ -31,8 +32,9 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
         What is minimized. With "poisson", for non-negative targets, outputs are logarithms of what
         `predict` returns. As in scikit-learn since 1.7, it is the first argument. Here it can also
         be `nn.MSELoss`, `nn.L1Loss`, `nn.HuberLoss`, `nn.PoissonNLLLoss` (whose outputs are such
-        logarithms, too), or `nn.QuantileLoss` with one quantile; or a function ``(output, target)
-        -> (loss, gradient)``, see `nn.CustomLoss`, whose arrays both have shape (n, n_outputs).
+        logarithms, too), `nn.QuantileLoss` with one quantile or several, or `nn.GaussianNLLLoss`,
+        with which `predict` also returns standard deviations; or a function ``(output, target) ->
+        (loss, gradient)``, see `nn.CustomLoss`, whose arrays both have shape (n, n_outputs).
     hidden_layer_sizes, activation, solver, alpha, ..., dtype
         All other arguments are as for `MLPClassifier`.
     scoring : {"loss"} or None, keyword only, default None
@@ -43,6 +45,9 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
     validation_scores_, best_validation_score_ : list of float and float, or None
         With early stopping, R² on the held-out data; with ``scoring="loss"``, or if `loss` is not
         one of scikit-learn's names, minus the loss. Not with "lbfgs".
+    n_outputs_ : int
+        The number of targets. The network has one output for each quantile of each, and with
+        `nn.GaussianNLLLoss` two.
     loss_, loss_curve_, n_iter_, coefs_, ..., model_
         All others are as for `MLPClassifier`.
 
@@ -63,6 +68,8 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
 
     `score` is R² whatever the loss, as in scikit-learn's ``QuantileRegressor``. To search for a
     quantile, use ``scoring=make_scorer(mean_pinball_loss, alpha=0.9, greater_is_better=False)``.
+    To search for several quantiles or deviations, let the loss of the held-out rows decide,
+    ``scoring=lambda network, x, y: -network.trainer_.evaluate(x, y)["loss"]``.
 
     ``tw.onnx.export(network.model_)`` makes an ONNX graph of the network, without a scaler that
     precedes it in a pipeline; with "poisson", ``loss=network.trainer_.loss`` turns its outputs into
@@ -72,7 +79,9 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
     an estimator's checks and records, which take longer than the work there, see `MLPClassifier`.
 
     Targets are used as they are: if they are far from 0 and 1 in magnitude, let
-    ``sklearn.compose.TransformedTargetRegressor`` standardize them.
+    ``sklearn.compose.TransformedTargetRegressor`` standardize them, which also transforms the
+    quantiles of one target back. It does not know standard deviations, nor how to score quantiles:
+    there, standardize the targets yourself.
 
     Examples
     --------
@@ -170,32 +179,101 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def predict(self, X: Any) -> Array:
-        """Predict the targets of each row.
+    @overload
+    def predict(self, X: Any, return_std: Literal[False] = False) -> Array: ...
+
+    @overload
+    def predict(self, X: Any, return_std: Literal[True]) -> tuple[Array, Array]: ...
+
+    def predict(self, X: Any, return_std: bool = False) -> Array | tuple[Array, Array]:
+        r"""Predict the targets of each row.
 
         Parameters
         ----------
         X : array_like or sparse, shape (n, n_features)
             Samples, as for `fit`; but sparse ones are made dense 16,384 at a time.
+        return_std : bool, default False
+            Whether to return standard deviations, too, as scikit-learn's ``BayesianRidge`` and
+            ``GaussianProcessRegressor`` do. That takes ``loss=nn.GaussianNLLLoss()``, and they are
+            those of the noise in the targets, :math:`\sqrt v` there: what the network does not know
+            for lack of data is not in them.
 
         Returns
         -------
-        ndarray, shape (n,) or (n, n_outputs), of the model's dtype
-            The predictions.
+        y : ndarray, shape (n,) or (n, n_outputs), of the model's dtype
+            The predictions: means with `nn.GaussianNLLLoss`. With m > 1 quantiles, there is one
+            more axis, the last, of length m.
+        y_std : ndarray, shape (n,) or (n, n_outputs)
+            The standard deviations, only with `return_std`.
+
+        Raises
+        ------
+        ValueError
+            If the samples do not fit, or `return_std` is set and the loss has no deviations.
         """
-        return self._numbers(self._outputs(X))
+        output = self._outputs(X)
+        predicted = self._numbers(output)
+        if not _checks.flag("return_std", return_std):
+            return predicted
+        loss = self._made_with["loss"]  # as it was given to this fit
+        if not isinstance(loss, nn.GaussianNLLLoss):
+            raise ArgumentError(
+                "return_std=True needs a regressor fitted with loss=nn.GaussianNLLLoss(), which "
+                f"predicts deviations beside means; this one has {loss!r}"
+            )
+        log_variance = output[:, self.n_outputs_ :]
+        deviation = np.maximum(np.exp(log_variance / 2), math.sqrt(loss.eps))
+        return predicted, deviation.reshape(predicted.shape)
 
     def _numbers(self, output: Array) -> Array:
         """Turn outputs into predictions."""
+        loss, targets = self.trainer_.loss, self.n_outputs_
         if self.out_activation_ == "exp":
             output = np.exp(output)
-        return output.ravel() if self.n_outputs_ == 1 else output
+        if isinstance(loss, nn.GaussianNLLLoss):
+            output = output[:, :targets]
+        elif _losses.outputs_per_target(loss) > 1:  # the targets of one quantile after the other
+            output = output.reshape(len(output), -1, targets).swapaxes(1, 2)
+        return np.ascontiguousarray(output[:, 0] if targets == 1 else output)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Compute R², the coefficient of determination, of what `predict` returns.
+
+        Parameters
+        ----------
+        X, y, sample_weight : array_like
+            As for `fit`.
+
+        Returns
+        -------
+        float
+            For several quantiles, R² of the median, which must be one of them.
+
+        Raises
+        ------
+        ValueError
+            If the data do not fit, or no quantile of several is 0.5: none of them is then to be
+            close to the targets.
+        """
+        predicted, loss = self.predict(X), self.trainer_.loss
+        if isinstance(loss, nn.QuantileLoss) and len(loss.quantiles) > 1:
+            if 0.5 not in loss.quantiles:
+                raise ArgumentError(
+                    f"score is R² of the median, but the quantiles are {loss.quantiles}: add 0.5, "
+                    "or let the loss decide, scoring=lambda network, x, y: "
+                    '-network.trainer_.evaluate(x, y)["loss"]'
+                )
+            predicted = predicted[..., loss.quantiles.index(0.5)]
+        return float(r2_score(y, predicted, sample_weight=sample_weight))
 
     def _learn(self, y: npt.NDArray[Any], classes: npt.NDArray[Any] | None) -> None:
         self.n_outputs_ = 1 if y.ndim == 1 else y.shape[1]
         given = self._given_loss()
         rates = given == "poisson" or isinstance(given, nn.PoissonNLLLoss)
         self.out_activation_ = "exp" if rates else "identity"
+
+    def _width(self) -> int:
+        return self.n_outputs_ * _losses.outputs_per_target(self._given_loss())
 
     def _encode(self, y: Any, dtype: np.dtype[Any]) -> Array:
         target = _arrays.as_dtype(_arrays.as_numeric(y, "y").reshape(len(y), -1), dtype, "y")

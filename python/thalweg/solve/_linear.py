@@ -16,7 +16,7 @@ import numpy.typing as npt
 from thalweg import _arrays, _centre, _checks
 from thalweg._habits import takes
 from thalweg.errors import ArgumentError, DataError, ShapeError
-from thalweg.solve import _choice
+from thalweg.solve import _choice, _covariance
 from thalweg.solve._choice import Method
 
 Reduction: TypeAlias = Literal["sum", "mean"]
@@ -61,6 +61,10 @@ class LinearFit:
         ``n * sum_of_squares / (n - dof) ** 2``, of `n` rows (of a weight above 0) and one column of
         targets. NaN where fitted values are not linear in the targets, as through a bottleneck of
         `network`.
+
+    Notes
+    -----
+    Standard errors are ``np.sqrt(np.diag(fit.covariance()))``, see `covariance`.
     """
 
     coef: _Matrix
@@ -71,6 +75,7 @@ class LinearFit:
     method: str
     alpha: float = 0.0
     dof: float = float("nan")
+    _spread: _Spread | None = None
 
     def predict(self, x: npt.ArrayLike) -> _Matrix:
         """Compute the output for rows of features.
@@ -94,12 +99,101 @@ class LinearFit:
         result: _Matrix = x @ self.coef + self.intercept
         return result
 
+    def covariance(self, noise: float | None = None) -> _Matrix:
+        r"""Compute the covariance of the coefficients and the intercept.
+
+        .. math:: \hat\sigma^2 \, A A^\top, \qquad \hat\sigma^2 = \frac{\sum_i v_i r_i^2}{n -
+                  \mathrm{dof}}, \qquad A = (X^\top X + \lambda I_w)^{-1} X^\top
+
+        if the noise of the targets is independent, with the variance :math:`\sigma^2 / v_i` in row
+        `i`. `X` has the rows :math:`\sqrt{v_i}\,(x_i, 1)`, without the 1 if there is no intercept;
+        :math:`I_w` is the identity, but 0 for the intercept; and `r` are the residuals. Without
+        a penalty this is :math:`\hat\sigma^2 (X^\top X)^{-1}`, as of R's ``vcov(lm(...))`` and
+        statsmodels' ``cov_params()``.
+
+        Parameters
+        ----------
+        noise : float, optional
+            The standard deviation :math:`\sigma` of a row of weight 1, if it is known; by default
+            it is estimated for each column of the targets, as above. With 1, the result is the
+            unscaled :math:`A A^\top`.
+
+        Returns
+        -------
+        ndarray, shape (q, q) or (k, q, q)
+            With the coefficients in their order, then the intercept, if there is one: q is p + 1,
+            or p. One matrix for each column, if the targets had columns.
+
+        Raises
+        ------
+        ArgumentError
+            If `noise` is negative or not finite; there are no more rows than degrees of freedom, so
+            that it must be passed; or the coefficients are not linear in the targets, as through a
+            bottleneck of `network`.
+        DataError
+            If the result is too large for float64.
+
+        Notes
+        -----
+        This is the spread of the estimates from one draw of the noise to another. With a penalty, a
+        truncation or dependent columns, they are also biased, which it does not contain; directions
+        that the samples leave undetermined count as known to be 0, :math:`A = X^+`. (The posterior
+        covariance with the penalty as the prior, of scikit-learn's ``BayesianRidge``, is larger:
+        :math:`\sigma^2 (X^\top X + \lambda I_w)^{-1}`.) Of a penalty or a rank that was chosen by
+        the targets, this does not contain the choice.
+
+        References
+        ----------
+        Seber & Lee 2003, "Linear regression analysis", section 3.2; for the penalty Hoerl & Kennard
+        1970, Technometrics 12:55, section 4.
+
+        Examples
+        --------
+        Standard errors of a slope and an intercept:
+
+        >>> import numpy as np, thalweg as tw
+        >>> fit = tw.solve.least_squares([[0.0], [1.0], [2.0], [3.0]], [1, 3, 5, 6])
+        >>> np.sqrt(np.diag(fit.covariance())).round(3)
+        array([0.173, 0.324])
+        """
+        spread = self._spread
+        if spread is None:
+            raise ArgumentError(
+                "this fit has no covariance: through a bottleneck, coefficients are not linear in "
+                "the targets"
+            )
+        return _covariance.scaled(spread.unscaled(), noise, spread.squares, spread.rows, self.dof)
+
     def __repr__(self) -> str:
         penalty = f", alpha {self.alpha:.3g}" if self.alpha else ""
         return (
             f"LinearFit({self.coef.shape[0]} features, sum_of_squares {self.sum_of_squares:.6g}, "
             f"rank {self.rank}, condition {self.condition:.3g}, {self.method}{penalty})"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class _Spread:
+    """What the covariance of a fit is computed from, small beside its samples."""
+
+    v: _Matrix  # (p, r): the estimated directions,
+    gains: _Matrix  # (r,): and by how much noise is multiplied there
+    x_mean: _Matrix | None  # if there is an intercept
+    total: float
+    rows: int
+    squares: _Matrix  # of the residuals: their sum, (), or that of each column
+
+    def unscaled(self) -> _Matrix:
+        """Return the covariance for noise of variance 1."""
+        with np.errstate(all="ignore"):  # checked by the caller
+            root = self.v * self.gains
+            if self.x_mean is None:
+                return root @ root.T
+            # b = mean(y) - mean(x) w, and the mean of y is independent of w.
+            root = np.vstack([root, -self.x_mean @ root])
+            covariance: _Matrix = root @ root.T
+            covariance[-1, -1] += 1 / self.total
+            return covariance
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,20 +213,31 @@ class Problem:
         """How many rows there are, less one for an intercept."""
         return len(self.y) - int(self.centred)
 
-    def fit(self, coef: _Matrix, rank: int, condition: float, method: str, dof: float) -> LinearFit:
-        """Return the result with these coefficients, (p, k), and degrees of freedom without `b`."""
+    def fit(
+        self, coef: _Matrix, rank: int, condition: float, method: str, dof: float,
+        spread: tuple[_Matrix, _Matrix] | None = None,
+    ) -> LinearFit:  # fmt: skip
+        """Return the result with these coefficients, (p, k), and degrees of freedom without `b`.
+
+        `spread` has the first two parts of a `_Spread`, if coefficients are linear in the targets.
+        """
         if not np.isfinite(coef).all():
             raise DataError("the coefficients are too large for float64; scale x and y")
         intercept = self.y_mean - self.x_mean @ coef
         with np.errstate(over="ignore", invalid="ignore"):  # checked below
-            squares = float(((self.y - self.x @ coef) ** 2).sum())
-        if not np.isfinite(squares):
+            squares = ((self.y - self.x @ coef) ** 2).sum(axis=0)
+            total = float(squares.sum())
+        if not np.isfinite(total):
             raise DataError("the sum of squared residuals is too large for float64; scale y")
         if self.one:
-            coef, intercept = coef[:, 0], intercept[0]
+            coef, intercept, squares = coef[:, 0], intercept[0], squares[0]
         dof += float(self.centred)
         b = np.asarray(intercept)
-        return LinearFit(coef, b, squares, rank, condition, method, dof=dof)
+        kept = spread and _Spread(
+            *spread, self.x_mean if self.centred else None, self.total, len(self.y),
+            np.asarray(squares),
+        )  # fmt: skip
+        return LinearFit(coef, b, total, rank, condition, method, dof=dof, _spread=kept)
 
 
 def problem(
@@ -271,18 +376,15 @@ def fit(
             'penalty (alpha= in ridge or last_layer), or rank_deficient="min_norm" for the '
             "smallest fit"
         )
-    size = np.abs(data.x).max(axis=0)
-    size[size == 0] = 1.0
-    lengths = size * np.linalg.norm(data.x / size, axis=0)  # avoids squares of 1e±200
-    empty = lengths == 0
-    scale = np.where(empty, 1.0, lengths)
+    scale, empty = lengths(data.x)
     q, r = np.linalg.qr(data.x / scale)
     _, s, vt = np.linalg.svd(r)
     rank = int((s > rcond * s[0]).sum())
     if rank < columns:
         raise ArgumentError(_why(rank, vt, empty, data.centred))
     coef = np.linalg.solve(r, q.T @ data.y) / scale[:, np.newaxis]
-    return data.fit(coef, rank, _ratio(s, rank), "QR", rank)
+    spread = vt.T / scale[:, np.newaxis], 1 / s
+    return data.fit(coef, rank, _ratio(s, rank), "QR", rank, spread)
 
 
 def truncated(data: Problem, rank: int, rcond: float | None) -> LinearFit:
@@ -296,8 +398,9 @@ def truncated(data: Problem, rank: int, rcond: float | None) -> LinearFit:
 
 def _of_rank(data: Problem, svd: _Decomposed, rank: int) -> LinearFit:
     u, s, vt, _ = svd
-    coef = vt[:rank].T @ ((u[:, :rank].T @ data.y) / s[:rank, np.newaxis])
-    return data.fit(coef, rank, _ratio(s, rank), "SVD", rank)
+    v, gains = vt[:rank].T, 1 / s[:rank]
+    coef = v @ (gains[:, np.newaxis] * (u[:, :rank].T @ data.y))
+    return data.fit(coef, rank, _ratio(s, rank), "SVD", rank, (v, gains))
 
 
 @overload
@@ -488,13 +591,24 @@ def penalized(data: Problem, penalty: float, svd: _Decomposed) -> LinearFit:
     kept = s[:rank]
     with np.errstate(over="ignore"):  # nothing is left then
         shrunk = 1 / (kept + penalty / kept)  # s / (s² + penalty), whose square may overflow
-    coef = vt[:rank].T @ (shrunk[:, np.newaxis] * (u[:, :rank].T @ data.y))
-    return data.fit(coef, rank, _ratio(s, rank), "SVD", float((kept * shrunk).sum()))
+    v = vt[:rank].T
+    coef = v @ (shrunk[:, np.newaxis] * (u[:, :rank].T @ data.y))
+    dof = float((kept * shrunk).sum())
+    return data.fit(coef, rank, _ratio(s, rank), "SVD", dof, (v, shrunk))
 
 
 def _svd(x: _Matrix, rcond: float) -> _Decomposed:
     u, s, vt = np.linalg.svd(x, full_matrices=False)
     return u, s, vt, int((s > rcond * s[0]).sum())
+
+
+def lengths(x: _Matrix) -> tuple[_Matrix, npt.NDArray[np.bool_]]:
+    """Return the norms of columns, with 1 for those of zeros, and which these are."""
+    size = np.abs(x).max(axis=0)
+    size[size == 0] = 1.0
+    norms = size * np.linalg.norm(x / size, axis=0)  # avoids squares of 1e±200
+    empty = norms == 0
+    return np.where(empty, 1.0, norms), empty
 
 
 def _ratio(s: _Matrix, rank: int) -> float:
@@ -503,18 +617,22 @@ def _ratio(s: _Matrix, rank: int) -> float:
 
 def _why(rank: int, vt: _Matrix, empty: npt.NDArray[np.bool_], centred: bool) -> str:
     """Explain why samples do not determine the coefficients, and which columns are to blame."""
-    # Each column's share in the directions that no sample covers.
-    share = np.sqrt((vt[rank:] ** 2).sum(axis=0))
-    columns = [int(i) for i in np.flatnonzero(share > 1e-3 * share.max())]
-    shown = ", ".join(map(str, columns[:8])) + (", ..." if len(columns) > 8 else "")
     if empty.any():
         constant = "constant" if centred else "zero"
         reason = f"columns {np.flatnonzero(empty).tolist()} are {constant}"
     else:
-        reason = f"columns {shown} depend on each other"
+        reason = f"columns {dependent(rank, vt)} depend on each other"
     mean = " minus its mean" if centred else ""
     return (
         f"the rank of x{mean} is {rank}, but it has {vt.shape[1]} columns: {reason}, so that many "
         "coefficients fit equally well. Leave columns out, use a penalty (alpha= in ridge or "
         'last_layer), or use rank_deficient="min_norm"'
     )
+
+
+def dependent(rank: int, vt: _Matrix) -> str:
+    """List the columns that make a matrix with these right singular vectors rank-deficient."""
+    # Each column's share in the directions that no row covers.
+    share = np.sqrt((vt[rank:] ** 2).sum(axis=0))
+    columns = [int(i) for i in np.flatnonzero(share > 1e-3 * share.max())]
+    return ", ".join(map(str, columns[:8])) + (", ..." if len(columns) > 8 else "")

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from thalweg import _arrays, _checks
 from thalweg._habits import takes
-from thalweg.errors import DataError, ShapeError
-from thalweg.solve import _levenberg
+from thalweg.errors import ArgumentError, DataError, ShapeError
+from thalweg.solve import _covariance, _levenberg, _linear
 from thalweg.solve._levenberg import Vector
 
 _MESSAGES = {
@@ -48,6 +48,12 @@ class LeastSquaresFit:
     history : dict of str to list
         One entry for each Jacobian: ``"sum_of_squares"`` and ``"damping"`` before the step, and
         how many steps were ``"rejected"`` until one was taken.
+    jacobian : ndarray, shape (m, p)
+        The Jacobian at `theta`.
+
+    Notes
+    -----
+    Standard errors are ``np.sqrt(np.diag(fit.covariance()))``, see `covariance`.
     """
 
     theta: Vector
@@ -57,6 +63,60 @@ class LeastSquaresFit:
     message: str
     evaluations: int
     history: dict[str, list[float]]
+    jacobian: Vector
+
+    def covariance(self, noise: float | None = None) -> Vector:
+        r"""Compute the covariance of the parameters.
+
+        .. math:: \hat\sigma^2 (J^\top J)^{-1}, \qquad
+                  \hat\sigma^2 = \frac{\lVert r \rVert^2}{m - p}
+
+        if the noise of the residuals is independent and of equal size, and the model is close to
+        linear over the range that the parameters then have. As ``pcov`` of scipy's ``curve_fit``,
+        R's ``vcov(nls(...))``, and the standard deviations that NIST certifies.
+
+        Parameters
+        ----------
+        noise : float, optional
+            The standard deviation :math:`\sigma` of the residuals, if it is known, as 1 if each was
+            divided by its own; by default it is estimated as above.
+
+        Returns
+        -------
+        ndarray, shape (p, p)
+
+        Raises
+        ------
+        ArgumentError
+            If the residuals do not determine all parameters there (the message names some); `noise`
+            is negative or not finite; or there are no more residuals than parameters, so that it
+            must be passed.
+        DataError
+            If the result is too large for float64.
+
+        Notes
+        -----
+        It is that of the linear model at `theta`, and means little if the fit has not converged.
+
+        References
+        ----------
+        Bates & Watts 1988, "Nonlinear regression analysis and its applications", section 2.2.
+        """
+        rows, size = self.jacobian.shape
+        scale, _ = _linear.lengths(self.jacobian)
+        _, s, vt = np.linalg.svd(np.linalg.qr(self.jacobian / scale, mode="r"))
+        rank = int((s > np.finfo(np.float64).eps * max(rows, size) * s[0]).sum())
+        if rank < size:
+            raise ArgumentError(
+                f"the residuals determine {rank} of {size} parameters at theta: to first order, "
+                f"those at {_linear.dependent(rank, vt)} can change without changing any residual. "
+                "Hold some of them fixed"
+            )
+        with np.errstate(over="ignore", invalid="ignore"):  # checked by `scaled`
+            root = vt.T / s / scale[:, np.newaxis]
+            unscaled = root @ root.T
+        squares = np.asarray(self.sum_of_squares)
+        return _covariance.scaled(unscaled, noise, squares, rows, size)
 
     def __repr__(self) -> str:
         return (
@@ -217,7 +277,7 @@ def nonlinear_least_squares(
         evaluations += outcome.evaluations
     return LeastSquaresFit(
         point, r, _levenberg.norm2(r), stopped in ("ftol", "xtol", "gtol"), _MESSAGES[stopped],
-        evaluations, history,
+        evaluations, history, slope,
     )  # fmt: skip
 
 
