@@ -7,9 +7,9 @@ float64. That gives a baseline before any training, and a way to refit the last 
 
 import typing as _typing
 
-from thalweg.solve._linear import LinearFit as LinearFit
 from thalweg.solve._linear import least_squares as least_squares
 from thalweg.solve._linear import ridge as ridge
+from thalweg.solve._linear_fit import LinearFit as LinearFit
 from thalweg.solve._network import last_layer as last_layer
 from thalweg.solve._network import network as network
 from thalweg.solve._nonlinear import LeastSquaresFit as LeastSquaresFit

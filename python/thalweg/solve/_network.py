@@ -15,7 +15,6 @@ from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedErro
 from thalweg.nn import Identity, Linear, Sequential, Standardize
 from thalweg.solve._choice import Method
 from thalweg.solve._linear import (
-    LinearFit,
     Problem,
     RankDeficient,
     Reduction,
@@ -25,6 +24,7 @@ from thalweg.solve._linear import (
     penalized,
     problem,
 )
+from thalweg.solve._linear_fit import LinearFit
 
 _Matrix = npt.NDArray[np.float64]
 _F64 = np.dtype(np.float64)
