@@ -14,7 +14,15 @@ import pytest
 
 import thalweg as tw
 from thalweg import nn
-from thalweg.curvature import Operator, fisher_vp, gnvp, hvp, jacobian, jvp
+from thalweg.curvature import (
+    Operator,
+    fisher_vp,
+    gnvp,
+    hvp,
+    jacobian,
+    jvp,
+    sample_gradients,
+)
 
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)
@@ -565,6 +573,9 @@ def test_nothing_of_the_model_is_changed(rng):
 CROSS_ENTROPY = nn.CrossEntropyLoss()
 SMOOTH = nn.CrossEntropyLoss(label_smoothing=0.1)
 #: What is called with a model, a batch and a vector; what it raises; what it says.
+SLOPES = nn.DerivativeLoss(lambda u, du, d2u, target: (0.0, (None, None, None)))
+
+
 def with_large_weights():
     model = net(nn.ReLU())
     model.flat_parameters = np.full(model.num_parameters, 1e200)
@@ -596,6 +607,10 @@ BAD = [
     (lambda m, x, y, v: jacobian(m, x[:, 1:]), "ShapeError", "Linear"),
     (lambda m, x, y, v: jacobian(m, x * np.inf), "DataError", "x"),
     (lambda m, x, y, v: jacobian(with_large_weights(), x), "ThalwegError", "finite"),
+    (lambda m, x, y, v: sample_gradients(m, x, y[1:], loss=SMOOTH), "ShapeError", "rows"),
+    (lambda m, x, y, v: sample_gradients(m, x, y + 9, loss=SMOOTH), "DataError", "label"),
+    (lambda m, x, y, v: sample_gradients(m, x, y, loss="mse"), "ArgumentError", "MSELoss"),
+    (lambda m, x, y, v: sample_gradients(m, x, y, loss=SLOPES), "UnsupportedError", "alone"),
     (lambda m, x, y, v: jvp(m, x), "ArgumentError", "needs a direction: v, .* or dx"),
 ]
 
@@ -706,3 +721,24 @@ def test_what_products_share_takes_memory_within_limits():
              for i in range(0, 5000, 1000)]  # fmt: skip
     for _ in range(2):
         np.testing.assert_allclose(matrix @ v, np.mean(parts, axis=0), rtol=1e-12, atol=1e-15)
+
+
+def test_gradients_of_samples_add_up_to_that_of_the_loss(rng):
+    model, (x, y) = net(nn.Tanh()), batch(rng)
+    weight = rng.uniform(0.5, 2, N)
+    for loss in (CROSS_ENTROPY, nn.CrossEntropyLoss([1, 2, 3, 4], reduction="sum")):
+        trainer = tw.Trainer(model, loss=loss, optimizer=tw.optim.SGD(0.1))
+        model.zero_grad()
+        trainer.backward(x, y, sample_weight=weight)
+        each = sample_gradients(model, x, y, loss=loss, sample_weight=weight)
+        agree(each.sum(axis=0), model.flat_gradients)
+
+
+def test_gradients_of_samples_take_losses_that_are_functions(rng):
+    def squares(output, target):
+        return ((output - target["value"]) ** 2).sum(), 2 * (output - target["value"])
+
+    model, (x, _) = net(nn.Tanh()), batch(rng)
+    value = rng.standard_normal((N, OUTPUTS))
+    each = sample_gradients(model, x, {"value": value}, loss=squares)
+    agree(each, sample_gradients(model, x, value, loss=nn.MSELoss(reduction="sum")))

@@ -88,7 +88,8 @@ def test_gradients_agree_with_differences(layer, loss, rng):
 def test_the_jacobian_has_the_derivatives_in_all_directions(layer, rng):
     """In evaluation, also of layers that couple rows in training; on any number of threads."""
     width = getattr(layer, "out_features", WIDTH)
-    model = nn.Sequential(layer, nn.Linear(width, 40), nn.Tanh(), nn.Linear(40, OUT), dtype="float64")
+    behind = nn.Linear(width, 40), nn.Tanh(), nn.Linear(40, OUT)
+    model = nn.Sequential(layer, *behind, dtype="float64")
     state = {name: 1.2 * v + 0.1 for name, v in model.state_dict().items()}
     model.load_state_dict(state)
     x = rng.integers(0, 3, (200, model.in_features))  # codes, for the layers that have them
@@ -102,6 +103,23 @@ def test_the_jacobian_has_the_derivatives_in_all_directions(layer, rng):
         np.testing.assert_array_equal(tw.curvature.jacobian(model, x), jacobian)
     finally:
         tw.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=lambda layer: type(layer).__name__)
+def test_samples_have_the_gradients_that_they_have_alone(layer, loss, rng):
+    width = getattr(layer, "out_features", WIDTH)
+    model = nn.Sequential(layer, nn.Linear(width, OUT), dtype="float64", seed=5)
+    x = rng.integers(0, 3, (N, model.in_features))  # codes, for the layers that have them
+    (loss, kind), weight = LOSSES[loss], rng.uniform(0.5, 2, N)
+    y, weight = targets(kind, rng), None if isinstance(loss, nn.CustomLoss) else weight
+    each = tw.curvature.sample_gradients(model, x, y, loss=loss, sample_weight=weight)
+    slopes = loss.gradient(model(x), y, weight)
+    for i in range(N):
+        model.zero_grad()
+        model.forward(x[i : i + 1], training=False)
+        model.backward(slopes[i : i + 1], inputs=False)
+        np.testing.assert_allclose(each[i], model.flat_gradients, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=lambda layer: type(layer).__name__)

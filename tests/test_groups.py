@@ -423,6 +423,43 @@ def test_a_fit_that_fails_gives_back_the_steps_of_what_was_frozen(batch):
     np.testing.assert_array_equal(twin.model.flat_parameters, trainer.model.flat_parameters)
 
 
+def test_parameters_are_chosen_by_shape_in_a_loop():
+    """Optax's usual mask, ``p.ndim > 1``: what `nn.LayerNorm` calls its weight is a vector."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1), dtype="float64")
+    optimizer = optim.AdamW(lr=0.1, weight_decay=0.5)
+    before = model.state_dict()
+    for name, values in model.unflatten(model.flat_parameters).items():
+        if values.ndim == 1:
+            optimizer.add_group(name, weight_decay=0.0)
+    optimizer.step(model)  # along gradients of 0: only the decay
+    for name, values in model.state_dict().items():
+        kept = 1 - 0.1 * 0.5 if name in ("0.weight", "2.weight") else 1
+        np.testing.assert_allclose(values, kept * before[name], rtol=1e-15)
+    with pytest.raises(tw.ArgumentError, match=r"by shape .*model\.unflatten\(.*\)\.items\(\)"):
+        optimizer.add_group(lambda name, values: values.ndim == 1, weight_decay=0.0)
+
+
+def test_parts_have_optimizers_of_their_own_each_freezes_the_others(batch):
+    """As Optax's ``multi_transform``: each does what it would do if it were alone."""
+    of_first, of_last = optim.SGD(lr=0.1, momentum=0.9), optim.Adam(lr=1e-2)
+    of_first.add_group("3.*", frozen=True)
+    of_last.add_group("0.*", frozen=True).add_group("1.*", frozen=True)
+    both = make(optim.SGD())  # only for the gradients
+    alone = make(optim.SGD(lr=0.1, momentum=0.9)), make(optim.Adam(lr=1e-2))
+    for _ in range(5):
+        both.model.zero_grad()
+        both.backward(*batch)
+        for trainer, optimizer in zip(alone, (of_first, of_last), strict=True):
+            optimizer.step(both.model)
+            trainer.model.flat_gradients = both.model.flat_gradients
+            trainer.optimizer.step(trainer.model)
+    first, last = (trainer.model.state_dict() for trainer in alone)
+    for name, values in both.model.state_dict().items():
+        if "running" not in name:
+            wanted = last[name] if name.startswith("3.") else first[name]
+            np.testing.assert_array_equal(values, wanted, err_msg=name)
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.array, decimal.Decimal, fractions.Fraction])
 def test_numbers_of_any_kind_are_saved(kind, batch, tmp_path):
     """Training worked, but then a file of it could not be written."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg import callbacks, continual, curvature, nn, optim
+from thalweg import _habits, callbacks, continual, curvature, nn, optim
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ from thalweg import callbacks, continual, curvature, nn, optim
         ("reset_parameters", r"model\.follow\(nn\.Sequential\(\*model\.layers, .*seed=\.\.\.\)\)"),
         ("learn_one", r"tw\.Trainer\(.*\)\.step\(\[x\], \[y\]\)"),  # river
         ("predict_one", r"model\(\[x\]\)\[0\]"),
-        ("grad_sample", r"trainer\.backward\(x\[i:i\+1\], y\[i:i\+1\]\)"),
+        ("grad_sample", r"tw\.curvature\.sample_gradients\(model, x, y, loss=\.\.\.\)"),
         ("tie_weights", r"trainer\.gradient_hook"),
         ("bias", r'\(\)\["0\.bias"\], a copy; .*load_state_dict\(.* \| \{"0\.bias": values\}\)'),
         ("activations", r"model\[:2\]\(x\)"),
@@ -102,11 +102,16 @@ def test_what_trainers_of_others_have(name, advice, regressor):
         (continual, "Ewc", r"did you mean EWC\?"),
         (curvature, "hessian", r"Operator\(model, x, y, loss=\.\.\.\).* dense\(\)"),
         (curvature, "vjp", r"model\.backward\(v\)"),
-        (curvature, "jacobian", r"tw\.diagnostics\.jacobian\(model, x\)"),
+        (curvature, "jacrev", r"tw\.diagnostics\.jacobian\(model, x\)"),
+        (curvature, "ntk", r'"ikp,jlp->ijkl", a, b\).* = tw\.curvature\.jacobian\(model, x\)'),
+        (curvature, "grad_sample", r"tw\.curvature\.sample_gradients\(model"),
         (curvature, "laplacian", r"trace\(model, x, y, loss=\.\.\.\)"),
         (curvature, "Trace", r"did you mean trace\?"),
         (nn, "GLU", "not supported; a hand-written loop"),
         (nn, "SwiGLU", "not supported; a hand-written loop"),  # no SiLU
+        (nn, "Concatenate", r"nn\.Residual.* two models .*\"A layer that also sees the input\""),
+        (nn, "SkipConnection", r"nn\.Residual\(\*layers\) computes x \+ f\(x\)"),
+        (nn, "Concat", r"nn\.Residual\(\*layers\) computes x \+ f\(x\)"),
         (nn, "Lambda", "not supported: .* call a custom function between two models"),
         (nn, "Gaussian", "not supported: .* call a custom function between two models"),
         (nn, "NoisyLinear", r"noise to .* of a copy: model\.flat_parameters \+= noise"),
@@ -130,21 +135,40 @@ def test_what_trainers_of_others_have(name, advice, regressor):
         (optim.schedules, "ChainedScheduler", "LambdaLR of the product of their factors"),
         (optim, "ASGD", r"it is SGD; .*average=optim\.SWA\(\)"),
         (nn, "SmoothL1Loss", r"is HuberLoss\(delta=b\) divided by b"),
-        (tw, "vmap", r"single samples, call .*trainer\.backward\(x\[i:i\+1\]"),
-        (tw, "per_sample_gradients", r"trainer\.backward\(x\[i:i\+1\], y\[i:i\+1\]\)"),
+        (tw, "vmap", r"train_many.* single samples are .*tw\.curvature\.sample_gradients\(model"),
+        (tw, "per_sample_gradients", r"curvature\.sample_gradients\(model"),
+        (tw, "jit", "everything is compiled already"),
+        (tw, "vjp", r"model\.backward\(v\)"),
+        (tw, "value_and_grad", r"trainer\.backward\(x, y\) returns the loss"),
         (callbacks, "ProgressBar", "progress=True"),
         (callbacks, "EMA", r"Trainer\(\.\.\., average=optim\.EMA\(\)\)"),
         (tw.solve, "lstsq", r"least_squares\(x, y\)"),
         (tw.diagnostics, "condition", r"conditioning\(model, x\)"),
         (tw.diagnostics, "dead_units", r"continual\.metrics\.plasticity\(model, x\)"),
         (tw.diagnostics, "saliency", r"it is jacobian\(model, x\)"),
+        (tw.diagnostics, "ntk", r"tw\.curvature\.jacobian\(model, x\).*ntk_eigenvalues\("),
         (tw.diagnostics, "activations", r"model\[:2\]\(x\)"),
         (optim, "Newton", r"LevenbergMarquardt.*curvature\.Operator.*dense\(\)"),
         (optim, "GaussNewton", r"LevenbergMarquardt"),
         (optim, "KFAC", r"Shampoo is similar; tw\.curvature\.kfac_factors"),
         (optim, "NaturalGradient", r"curvature\.kfac_factors"),
+        (optim, "chain", r"clip_grad_norm=.*add_group\(pattern, \.\.\.\).*gradient_hook"),
+        (optim, "masked", r"optimizer\.add_group\(pattern, \.\.\.\)"),
+        (optim, "clip_by_global_norm", r"Trainer\(\.\.\., clip_grad_norm=1\.0\)"),
+        (optim, "apply_updates", r"optimizer\.step\(model\)"),
+        (optim, "incremental_update", r"target\.follow\(model, step_size\)"),
+        (optim, "Lookahead", r"on_step_end.*\"An optimizer of your own\" of the page on loops"),
+        (optim, "AdaBelief", r"gradient_hook.*\"An optimizer of your own\""),
         (optim, "Momentum", r"SGD\(lr=\.\.\., momentum=0\.9\)"),
-        (curvature, "LaplaceApproximation", r'"Uncertainty of a prediction"'),
+        *(
+            (module, name, r'"Uncertainty of a prediction"')
+            for module in (curvature, tw)
+            for name in ("Laplace", "laplace", "LaplaceApproximation")
+        ),
+        *(
+            (module, "SWAG", r'optim\.SWA\(\).*train_many.* "Uncertainty of a prediction"')
+            for module in (curvature, optim, tw)
+        ),
         (tw, "jacobian", r"tw\.diagnostics\.jacobian"),
         (tw, "hessian", r"tw\.curvature\.Operator"),
         (tw, "optimizers", "in optim"),
@@ -177,6 +201,17 @@ def test_what_trainers_of_others_have(name, advice, regressor):
 def test_what_modules_of_others_have(module, name, advice):
     with pytest.raises(AttributeError, match=f"{module.__name__}.*no attribute '{name}'.*{advice}"):
         getattr(module, name)
+
+
+def test_what_is_advised_computes_the_kernel(rng):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2), dtype="float64")
+    x, z = rng.standard_normal((5, 3)), rng.standard_normal((4, 3))
+    named = {"np": np, "a": curvature.jacobian(model, x), "b": curvature.jacobian(model, z)}
+    product = re.search(r"is (np.einsum.*\)), with", _habits.NTK)[1]
+    assert eval(product, named).shape == (5, 4, 2, 2)
+    kernel = eval(product, named | {"b": named["a"]}).transpose(0, 2, 1, 3).reshape(10, 10)
+    eigenvalues = tw.diagnostics.ntk_eigenvalues(model, x)
+    np.testing.assert_allclose(np.linalg.eigvalsh(kernel / 5)[::-1], eigenvalues, atol=1e-12)
 
 
 @pytest.mark.parametrize(

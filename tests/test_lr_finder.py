@@ -206,6 +206,16 @@ def test_inputs_that_are_badly_scaled_are_told_how_to_be_standardized(rng):
     assert tw.find_lr(trainers[1], x, y).suggestion > 1e-3
 
 
+def test_a_loss_that_is_undefined_is_not_blamed_on_the_scale(rng):
+    """Rates below 0 have no Poisson loss, whatever the learning rate."""
+    x = rng.standard_normal((300, 4))
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    rates = nn.PoissonNLLLoss(log_input=False)
+    trainer = tw.Trainer(model, loss=rates, optimizer=optim.Adam())
+    with pytest.raises(tw.ArgumentError, match=r"is -[\d.]+, but with log_input=False"):
+        tw.find_lr(trainer, x, rng.poisson(1, (300, 1)))
+
+
 def test_a_row_that_is_not_finite_is_named_as_it_is_in_the_data(blobs):
     """Not by its place in a shuffled batch."""
     x = blobs.x.copy()

@@ -1,6 +1,7 @@
 """Several trainings at once."""
 
 import gc
+import re
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ import pytest
 
 import thalweg as tw
 from thalweg import nn, optim
-from thalweg.callbacks import Callback, EarlyStopping
+from thalweg.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 
 def make(seed, lr=0.01):
@@ -258,6 +259,118 @@ def test_data_of_each_must_be_as_many_as_there_are(blobs):
     with pytest.raises(tw.ShapeError, match="89") as caught:  # names whose it was
         tw.train_many(trainers, [x, x], [y, y[:89]])
     assert caught.value.__notes__ == ["This happened in the fit of trainers[1]."]
+
+
+def test_a_sweep_that_was_stopped_goes_on(blobs):
+    """From wherever each was; those that are ready train no more."""
+    data = blobs.x, blobs.y
+    trainers, alone = ([make(seed) for seed in range(4)] for _ in range(2))
+    first = tw.train_many(trainers, *data, epochs=[5, 3, 0, 1])
+    assert [trainer.epochs for trainer in trainers] == [5, 3, 0, 1]
+    left = 5 - np.array([trainer.epochs for trainer in trainers])
+    rest = tw.train_many(trainers, *data, epochs=left)
+    for trainer, a, b, whole in zip(trainers, first, rest, alone, strict=True):
+        assert (a + b)["loss"] == whole.fit(*data, epochs=5)["loss"]
+        np.testing.assert_array_equal(whole.model.flat_parameters, trainer.model.flat_parameters)
+
+
+def test_each_can_have_a_batch_size_of_its_own(blobs):
+    sizes = (8, 32, None)
+    trainers = [make(0) for _ in sizes]  # no twins
+    histories = tw.train_many(trainers, blobs.x, blobs.y, batch_size=sizes, epochs=2)
+    for size, history in zip(sizes, histories, strict=True):
+        alone = make(0).fit(blobs.x, blobs.y, batch_size=size, epochs=2)
+        assert history["loss"] == alone["loss"]
+
+
+def test_each_can_have_batches_of_its_own(blobs):
+    def batches(rows):
+        return [(blobs.x[i : i + rows], blobs.y[i : i + rows]) for i in range(0, 90, rows)]
+
+    held_out = [(blobs.x, blobs.y), batches(20)]
+    sources = [batches(30), lambda: iter(batches(45))]
+    trainers = [make(0), make(1)]
+    histories = tw.train_many(trainers, sources, None, epochs=2, validation_data=held_out)
+    for i, history in enumerate(histories):
+        alone = make(i).fit(sources[i], epochs=2, validation_data=held_out[i])
+        assert history["loss"] == alone["loss"]
+        assert history["val_loss"] == alone["val_loss"]
+    iterators = [iter(batches(30)), iter(batches(45))]  # each is for one
+    tw.train_many(trainers, iterators, None)
+    assert [trainer.optimizer.steps for trainer in trainers] == [9, 6]
+    with pytest.raises(tw.ArgumentError, match="x is an iterator"):
+        tw.train_many(trainers, [iter(batches(30))] * 2, None)
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size"])
+def test_lists_of_options_are_checked_before_anything_is_trained(name, blobs):
+    trainers = [make(0), make(1)]
+    with pytest.raises(tw.ArgumentError, match=f"{name} must be a list of 2; got 3"):
+        tw.train_many(trainers, blobs.x, blobs.y, **{name: [1, 2, 3]})
+    with pytest.raises(tw.ArgumentError, match=f"{name} must be .*got -1") as caught:
+        tw.train_many(trainers, blobs.x, blobs.y, **{name: [1, -1]})
+    assert caught.value.__notes__ == ["This happened in the fit of trainers[1]."]
+    assert trainers[0].optimizer.steps == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "advice"),
+    [
+        (lambda x, y, w: (np.stack([x, x]), np.stack([y, y])), "pass x=list(x), y=list(y); got"),
+        (lambda x, y, w: (np.stack([x, x]), y), "pass x=list(x), y=[y] * 2; got"),
+        (lambda x, y, w: ([x, x], y), "pass y=[y] * 2; got y of shape (90,)"),
+        (lambda x, y, w: (x, np.stack([y, y])), "pass x=[x] * 2, y=list(y); got"),
+        (lambda x, y, w: (x, y, np.stack([w, w])), "pass sample_weight=list(sample_weight); got"),
+        (
+            lambda x, y, w: (np.stack([x, x]), np.stack([y, y]), w),
+            "pass x=list(x), y=list(y), sample_weight=[sample_weight] * 2; got",
+        ),
+        (lambda x, y, w: ([x, x], [y, y], np.stack([w, w])), "a list of 2, list(sample_weight);"),
+        (lambda x, y, w: ([x, x], [y, y], w), "a list of 2, [sample_weight] * 2;"),
+    ],
+)
+def test_data_that_are_stacked_are_advised_to_be_lists(data, advice, blobs):
+    """As `jax.vmap` takes them; x.reshape, the advice for one model, would mix the trainers."""
+    x, y, *weight = data(blobs.x, blobs.y, np.ones(90))
+    with pytest.raises(tw.ThalwegError, match=re.escape(advice)) as caught:
+        tw.train_many([make(0), make(1)], x, y, sample_weight=weight[0] if weight else None)
+    assert "reshape" not in str(caught.value)
+
+
+def test_data_of_a_wrong_shape_are_not_taken_for_stacked_ones(blobs):
+    images = np.ones((2, 3, 5))
+    for x, y in ((images, np.zeros(2, int)), (images, np.ones((2, 4))), (blobs.x, blobs.y[:2])):
+        with pytest.raises(tw.ShapeError) as alone:
+            make(0).fit(x, y)
+        with pytest.raises(tw.ShapeError) as caught:
+            tw.train_many([make(0), make(1)], x, y)
+        assert str(caught.value) == str(alone.value)
+
+
+def test_fits_that_would_replace_each_others_files_are_refused(blobs, tmp_path, monkeypatch):
+    """The best model of all was not what the file had."""
+    monkeypatch.chdir(tmp_path)
+    trainers = [make(0), make(1)]
+
+    def fit(path):
+        tw.train_many(
+            trainers, blobs.x, blobs.y,
+            callbacks=lambda trainer: [ModelCheckpoint(path(trainers.index(trainer)))],
+        )  # fmt: skip
+
+    for same in (
+        lambda i: "best.safetensors",
+        lambda i: tmp_path / "best.safetensors" if i else "best.safetensors",
+        lambda i: "model-{epoch}.safetensors",
+    ):
+        with pytest.raises(
+            tw.ArgumentError, match=r"trainers\[0\] and trainers\[1\] .*trainers.index"
+        ):
+            fit(same)
+    assert not list(tmp_path.iterdir())
+    assert trainers[0].optimizer.steps == 0
+    fit(lambda i: f"best-{i}.safetensors")
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_what_cannot_run_side_by_side_is_refused(blobs):

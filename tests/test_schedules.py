@@ -781,3 +781,14 @@ def test_a_fit_of_more_updates_than_rates_have_room_for_is_refused(per):
         with pytest.raises(tw.ArgumentError, match=f"CosineAnnealingLR.* over {2**40} .*at most"):
             trainer.fit(*data, epochs=2**40)
     assert trainer.fit(np.ones((4, 2)), np.ones(4)).epochs == 1
+
+
+def test_optax_one_cycle_peaks_and_ends_one_update_later():
+    """As the page of names says; with one more step, it is the same."""
+    optax = pytest.importorskip("optax")
+    theirs = np.array([float(optax.cosine_onecycle_schedule(100, 2.0)(t)) for t in range(100)])
+    ours = rates(schedules.OneCycleLR(2.0, total_steps=100), 100)
+    assert (ours.argmax(), theirs.argmax()) == (29, 30)
+    assert 0.02 < abs(ours - theirs).max() / 2 < 0.03
+    later = rates(schedules.OneCycleLR(2.0, total_steps=101, pct_start=31 / 101), 100)
+    np.testing.assert_allclose(later, theirs, rtol=1e-5, atol=1e-6)

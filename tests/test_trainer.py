@@ -258,7 +258,7 @@ class CtrlC:
         sys.settrace(None)
 
     def enter(self, frame, event, argument):
-        if frame.f_code.co_name not in ("_run", "_take_note", "_record", "append"):
+        if frame.f_code.co_name not in ("_run", "_take_notes", "_columns", "_put"):
             return None
         frame.f_trace_opcodes = True
         return self.look
@@ -271,7 +271,7 @@ class CtrlC:
         return self.look
 
 
-@pytest.mark.parametrize("kind", ["core", "python", "stream"])
+@pytest.mark.parametrize("kind", ["core", "at once", "python", "stream"])
 def test_ctrl_c_loses_no_epoch(kind, blobs):
     """Wherever it comes, history, count of epochs and steps agree."""
     x, y = blobs.x[:8], blobs.y[:8]
@@ -287,7 +287,7 @@ def test_ctrl_c_loses_no_epoch(kind, blobs):
         finished = True
         with CtrlC(place):
             try:
-                trainer.fit(*data, epochs=3, callbacks=[Recorder()])
+                trainer.fit(*data, epochs=3, callbacks=[Recorder()] * (kind != "at once"))
             except KeyboardInterrupt:
                 finished = False
         history = trainer.history
@@ -295,10 +295,11 @@ def test_ctrl_c_loses_no_epoch(kind, blobs):
         assert history.epochs == trainer._epochs == trainer.optimizer.steps, place
         return finished
 
-    # All places take half a minute; these are others in every epoch.
+    # All places take half a minute; these are others in every epoch. Without callbacks, all epochs
+    # are recorded at once.
     place = 1
     while not run(place):
-        place += 7
+        place += 1 if kind == "at once" else 7
     assert place > 100
 
 
@@ -307,19 +308,105 @@ def test_epochs_that_nobody_has_seen_are_counted_after_ctrl_c(classifier, blobs,
     from thalweg._trainer import _fit
 
     classifier.fit(blobs.x, blobs.y)
-    calls, record = [], _fit._record
+    calls, columns = [], _fit._columns
 
     def interrupted(ended):
         calls.append(ended)
-        if len(calls) == 3:
+        if len(calls) == 1:
             raise KeyboardInterrupt
-        return record(ended)
+        return columns(ended)
 
-    monkeypatch.setattr(_fit, "_record", interrupted)
+    monkeypatch.setattr(_fit, "_columns", interrupted)
     with pytest.raises(KeyboardInterrupt):
         classifier.fit(blobs.x, blobs.y, epochs=5)
     assert (classifier.history.epochs, classifier._epochs) == (5, 6)
     assert {len(figures) for figures in classifier.history.values()} == {5}
+
+
+def test_an_epoch_costs_no_python_if_nothing_looks_at_it(classifier, blobs):
+    """It took longer than a step of a small network."""
+
+    def calls(epochs):
+        count = 0
+
+        def see(frame, event, argument):
+            nonlocal count
+            count += 1
+
+        sys.setprofile(see)
+        try:
+            classifier.fit(blobs.x, blobs.y, epochs=epochs)
+        finally:
+            sys.setprofile(None)
+        return count
+
+    calls(2)  # imports
+    assert calls(200) == calls(2)
+
+
+@pytest.mark.parametrize("rate", [0.01, 30.0])
+def test_epochs_recorded_at_once_are_those_recorded_one_by_one(rate, blobs):
+    """Also those before one that diverges."""
+
+    def run(callbacks):
+        trainer = tw.Trainer(
+            nn.Sequential(nn.Linear(5, 3)), loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(rate)
+        )
+        trainer.set_penalty(np.full(trainer.model.num_parameters, 0.1))
+        data = blobs.x, blobs.y
+        trainer.fit(*data, epochs=2, callbacks=callbacks)
+        caught = contextlib.nullcontext() if rate < 1 else pytest.raises(tw.DivergedError)
+        with caught:
+            trainer.fit(*data, epochs=90, validation_data=data, callbacks=callbacks)
+        history = trainer.history
+        assert {type(figure) for figures in history.values() for figure in figures} == {float}
+        assert {len(figures) for figures in history.values()} == {history.epochs}
+        assert len(history.pop("seconds")) > 5
+        return list(history.items()), trainer.epochs
+
+    at_once = run([])
+    assert at_once == run([Recorder()])
+    names = ["loss", "accuracy", "penalty", "val_loss", "val_accuracy"]
+    assert [name for name, _ in at_once[0]] == names
+
+
+@pytest.mark.parametrize("kind", ["core", "python", "stream"])
+def test_no_epochs_train_nothing(kind, blobs):
+    """As what is left of a run that is complete; the data are checked, and callbacks called."""
+    x, y = blobs.x, blobs.y
+    seen = []
+
+    class Look:
+        def on_fit_begin(self, trainer):
+            seen.append("begin")
+
+        def on_epoch_end(self, trainer, record):
+            seen.append("epoch")
+
+        def on_fit_end(self, trainer):
+            seen.append("end")
+
+    # An open schedule is as long as the fit, and this one needs 8 updates or more.
+    trainer = tw.Trainer(
+        nn.Sequential(nn.Linear(5, 3)),
+        loss=nn.CrossEntropyLoss(),
+        optimizer=optim.SGD(),
+        schedule=optim.schedules.WarmupStableDecay(4, 4),
+    )
+    expected = trainer.copy()
+    with contextlib.ExitStack() as hooks:
+        if kind == "python":
+            for each in (trainer, expected):
+                hooks.enter_context(each.gradient_hook(np.sign))
+        data = ([(x, y)],) if kind == "stream" else (x, y)
+        history = trainer.fit(*data, epochs=0, callbacks=[Look()], validation_data=(x, y))
+        assert (history, trainer.history, trainer.epochs) == ({}, {}, 0)
+        assert trainer.optimizer.steps == 0
+        assert seen == ["begin", "end"]
+        if kind != "stream":
+            with pytest.raises(tw.ShapeError, match="90 rows but y has 3"):
+                trainer.fit(x, y[:3], epochs=0)
+        assert trainer.fit(x, y, epochs=3)["loss"] == expected.fit(x, y, epochs=3)["loss"]
 
 
 def test_the_callback_may_use_the_model(classifier, blobs):

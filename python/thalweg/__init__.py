@@ -111,6 +111,9 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                 "tw.diagnostics.jacobian(model, x) is with respect to the inputs, "
                 "tw.curvature.jacobian(model, x) with respect to the parameters",
             ),
+            "vjp": _habits.VJP,
+            "value_and_grad": "trainer.backward(x, y) returns the loss, and adds its gradient to "
+            f"model.flat_gradients; {_BY_HAND}",
             "hessian": "tw.curvature.Operator(model, x, y, loss=...) multiplies by it",
             "optimizers": "they are in optim",
             **dict.fromkeys(("schedules", "schedulers", "lr_scheduler"), "it is optim.schedules"),
@@ -132,8 +135,9 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                 ("DataLoader", "Dataset", "data"),
                 "trainer.fit(x, y, batch_size=32) shuffles and batches; it also takes an iterable",
             ),
-            "compile": (
-                "everything is compiled already; tw.Trainer(model, loss=..., optimizer=...) trains"
+            **dict.fromkeys(
+                ("compile", "jit"),
+                "everything is compiled already; tw.Trainer(model, loss=..., optimizer=...) trains",
             ),
             "losses": "they are in nn",
             "layers": "they are in nn",

@@ -126,22 +126,8 @@ def call(
 ) -> tuple[float, list[Array], Figures]:
     """Call the function of a loss, and check what it returns."""
     expected = [(output.shape, output.dtype) for output in outputs]  # the function may write to it
-    more = () if weight is None else (shown(weight),)
-    try:
-        result: Any = loss.function(*outputs, shown(target), *more)  # may be anything
-    except TypeError:
-        check_arguments(loss, weight is not None)  # Python's error would not mention weights
-        raise
-    except KeyError as error:
-        explain(error, target)
-        raise
+    result = _returned(loss, outputs, target, weight)
     several = isinstance(loss, DerivativeLoss)
-    by = "gradients" if several else "gradient"
-    if not isinstance(result, (tuple, list)) or len(result) not in (2, 3):
-        raise ArgumentError(
-            f"the loss function must return a tuple (loss, {by}), or (loss, {by}, figures) with a "
-            f"dict of numbers for the history; it returned {_number_of(result)}"
-        )
     value = _one_number(result[0])
     finite = math.isfinite(value)
     if several:
@@ -152,6 +138,37 @@ def call(
     # If the loss is not finite, figures may be anything.
     figures = _figures.checked(result[2]) if len(result) == 3 and finite else {}
     return value, ready, figures
+
+
+def is_single(
+    loss: FunctionLoss, outputs: tuple[Array, ...], target: Any, weight: Array | None
+) -> bool:
+    """Return whether a function that `call` accepts has gradients of fewer digits than float64."""
+    given = _returned(loss, outputs, target, weight)[1]
+    gradients = given if isinstance(loss, DerivativeLoss) else [given]
+    return any(np.asarray(it).dtype.itemsize < 8 for it in gradients if it is not None)
+
+
+def _returned(
+    loss: FunctionLoss, outputs: tuple[Array, ...], target: Any, weight: Array | None
+) -> Any:
+    """Return what the function of a loss returns, if it is a tuple of two or three."""
+    more = () if weight is None else (shown(weight),)
+    try:
+        result: Any = loss.function(*outputs, shown(target), *more)  # may be anything
+    except TypeError:
+        check_arguments(loss, weight is not None)  # Python's error would not mention weights
+        raise
+    except KeyError as error:
+        explain(error, target)
+        raise
+    if not isinstance(result, (tuple, list)) or len(result) not in (2, 3):
+        by = "gradients" if isinstance(loss, DerivativeLoss) else "gradient"
+        raise ArgumentError(
+            f"the loss function must return a tuple (loss, {by}), or (loss, {by}, figures) with a "
+            f"dict of numbers for the history; it returned {_number_of(result)}"
+        )
+    return result
 
 
 def _one_number(given: Any) -> float:

@@ -103,8 +103,31 @@ CLASS_WEIGHT = "nn.CrossEntropyLoss(weight=[...]) takes class weights"
 
 #: Advice where other libraries compute the gradient of each sample.
 PER_SAMPLE = (
-    "for gradients of single samples, call model.zero_grad() and trainer.backward(x[i:i+1], "
-    "y[i:i+1]) for each; they are in model.flat_gradients"
+    "gradients of single samples are tw.curvature.sample_gradients(model, x, y, loss=...), with a "
+    'loss of reduction="sum"'
+)
+
+#: Advice where other libraries compute the neural tangent kernel.
+NTK = (
+    'the kernel of rows x and z is np.einsum("ikp,jlp->ijkl", a, b), with a and b = '
+    "tw.curvature.jacobian(model, x) and (model, z); tw.diagnostics.ntk_eigenvalues(model, x) "
+    "gives its eigenvalues, divided by the number of rows"
+)
+
+#: Advice where other libraries multiply by the transposed Jacobian.
+VJP = (
+    "model.forward(x) and then model.backward(v) give the product with respect to the inputs, and "
+    "add the one with respect to the parameters to model.flat_gradients"
+)
+
+#: Advice where other libraries have classes for the uncertainty of predictions.
+LAPLACE = (
+    'Laplace\'s approximation is a few lines, in the section "Uncertainty of a prediction" of the '
+    "page on science"
+)
+SWAG = (
+    "tw.Trainer(..., average=optim.SWA()) averages the weights, without their spread; for the "
+    f"uncertainty of predictions, tw.train_many trains ensembles, and {LAPLACE}"
 )
 
 #: Other libraries' names for arguments of layers, losses and schedules.

@@ -115,13 +115,16 @@ class History(dict[str, list[float]]):
 
     def append(self, record: dict[str, float]) -> None:
         """Add the figures of one epoch; its number is its position and is not stored."""
-        epochs = self.epochs
         self._add({})
-        for key in [*KEYS, *(key for key in record if key not in KEYS)]:
-            if key in record and key != "epoch":
-                if key not in self:
-                    self[key] = [math.nan] * epochs
-                self[key].append(record[key])
+        self._put(self.epochs, {key: [figure] for key, figure in record.items() if key != "epoch"})
+
+    def _put(self, start: int, columns: Mapping[str, list[float]]) -> None:
+        """Set figures of the epochs from `start` on, counted from 0; this can be repeated."""
+        for key in [*KEYS, *(key for key in columns if key not in KEYS)]:
+            if key in columns:
+                figures = self.setdefault(key, [])
+                figures += [math.nan] * (start - len(figures))
+                figures[start:] = columns[key]
 
     def _add(self, more: Mapping[str, float]) -> None:
         """Add callbacks' figures to the latest epoch, and pad so that each has one per epoch."""

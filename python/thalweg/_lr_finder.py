@@ -169,8 +169,9 @@ def find_lr(
     Raises
     ------
     ArgumentError
-        If an argument is out of range, or no rate has a gain; with `sharpness`, also for an
-        optimizer that rescales its steps, before its first step.
+        If an argument is out of range, no rate has a gain, or the loss is infinite or NaN before
+        the first step; with `sharpness`, also for an optimizer that rescales its steps, before its
+        first step.
     UnsupportedError
         For `optim.LBFGS` and `optim.LevenbergMarquardt`; with `sharpness`, also for what
         `thalweg.curvature.max_stable_lr` does not support.
@@ -305,6 +306,7 @@ def find_lr(
         after.append(second)
     found = _best(np.array(before), np.array(after), smooth)
     if found is None:
+        trainer.evaluate(samples, targets, weight)  # raises if it is undefined, whatever the rate
         raise ArgumentError(
             f"the loss does not fall at any rate from {min_lr:g} to {max_lr:g}; inputs or targets "
             "may be far from 0 and 1 in magnitude: let the model begin with nn.Standardize.of(x), "

@@ -1,5 +1,6 @@
 """Training several models at once: ensembles, seeds, sweeps."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -12,9 +13,9 @@ from thalweg._config import get_num_threads
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg._trainer._hooked import HookedTrainer
-from thalweg.callbacks import Callback, _watch
+from thalweg.callbacks import Callback, ModelCheckpoint, _watch
 from thalweg.callbacks._base import AnyCallback
-from thalweg.errors import ArgumentError, DivergedError
+from thalweg.errors import ArgumentError, DivergedError, ShapeError
 
 #: What becomes of the histories if a fit diverges.
 Diverged: TypeAlias = Literal["raise", "keep"]
@@ -40,13 +41,14 @@ def train_many(
     ----------
     trainers : sequence of Trainer
         Each with its own model, for instance made with different seeds.
-    x, y : array_like, or list of arrays
+    x, y : array_like, or list with one entry per trainer
         As for `Trainer.fit`; they are shared, not copied. Batches, with None for `y`, come from a
         function, or from an iterable that several fits can go through at the same time. If both `x`
-        and `y` are lists of arrays, one per trainer, whose rows are samples and targets, each
-        trainer has its own data. Then ``validation_data`` may be a list of tuples; a single tuple
-        of validation data is for all. ``sample_weight`` may be a list of arrays, one per trainer,
-        in both cases, and must be one if the data are lists.
+        and `y` are lists of arrays, whose rows are samples and targets, or `x` is a list of sources
+        of batches and `y` is None, each trainer has its own data. Then a list as
+        ``validation_data`` also has one entry per trainer; a single tuple of validation data is for
+        all. ``sample_weight`` may be a list of arrays, one per trainer, with any arrays, and must
+        be one if the data are lists.
     workers : int, keyword only, optional
         How many fits run at the same time; by default `get_num_threads`.
     callbacks : callable, keyword only, optional
@@ -57,7 +59,8 @@ def train_many(
         that diverges is undone, as `Trainer.fit` undoes it. Then "raise" raises the error of the
         first one, and "keep" returns for each of them the history up to then, which is shorter.
     **options
-        Other arguments of `Trainer.fit`.
+        Other arguments of `Trainer.fit`; ``epochs`` and ``batch_size`` may also be lists with one
+        entry per trainer.
 
     Returns
     -------
@@ -67,9 +70,9 @@ def train_many(
     Raises
     ------
     ArgumentError
-        If something is not a trainer; if two trainers share a model, an optimizer or a callback; if
-        the data are an iterator, or lists of data differ in length from `trainers`; or if
-        `callbacks` returns something else. Nothing is trained then.
+        If something is not a trainer; if two trainers share a model, an optimizer, a callback or
+        the path of a `callbacks.ModelCheckpoint`; if the data are an iterator, or lists differ in
+        length from `trainers`; or if `callbacks` returns something else. Nothing is trained then.
     ThalwegError
         If the data or options of a fit are invalid, with a note that says whose; nothing is trained
         then. Or the first error of a fit in progress: other fits end after their current batch, and
@@ -80,7 +83,8 @@ def train_many(
 
     Notes
     -----
-    After Ctrl-C, all fits end after their current batch; what they have learned is kept.
+    After Ctrl-C, all fits end after their current batch; what they have learned is kept. A list as
+    ``epochs`` goes on from there, ``[10 - trainer.epochs for trainer in trainers]``; 0 is allowed.
 
     Where the system allows fewer threads, there are fewer fits at a time; without any, the fits run
     one after another on the calling thread.
@@ -128,11 +132,12 @@ def train_many(
     _checks.one_of("diverged", diverged, get_args(Diverged))
     if not trainers:
         return []
-    each = _data_of_each(len(trainers), {"x": x, "y": y, **options})
+    shared = {"x": x, "y": y, **options}
+    each = _data_of_each(len(trainers), shared)
     for name in ("x", "validation_data"):
         sources = [given.get(name) for given in each]
-        shared = len({id(source) for source in sources}) < len(sources)
-        if shared and any(isinstance(source, Iterator) for source in sources):
+        twice = len({id(source) for source in sources}) < len(sources)
+        if twice and any(isinstance(source, Iterator) for source in sources):
             raise ArgumentError(
                 f"{name} is an iterator, and each trainer would get only some of its batches: "
                 "pass a function that returns a new iterator for each"
@@ -146,9 +151,15 @@ def train_many(
                 f"two of the fits share the callback {callback!r}; each needs its own: create a "
                 "new one in each call of the function"
             )
+    _refuse_shared_files(of)
     if all(given is each[0] for given in each):
         _warn_of_twins(trainers)
-    _check_data(trainers, each, of)
+    try:
+        _check_data(trainers, each, of)
+    except ShapeError:
+        if advice := _how_to_unstack(len(trainers), shared):
+            raise ShapeError(advice) from None
+        raise
     cancel = _watch.Cancel()
     workers = min(workers, len(trainers))
     # Otherwise, the fits would compete for CPUs.
@@ -221,6 +232,21 @@ def _noted(error: BaseException, index: int) -> BaseException:
     """Let an error say whose it is."""
     error.add_note(f"This happened in the fit of trainers[{index}].")
     return error
+
+
+def _refuse_shared_files(of: "list[tuple[AnyCallback, ...]]") -> None:
+    """Raise if a fit would replace the files of another."""
+    owner: dict[str, int] = {}
+    for index, mine in enumerate(of):
+        for callback in mine:
+            if isinstance(callback, ModelCheckpoint):
+                path = os.path.realpath(callback._path)
+                if (other := owner.setdefault(path, index)) != index:
+                    raise ArgumentError(
+                        f"the fits of trainers[{other}] and trainers[{index}] would replace each "
+                        f"other's file, {callback._path!r}; each needs its own, for instance "
+                        'lambda t: [ModelCheckpoint(f"best-{trainers.index(t)}.safetensors")]'
+                    )
 
 
 class _Checked(Exception):
@@ -298,27 +324,82 @@ def _warn_of_twins(trainers: tuple[Trainer, ...]) -> None:
 
 
 def _data_of_each(trainers: int, shared: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the arguments of each fit, where lists of data have one entry per fit."""
-    x, y = shared["x"], shared["y"]
-    own, weight = {}, shared.get("sample_weight")
-    several = _is_of_arrays(x, 2) and _is_of_arrays(y, 1)
-    if several:
+    """Return the arguments of each fit, where lists have one entry per fit."""
+    x, y, weight = shared["x"], shared["y"], shared.get("sample_weight")
+    own: dict[str, Any] = {}
+    if _is_of_arrays(x, 2) and _is_of_arrays(y, 1):
         own = {"x": x, "y": y}
-        if isinstance(shared.get("validation_data"), list):
-            own["validation_data"] = shared["validation_data"]
-    if weight is not None and (several or _is_of_arrays(weight, 1)):
+    elif y is None and _is_of_sources(x):
+        own = {"x": x}
+    if own and isinstance(shared.get("validation_data"), list):
+        own["validation_data"] = shared["validation_data"]
+    if weight is not None and ("y" in own or _is_of_arrays(weight, 1)):
         own["sample_weight"] = weight
+    for name in ("epochs", "batch_size"):
+        values: Any = shared.get(name)
+        if isinstance(values, (list, tuple)) or getattr(values, "ndim", 0) == 1:
+            own[name] = list(values)
+    for name, values in own.items():
+        if not isinstance(values, list):
+            way = f"list({name})" if len(_shape(values)) > 1 else f"[{name}] * {trainers}"
+            raise ArgumentError(
+                f"x and y are lists with one entry for each trainer, so {name} must be a list of "
+                f"{trainers}, {way}; got {type(values)!r}"
+            )
+        if len(values) != trainers:
+            raise ArgumentError(
+                f"a list has one entry for each trainer, so {name} must be a list of {trainers}; "
+                f"got {len(values)}"
+            )
     if not own:
         return [shared] * trainers
-    what = "x and y are lists" if several else "sample_weight is a list"
-    for name, values in own.items():
-        if not isinstance(values, list) or len(values) != trainers:
-            got = f"{len(values)}" if isinstance(values, list) else repr(type(values))
-            raise ArgumentError(
-                f"{what} with one array for each trainer, so {name} must be a list of {trainers}; "
-                f"got {got}"
-            )
-    return [shared | {name: own[name][i] for name in own} for i in range(trainers)]
+    made: dict[tuple[int, ...], dict[str, Any]] = {}  # one for all that have the same
+    return [
+        made.setdefault(tuple(map(id, mine)), shared | dict(zip(own, mine, strict=True)))
+        for mine in zip(*own.values(), strict=True)
+    ]
+
+
+def _how_to_unstack(trainers: int, shared: dict[str, Any]) -> str:
+    """Say how to pass data that seem to be stacked, as for `jax.vmap`; "" if they are not."""
+    names = [name for name in ("x", "y", "sample_weight") if shared.get(name) is not None]
+    shapes = {name: _shape(shared[name]) for name in names}
+    x = shapes.get("x", ())
+    if len(x) < 2:
+        return ""
+    rows = x[1] if len(x) > 2 and x[0] == trainers else x[0]
+    stacked = [
+        name
+        for name, shape in shapes.items()
+        if shape[:2] == (trainers, rows) and len(shape) > (2 if name == "x" else 1)
+    ]
+    if not stacked or any(shapes[n][:1] != (rows,) for n in names if n not in stacked):
+        return ""
+    ways = {
+        name: f"list({name})" if name in stacked else f"[{name}] * {trainers}"
+        for name in (names if stacked != ["sample_weight"] else stacked)
+        if not _is_of_arrays(shared[name], 1)
+    }
+    return bool(ways) * (
+        "data of each trainer come in lists with one entry for each: pass "
+        + ", ".join(f"{name}={way}" for name, way in ways.items())
+        + "; got "
+        + ", ".join(f"{name} of shape {shapes[name]}" for name in ways)
+    )
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    """Return the shape of an array, or of a list of arrays like the first."""
+    if _is_of_arrays(value, 1):
+        return (len(value), *np.shape(value[0]))
+    return tuple(getattr(value, "shape", ()))
+
+
+def _is_of_sources(value: Any) -> bool:
+    """Return whether `value` is a list of sources of batches."""
+    from thalweg._trainer._evaluation import is_source  # most data are arrays
+
+    return isinstance(value, list) and len(value) > 0 and all(map(is_source, value))
 
 
 def _is_of_arrays(value: Any, least: int) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
-from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -20,6 +19,7 @@ from thalweg._trainer import _steps
 from thalweg._trainer._auto import safe_lr
 from thalweg._trainer._base import WHEN_MADE, TrainerBase
 from thalweg._trainer._rates import Rates
+from thalweg._trainer._undefined import explain
 from thalweg.callbacks import _monitored, _watch
 from thalweg.callbacks._base import AnyCallback
 from thalweg.errors import ArgumentError, DataError, DivergedError, UnsupportedError
@@ -99,7 +99,7 @@ class Fitting(TrainerBase):
             generated on the fly. Each batch is one step, and is checked when it arrives; an error
             names the batch.
         epochs : int, keyword only, default 1
-            How many times each sample is used.
+            How many times each sample is used. With 0, the data are checked and nothing is trained.
         batch_size : int or None, keyword only, default 32
             Samples per step. The last batch of an epoch holds what remains; none is dropped. None
             takes all samples at once, in order, as `optim.LBFGS` and `optim.LevenbergMarquardt`
@@ -115,11 +115,13 @@ class Fitting(TrainerBase):
             consecutive fits shuffle as one fit with as many epochs in total would.
         sample_weight : array_like, shape (n,), keyword only, optional
             Weight of each sample: finite numbers from 0 up, not all 0. The loss of a batch is the
-            weighted mean, sum(w * l) / sum(w), so only ratios within a batch matter; with
-            ``reduction="sum"`` it is sum(w * l). The same holds for the loss of an epoch, and
-            accuracies are weighted likewise. A batch whose weights are all 0 is skipped. Weights
-            between 0 and the smallest normal number of the model's dtype, 1.2e-38 in float32, are
-            an error, since arithmetic would treat them as 0.
+            weighted mean, sum(w * l) / sum(w), so only ratios within a batch matter, and a batch of
+            small weights counts as much as one of large weights. If weights are very unequal, and
+            all rows together should count by their weights, take a loss with ``reduction="sum"``,
+            which is sum(w * l), and divide the weights by `batch_size`. The loss of an epoch is
+            formed in the same way, and accuracies are weighted likewise. A batch whose weights are
+            all 0 is skipped. Weights between 0 and the smallest normal number of the model's dtype,
+            1.2e-38 in float32, are an error, since arithmetic would treat them as 0.
         callbacks : iterable of Callback, keyword only
             Called after every epoch, in this order; one that returns True ends the training. A
             callback can monitor the figures of this fit and those added by callbacks before it.
@@ -185,7 +187,7 @@ class Fitting(TrainerBase):
         A loss of the validation data that is infinite, as of one odd row, is recorded as it is, and
         the fit goes on.
         """
-        epochs = _checks.integer("epochs", epochs, 1)
+        epochs = _checks.integer("epochs", epochs, 0)
         if not (batch_size is None or isinstance(batch_size, _Usual)):
             batch_size = _checks.integer("batch_size", batch_size, 1)
         shuffle = _checks.flag("shuffle", shuffle)
@@ -324,11 +326,12 @@ class Fitting(TrainerBase):
         updates = -(-max(len(x), 1) // batch_size)
         updates = -(-updates // self._accumulate)
         rates = None
-        if self._rates is not None:
+        if self._rates is not None and epochs:
             rates = self._rates.of_fit(self._optimizer.steps, self._epochs, epochs, updates)
         options = (
-            epochs, batch_size, shuffle, self._model.seed, vx, vy, weight, validation_weight,
-            rates, self._rates is not None and self._rates.by_epoch,
+            max(epochs, 1),  # the core knows no fit of 0 epochs; `_run` does not begin this one
+            batch_size, shuffle, self._model.seed, vx, vy, weight, validation_weight, rates,
+            self._rates is not None and self._rates.by_epoch,
             self._epochs if first is None else first,
         )  # fmt: skip
         if isinstance(self._core, _core.Trainer):
@@ -373,7 +376,7 @@ class Fitting(TrainerBase):
                 "batch_size=None"
             )
         rate, rates = None, self._rates
-        if rates is not None:
+        if rates is not None and epochs:
             length = _length(x)
             if not rates.by_epoch and rates.schedule.is_open and length is None:
                 raise ArgumentError(
@@ -414,7 +417,7 @@ class Fitting(TrainerBase):
             except BaseException:
                 self._history = earlier
                 raise
-            stop, restored = watch.cancelled, False
+            stop, restored = watch.cancelled or epochs == 0, False
             # With nothing to show or ask, the whole fit is one call into the core. Where functions
             # of the user's run in it, they see the epochs so far.
             max_epochs = None if isinstance(run, _core.Fit) and not watch.epochs else 1
@@ -422,13 +425,13 @@ class Fitting(TrainerBase):
             max_batches = 1 if watch.steps else None
             slices = [max_epochs], [max_seconds], [max_batches]
             before = self._epochs
-            ended: deque[tuple[Any, ...]] = deque()  # epochs not recorded yet
+            ended: list[tuple[Any, ...]] = []  # epochs not recorded yet
 
             def catch_up() -> None:
                 """Record the epochs that an error has left unrecorded."""
                 ended.extend(run.take_ended())
-                while ended:
-                    self._take_note(ended, before)
+                if ended:
+                    self._take_notes(ended, before)
                 self._history._add({})
 
             try:
@@ -447,12 +450,13 @@ class Fitting(TrainerBase):
                         if restored:
                             restore()
                         self._untouched = False  # what callbacks set from here on remains
+                        explain(self, error)
                         if isinstance(error, DivergedError):
                             watch.diverged(error)
                         raise
                     stop = watch.step(run, bool(ended)) if watch.steps else False
-                    while ended:
-                        record = self._take_note(ended, before)
+                    if ended:  # only one, if anything looks at it
+                        record = self._take_notes(ended, before)
                         there = set(record)
                         stop = watch.epoch(record) or stop
                         self._history._add(added(record, there))
@@ -500,27 +504,28 @@ class Fitting(TrainerBase):
             if self._model._steps:
                 _steps.check(self._model, self._core, "fit")
             return train(restore)
-        except BaseException:
+        except BaseException as error:
             if self._untouched:
                 restore()
+            explain(self, error)
             raise
         finally:
             mine["_fits_in"] = None
 
-    def _take_note(self, ended: deque[tuple[Any, ...]], before: int) -> dict[str, float]:
-        """Record the first of the epochs that ended; `before` epochs preceded this fit.
+    def _take_notes(self, ended: list[tuple[Any, ...]], before: int) -> dict[str, float]:
+        """Record the epochs that ended, and return the last; `before` epochs preceded this fit.
 
-        Ctrl-C may come at any point: until `popleft`, everything can be repeated safely.
+        Ctrl-C may come at any point: until `clear`, everything can be repeated safely.
         """
-        record: dict[str, float] = _record(ended[0])
-        if "penalty" in record:
-            record["penalty"] += self._penalties.constant
-        number = int(record["epoch"])
-        for figures in self._history.values():
-            del figures[number - 1 :]
-        self._history.append(record)
-        self._epochs = before + number
-        ended.popleft()
+        columns = _columns(ended)
+        if "penalty" in columns:
+            constant = self._penalties.constant
+            columns["penalty"] = [figure + constant for figure in columns["penalty"]]
+        first, last = ended[0][0], ended[-1][0]
+        self._history._put(first - 1, columns)
+        self._epochs = before + last
+        ended.clear()
+        record = {"epoch": last, **{key: figures[-1] for key, figures in columns.items()}}
         if isinstance(self._schedule, ReduceLROnPlateau):
             figure = _monitored.monitored(record, self._schedule.monitor, self._schedule)
             lr = self._schedule.update(self._plateau, figure, self._optimizer.lr)
@@ -565,9 +570,17 @@ def _length(source: Any) -> int | None:
         return None
 
 
-def _record(ended: tuple[Any, ...]) -> Any:
-    """Name the figures of an epoch, without the missing ones; user-defined ones come last."""
-    names = ("epoch", *KEYS)
-    figures = zip(names, ended, strict=False)
-    more = ended[len(names)] if len(ended) > len(names) else {}
-    return {key: value for key, value in figures if value is not None} | dict(more)
+def _columns(ended: list[tuple[Any, ...]]) -> dict[str, list[float]]:
+    """Name the figures of some epochs, without the missing ones; user-defined ones come last.
+
+    All epochs of a fit have the same figures, but for user-defined ones, which come one epoch at a
+    time.
+    """
+    first = ended[0]
+    columns = {
+        key: [epoch[place] for epoch in ended]
+        for place, key in enumerate(KEYS, start=1)
+        if first[place] is not None
+    }
+    more = first[len(KEYS) + 1] if len(first) > len(KEYS) + 1 else {}
+    return columns | {key: [figure] for key, figure in more.items()}

@@ -6,6 +6,7 @@ from thalweg.curvature._eigenvalues import Eigenpairs as Eigenpairs
 from thalweg.curvature._eigenvalues import top_eigenvalues as top_eigenvalues
 from thalweg.curvature._jacobian import jacobian as jacobian
 from thalweg.curvature._jacobian import jvp as jvp
+from thalweg.curvature._jacobian import sample_gradients as sample_gradients
 from thalweg.curvature._jet import jet as jet
 from thalweg.curvature._kfac import KroneckerFactors as KroneckerFactors
 from thalweg.curvature._kfac import kfac_factors as kfac_factors
@@ -46,14 +47,15 @@ if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept 
             ),
             **dict.fromkeys(
                 ("vjp", "grad", "gradient"),
-                "model.forward(x) and then model.backward(v) give the product with respect to the"
-                " inputs, and add the one with respect to the parameters to model.flat_gradients;"
-                f" {_BY_INPUTS}, and trainer.backward(x, y) computes gradients of a loss",
+                f"{_habits.VJP}; {_BY_INPUTS}, and trainer.backward(x, y) computes gradients of a "
+                "loss",
             ),
             **dict.fromkeys(
                 ("jac", "jacfwd", "jacrev"),
                 f"jacobian(model, x) is the one with respect to the parameters; {_BY_INPUTS}",
             ),
+            **dict.fromkeys(("ntk", "NTK", "empirical_ntk"), _habits.NTK),
+            **dict.fromkeys(("per_sample_gradients", "grad_sample"), _habits.PER_SAMPLE),
             "vhp": "the Hessian is symmetric: it is hvp",
             **dict.fromkeys(
                 ("laplacian", "hessian_trace"),

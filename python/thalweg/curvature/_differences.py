@@ -9,19 +9,17 @@ outputs, takes differences of whole gradients.
 
 from __future__ import annotations
 
-import contextlib
-import functools
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from thalweg import _core
-from thalweg._calls import call
+from thalweg._calls import call, is_single
 from thalweg._gradcheck import _task
 from thalweg._warn import warn
 from thalweg.errors import DataError, DivergedError
@@ -30,12 +28,11 @@ from thalweg.nn._losses import FunctionLoss
 
 Vector = npt.NDArray[np.float64]
 
-#: Steps are tried from the best one on a unit scale down to this many times smaller ones, each a
-#: tenth of the one before: a function may bend on a smaller scale.
-_SMALLER = 5
-#: A difference is good if twice the step changes it by less than this multiple of ε^(2/3), the
-#: error that the best step leaves, relative to its size; and doubted from the second multiple on.
-_GOOD, _DOUBTED = 3e3, 3e7
+#: How many steps are tried at most, each a tenth of the one before: a function may bend on a scale
+#: that is so much smaller.
+_STEPS = 13
+#: Instead of a size of 0.
+_TINY = float(np.finfo(np.float64).tiny)
 #: The loss whose Hessian with respect to outputs is 2, and whose gradient there is 2 (f - y).
 _SQUARES = MSELoss(reduction="sum")
 
@@ -44,28 +41,9 @@ def of(
     model: Sequential, x: Any, y: Any, loss: FunctionLoss, weight: Any, training: bool
 ) -> Differences:
     """Return what multiplies by the second derivatives of a loss at the model's parameters."""
-    task = _task.of(model, x, y, replace(loss, function=_Watched(loss.function)), weight)
+    task = _task.of(model, x, y, loss, weight)
     kind = OfDerivatives if isinstance(loss, DerivativeLoss) else OfOutputs
     return kind(model, task, training)
-
-
-class _Watched:
-    """A loss function, of which it is noted whether it computes in float32, as JAX's usually do."""
-
-    def __init__(self, function: Any) -> None:
-        self._function = function
-        functools.update_wrapper(self, function)  # for its signature
-        self.single = False
-
-    def __call__(self, *args: Any) -> Any:
-        result = self._function(*args)
-        with contextlib.suppress(Exception):  # what is wrong with it is said later
-            several = isinstance(result[1], (tuple, list))
-            dtypes = {
-                str(getattr(it, "dtype", None)) for it in (result[1] if several else result[1:2])
-            }
-            self.single = bool(dtypes & {"float16", "bfloat16", "float32"})
-        return result
 
 
 class Differences(ABC):
@@ -76,19 +54,26 @@ class Differences(ABC):
         self._copy = task.trainer.model
         self.__setstate__({})
         loss: Any = task.trainer.loss
-        with self._lock:
+        with self._alone():
             self._here()
-        #: Whether the function's gradient has the digits of float32 only.
-        self.single: bool = loss.function.single
+            #: Whether the function's gradient has the digits of float32 only.
+            self.single = is_single(loss, self._arguments(), task.y, task.weight)
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy computes again what products share.
-        return {name: it for name, it in vars(self).items() if name not in ("_lock", "_point")}
+        return {name: it for name, it in vars(self).items() if name not in ("_locks", "_point")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._lock = threading.RLock()  # the copy of the model is one for all products
+        self._locks: dict[int, Any] = {}
         self._point = _core.Point()
+
+    def _alone(self) -> Any:
+        """Return a lock on the copy of the model, which is one for all products.
+
+        Each process has its own: after a fork, no thread of the child will release the parent's.
+        """
+        return self._locks.setdefault(os.getpid(), threading.RLock())
 
     @property
     def rows(self) -> int:
@@ -103,10 +88,10 @@ class Differences(ABC):
         DataError
             If the loss or a gradient is not finite.
         """
-        size = float(np.abs(v).max(initial=0.0))
+        size = _size(v)
         if size == 0:
             return np.zeros_like(v)
-        with self._lock:
+        with self._alone():
             product: Vector = _finite(size * self._of_unit(v / size, whole))
         return product
 
@@ -115,37 +100,59 @@ class Differences(ABC):
         """Return the function's gradient at the model's parameters: data that do not fit raise."""
 
     @abstractmethod
+    def _arguments(self) -> tuple[Any, ...]:
+        """Return what the function is called with there."""
+
+    @abstractmethod
     def _of_unit(self, v: Vector, whole: bool) -> Vector:
         """Return a product, given a vector whose largest element is 1."""
 
-    def _difference(self, slopes: Callable[[float], Any], scale: float, of: str) -> Any:
-        """Return the central difference of a function of a step, with a step for its own scale.
+    @np.errstate(all="ignore")  # steps may lead to where the loss is not defined
+    def _difference(
+        self, slopes: Callable[[Any], Any], at: Any, along: Any, of: str, scaled: str
+    ) -> Any:
+        """Return the derivative of slopes at a point along a direction, with a step for its scale.
 
-        Truncation errors grow with the square of the step h, and rounding errors as 1/h: on a unit
-        scale, both are about ε^(2/3) for h = ε^(1/3). With twice the step the former are four times
-        as large; where the two differences are far apart, smaller steps are tried.
+        The error of a central difference is a series in the square of the step: two of them, of
+        which one step is ten times the other, give one without the first term. What is left and
+        rounding errors are balanced, on a unit scale, by steps of about ε^(1/5). There, the two are
+        about ε^(2/5) apart; where they are much further apart, smaller steps are tried.
         """
         eps = float(np.finfo(np.float32 if self.single else np.float64).eps)
+        # Numbers are rounded to multiples of ε times their size.
+        scale = max(1.0, float(np.abs(at).mean()))
 
         def central(h: float) -> Any:
-            return (slopes(h) - slopes(-h)) / (2 * h)
+            try:
+                up, down = slopes(at + h * along), slopes(at - h * along)
+            except DataError:
+                return np.nan, np.nan
+            return (up - down) / (2 * h), _size(up)
 
-        h, error = float(np.cbrt(eps)) * scale, eps ** (2 / 3)
-        best, least = None, np.inf
-        for _ in range(1 if self.single else _SMALLER):
-            found = _finite(central(h))
-            off, size = (float(np.linalg.norm(it)) for it in (central(2 * h) - found, found))
-            relative = off / size if size > 0 else off
-            if best is None or relative < least:
-                best, least = found, relative
-            if least <= _GOOD * error:
-                break
+        h, good = eps**0.2 * scale, 10 * eps**0.4
+        best, least, doubted = None, np.inf, False
+        wide, _ = central(h)
+        for _ in range(_STEPS - 1):
             h /= 10
-        if least > min(_DOUBTED * error, 0.1):
+            narrow, steep = central(h)
+            off, size = _size(narrow - wide), _size(narrow)
+            if (relative := off / max(size, _TINY)) <= least:
+                best, least = narrow + (narrow - wide) / 99, relative
+                # Unless the error is small beside the slopes themselves, of which some may be lost.
+                doubted = relative > min(20 * good, 0.1) and off * scale > good * steep
+            if off <= max(good * size, 10 * eps * steep / h):  # the latter is rounding
+                break
+            if size == 0 and 20 * h * _size(wide) < good * steep:
+                break  # no kinks have been left behind, but the last digits of a coarser function
+            wide = narrow
+        if best is None:
+            raise DataError(_NOT_FINITE)
+        if doubted:
             warn(
                 f"second derivatives of the loss are uncertain: along a direction of the {of}, "
-                "differences of its gradient with a step and with twice the step do not agree. It "
-                "may be noise, have kinks, or bend on a tiny scale: scale the inputs"
+                "differences of its gradient over a step and over a tenth of it do not agree. It "
+                f"may have kinks, bend on a tiny scale (if so, scale the {scaled}), or be noisy, "
+                "as numbers in float32 are that are returned in float64"
             )
         return best
 
@@ -154,7 +161,10 @@ class OfOutputs(Differences):
     """Products for a loss on the outputs."""
 
     def _here(self) -> Any:
-        return self._slopes(self._forward())
+        return self._slopes(*self._arguments())
+
+    def _arguments(self) -> tuple[Any, ...]:
+        return (self._forward(),)
 
     def _of_unit(self, v: Vector, whole: bool) -> Vector:
         """Return a product.
@@ -168,7 +178,7 @@ class OfOutputs(Differences):
         output = self._forward()
         slopes = self._slopes(output)
         _, along = _core.jvp(core, self._task.x, v, self._training)
-        u = float(np.abs(slopes).max(initial=0.0)) / max(1.0, float(np.abs(output).max(initial=0)))
+        u = _size(slopes) / max(1.0, _size(output))
         known: Any = np.zeros_like(v)
         if whole and u > 0:
             known = u * _core.curvature_product(  # in float64, as the copy is
@@ -177,11 +187,10 @@ class OfOutputs(Differences):
             )  # fmt: skip
         else:
             u = 0.0
-        bent, size = np.zeros_like(output), float(np.abs(along).max(initial=0.0))
+        bent, size = np.zeros_like(output), _size(along)
         if size > 0:
-            unit = along / size
             bent = size * self._difference(
-                lambda h: self._slopes(output + h * unit), _scale(output), "outputs"
+                self._slopes, output, along / size, "outputs", "outputs and the targets"
             )
         core.zero_grad()
         core.backward(np.ascontiguousarray(bent - 2 * u * along), True, False)
@@ -205,7 +214,7 @@ class OfOutputs(Differences):
         value, gradients, _ = call(loss, (output.copy(),), self._task.y, self._task.weight)
         if not np.isfinite(value):
             raise DataError(_NOT_FINITE)
-        return _finite(gradients[0])
+        return _finite(gradients[0].copy())  # the function may return the same array each time
 
 
 class OfDerivatives(Differences):
@@ -214,12 +223,14 @@ class OfDerivatives(Differences):
     def _here(self) -> Any:
         return self._gradient(self._model.flat_parameters.astype(np.float64))
 
+    def _arguments(self) -> tuple[Any, ...]:
+        core: Any = self._task.trainer._core
+        return core.passes.predict(self._task.x)  # type: ignore[no-any-return]
+
     def _of_unit(self, v: Vector, whole: bool) -> Vector:
         length = float(np.linalg.norm(v))
-        theta, unit = self._model.flat_parameters.astype(np.float64), v / length
-        slope = self._difference(
-            lambda h: self._gradient(theta + h * unit), _scale(theta), "parameters"
-        )
+        theta = self._model.flat_parameters.astype(np.float64)
+        slope = self._difference(self._gradient, theta, v / length, "parameters", "inputs")
         product: Vector = length * slope
         return product
 
@@ -247,6 +258,6 @@ def _finite(values: Any) -> Any:
     return values
 
 
-def _scale(values: Any) -> float:
-    """Return the scale of numbers, at least 1: they are rounded to multiples of ε times them."""
-    return max(1.0, float(np.abs(values).mean()))
+def _size(values: Any) -> float:
+    """Return the largest magnitude."""
+    return float(np.abs(values).max(initial=0.0))

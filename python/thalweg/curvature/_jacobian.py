@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _arrays, _checks, _core, _parts
+from thalweg import _arrays, _calls, _checks, _core, _parts
 from thalweg._arrays import Array
 from thalweg._habits import takes
-from thalweg.errors import ArgumentError, ShapeError
-from thalweg.nn import Sequential
+from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
+from thalweg.nn import DerivativeLoss, Loss, Sequential
+from thalweg.nn._losses import FunctionLoss, LossFunction, loss_of
 
 
 @takes("curvature.jacobian", {})
@@ -41,25 +44,89 @@ def jacobian(model: Sequential, x: npt.ArrayLike) -> Array:
 
     See Also
     --------
+    sample_gradients : of a loss instead of every output.
     thalweg.diagnostics.jacobian : with respect to the inputs.
 
     Examples
     --------
-    The gradient of each sample's own loss is a product with the slopes of the loss, here of
-    two classes:
-
     >>> import numpy as np, thalweg as tw
     >>> from thalweg import nn
-    >>> model = nn.Sequential(nn.Linear(3, 2), dtype="float64")
-    >>> x, y = np.eye(3), [0, 1, 1]
-    >>> slopes = nn.CrossEntropyLoss(reduction="sum").gradient(model(x), y)
-    >>> each = np.einsum("nk,nkp->np", slopes, tw.curvature.jacobian(model, x))
-    >>> each.shape
-    (3, 8)
+    >>> model = nn.Sequential(nn.Linear(3, 2))
+    >>> tw.curvature.jacobian(model, np.zeros((5, 3))).shape
+    (5, 2, 8)
     """
     model = _parts.checked(model)
-    output, found = model._core.jacobian(model._matrix(x, "x"), False)
+    output, found = model._core.jacobian(model._samples(x, "x"), False)
     return found.reshape(*output.shape, model.num_parameters)
+
+
+@takes("curvature.sample_gradients", {})
+def sample_gradients(
+    model: Sequential,
+    x: npt.ArrayLike,
+    y: Any,
+    *,
+    loss: Loss | LossFunction,
+    sample_weight: npt.ArrayLike | None = None,
+) -> Array:
+    r"""Compute what each sample contributes to the gradient of a loss, in evaluation.
+
+    Parameters
+    ----------
+    model : Sequential
+        Left unchanged. `nn.BatchNorm1d` uses its running averages; nothing is dropped.
+    x : array_like, shape (n, in_features)
+        The samples.
+    y : array_like, or dict of these
+        Their targets, as for `Trainer.step`.
+    loss : Loss or callable, keyword only
+        As for `Trainer`, except `nn.DerivativeLoss`. With ``reduction="sum"``, the contributions
+        are the gradients of each sample's own loss, times its weight; with ``"mean"``, these are
+        divided as the loss of the batch is.
+    sample_weight : array_like, shape (n,), keyword only, optional
+        As for `Trainer.step`.
+
+    Returns
+    -------
+    ndarray, shape (n, num_parameters), of the model's dtype
+        :math:`\sum_k \frac{\partial L}{\partial f_k(x_i)}
+        \frac{\partial f_k(x_i)}{\partial \theta}`, with the parameters in the order of
+        `Sequential.flat_parameters`. The sum over all samples is the gradient of the loss.
+
+    Raises
+    ------
+    ArgumentError, ShapeError, DataError, DtypeError
+        If an argument is not as above.
+    UnsupportedError
+        If the loss is one on derivatives of the outputs.
+    MemoryError
+        If there is not enough memory: pass fewer rows at a time.
+
+    Examples
+    --------
+    >>> import numpy as np, thalweg as tw
+    >>> from thalweg import nn
+    >>> model = nn.Sequential(nn.Linear(3, 2))
+    >>> x, y = np.eye(3), [0, 1, 1]
+    >>> loss = nn.CrossEntropyLoss(reduction="sum")
+    >>> each = tw.curvature.sample_gradients(model, x, y, loss=loss)
+    >>> np.linalg.norm(each, axis=1).shape
+    (3,)
+    """
+    model = _parts.checked(model)
+    loss = loss_of(loss)
+    if isinstance(loss, DerivativeLoss):
+        raise UnsupportedError(
+            f"sample_gradients needs a loss of the outputs alone; got {loss!r}. For each sample, "
+            "call model.zero_grad() and trainer.backward(x[i:i+1], y[i:i+1]), and read "
+            "model.flat_gradients"
+        )
+    output = model(x)
+    if isinstance(loss, FunctionLoss):
+        _, (slopes,) = _calls.of_outputs(loss, (output,), y, sample_weight)
+    else:
+        slopes = loss.gradient(output, y, sample_weight)
+    return model._core.row_gradients(model._samples(x, "x"), slopes)
 
 
 @takes("curvature.jvp", {})

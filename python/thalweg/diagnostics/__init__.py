@@ -53,7 +53,7 @@ if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept 
                 ("hessian", "Hessian"), _CURVATURE.format("Operator(model, x, y, loss=...)")
             ),
             **dict.fromkeys(("sharpness", "eigenvalues"), _CURVATURE.format("top_eigenvalues")),
-            **dict.fromkeys(("ntk", "NTK"), "ntk_eigenvalues(model, x) gives its eigenvalues"),
+            **dict.fromkeys(("ntk", "NTK", "empirical_ntk"), _habits.NTK),
             **dict.fromkeys(("rebasin", "git_rebasin", "match"), "it is align"),
         },
     )

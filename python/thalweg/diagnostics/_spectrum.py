@@ -374,7 +374,7 @@ def ntk_eigenvalues(model: Sequential, x: npt.ArrayLike) -> _Vector:
     if len(x) == 0:
         raise ShapeError(f"x must have at least one row; got shape {x.shape}")
     _, gradients = copy._core.jacobian(x, False)
-    return _eigenvalues(gradients, len(x))
+    return _eigenvalues(gradients.astype(np.float64, copy=False), len(x))
 
 
 def _eigenvalues(gradients: _Vector, rows: int) -> _Vector:

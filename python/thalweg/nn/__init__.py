@@ -92,6 +92,12 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                 ("GLU", "GEGLU", "SwiGLU", "Bilinear", "Softmin", "Softmax2d", "MaxOut"),
                 "not supported; a hand-written loop can combine models",
             ),
+            **dict.fromkeys(
+                ("Concatenate", "Concat", "Concatenated", "SkipConnection", "Add", "Parallel"),
+                "nn.Residual(*layers) computes x + f(x); [x, f(x)] takes two models and a "
+                'hand-written loop, in the section "A layer that also sees the input" of the page '
+                "on loops",
+            ),
             **dict.fromkeys(("Lambda", "Gaussian", "RBF", "Snake"), f"not supported: {_OWN}"),
             "NoisyLinear": "not supported; to explore, add noise to the actions, or to the "
             "parameters of a copy: model.flat_parameters += noise",

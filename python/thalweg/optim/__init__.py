@@ -39,6 +39,7 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
 
     from thalweg import _habits
 
+    _OWN_RULE = 'it is in the section "An optimizer of your own" of the page on loops'
     __getattr__ = _habits.of_module(
         _sys.modules[__name__],
         {
@@ -63,6 +64,34 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             ),
             **dict.fromkeys(("Nesterov", "NAG"), "it is SGD(lr=..., momentum=0.9, nesterov=True)"),
             **dict.fromkeys(("GradientDescent", "GD"), "it is SGD(lr=...)"),
+            **dict.fromkeys(
+                ("chain", "multi_transform", "partition", "masked", "named_chain"),
+                "tw.Trainer(..., schedule=..., clip_grad_norm=..., average=...) takes the parts, "
+                "optimizer.add_group(pattern, ...) treats some parameters differently, and a "
+                "function for trainer.gradient_hook changes gradients",
+            ),
+            **dict.fromkeys(
+                ("clip_by_global_norm", "clip_grad_norm", "clip_grad_norm_"),
+                "tw.Trainer(..., clip_grad_norm=1.0) clips; in a hand-written loop, "
+                "nn.utils.clip_grad_norm_(model, 1.0) does",
+            ),
+            **dict.fromkeys(("clip", "clip_grad_value"), "it is tw.Trainer(..., clip_grad_value=)"),
+            **dict.fromkeys(
+                ("apply_updates", "apply_if_finite"),
+                "optimizer.step(model) updates the model from model.flat_gradients, unless that "
+                "makes a number infinite or NaN",
+            ),
+            "incremental_update": "target.follow(model, step_size) does that",
+            **dict.fromkeys(
+                ("Lookahead", "lookahead"),
+                "a callback whose on_step_end lets a copy follow the model, and the model the "
+                f"copy: {_OWN_RULE}",
+            ),
+            **dict.fromkeys(
+                ("AdaBelief", "adabelief"),
+                f"a function for trainer.gradient_hook, with SGD: {_OWN_RULE}",
+            ),
+            "SWAG": _habits.SWAG,
             **dict.fromkeys(
                 ("SGLD", "Langevin"),
                 "a function for trainer.gradient_hook can add noise to the gradient of SGD",

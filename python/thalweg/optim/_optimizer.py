@@ -181,6 +181,16 @@ class Optimizer(Guided):
         >>> optimizer = optim.AdamW(weight_decay=0.05)
         >>> optimizer = optimizer.add_group("*.bias", weight_decay=0.0)
         >>> optimizer = optimizer.add_group("0.*", lr_scale=0.1)
+
+        By shape, here no decay on vectors, which are biases and what layers such as `nn.LayerNorm`
+        call their weights:
+
+        >>> from thalweg import nn
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Tanh(), nn.Linear(4, 1))
+        >>> optimizer = optim.AdamW(weight_decay=0.05)
+        >>> for name, values in model.unflatten(model.flat_parameters).items():
+        ...     if values.ndim == 1:
+        ...         _ = optimizer.add_group(name, weight_decay=0.0)
         """
         return self._add_group(pattern, lr_scale, weight_decay, frozen)
 
@@ -195,7 +205,11 @@ class Optimizer(Guided):
         overrides: Options | None = None,
     ) -> Self:
         if not isinstance(pattern, str):
-            raise ArgumentError(f"pattern must be text such as '*.bias'; got {pattern!r}")
+            raise ArgumentError(
+                f"pattern must be text such as '*.bias'; got {pattern!r}. To choose by shape or "
+                "value, call add_group(name, ...) for some of the names and arrays in "
+                "model.unflatten(model.flat_parameters).items()"
+            )
         if lr_scale is not None:
             lr_scale = _checks.real("lr_scale", lr_scale, 0)
         if frozen is not None:
@@ -280,7 +294,12 @@ class Optimizer(Guided):
 
     @property
     def lr(self) -> float:
-        """The learning rate; a new value takes effect from the next step."""
+        """The learning rate; a new value takes effect from the next step.
+
+        A trainer's schedule sets it before each step, so a new value has no effect then: in a fit
+        with a warning, in `Trainer.step` and `Trainer.update` without. ``trainer.fit(..., lr=...)``
+        bases the schedule on another rate.
+        """
         return self._core.lr
 
     @lr.setter

@@ -1,5 +1,6 @@
-//! The Jacobian of a small network's outputs with respect to its parameters: forward for one row of x after
-//! another, and back from each output. For methods that need more of a batch than the sum of its gradients.
+//! Derivatives of a small network's outputs with respect to its parameters: forward for one row of x after
+//! another, and back from each output, or once with slopes of the outputs. For methods that need more of a
+//! batch than the sum of its gradients.
 
 use std::sync::atomic::Ordering;
 
@@ -42,7 +43,36 @@ impl<T: Element> Model<T> {
         output: &mut [T],
         jacobian: &mut [T],
     ) -> Result<(), Error> {
-        let x = x.into();
+        self.rows(x.into(), training, Backs::Units, output, jacobian)
+    }
+
+    /// Writes the outputs, rows × outputs, and for each row of x its products of the given slopes, rows ×
+    /// outputs, with their derivatives, rows × parameters in public order: the gradients of single rows.
+    /// Layers are as in evaluation.
+    ///
+    /// # Errors
+    /// As for [`jacobian`](Self::jacobian), or if the slopes have another shape.
+    ///
+    /// # Panics
+    /// If `output` or `gradients` has another length.
+    pub fn row_gradients<'s>(
+        &mut self,
+        x: impl Into<Samples<'s, T>>,
+        slopes: MatRef<'_, T>,
+        output: &mut [T],
+        gradients: &mut [T],
+    ) -> Result<(), Error> {
+        self.rows(x.into(), false, Backs::Slopes(slopes), output, gradients)
+    }
+
+    fn rows(
+        &mut self,
+        x: Samples<'_, T>,
+        training: bool,
+        backs: Backs<'_, T>,
+        output: &mut [T],
+        derivatives: &mut [T],
+    ) -> Result<(), Error> {
         self.network().check_input(x)?;
         x.check_finite("x", self.isa())?;
         let drops = |act: &Activation| matches!(act, Activation::Dropout(_));
@@ -53,38 +83,60 @@ impl<T: Element> Model<T> {
             return Err(Error::Unsupported(text.into()));
         }
         let (rows, outputs, size) = (x.rows(), self.network().outputs(), self.network().num_parameters());
-        assert_eq!((output.len(), jacobian.len()), (rows * outputs, rows * outputs * size));
+        let each = match backs {
+            Backs::Units => outputs,
+            Backs::Slopes(slopes) if (slopes.rows(), slopes.cols()) != (rows, outputs) => {
+                let found = (slopes.rows(), slopes.cols());
+                return Err(Error::GradientShape { found, expected: (rows, outputs) });
+            }
+            Backs::Slopes(_) => 1,
+        };
+        assert_eq!((output.len(), derivatives.len()), (rows * outputs, rows * each * size));
         let isa = self.isa();
         let mode = if training { Mode::Apart } else { Mode::Frozen };
         let Parts { network, params, averages, .. } = self.still_parts();
         let (params, averages) = (params.lend(), &averages[..]);
 
-        let threads = threads::num_threads().0.min(jacobian.len() / LEAST).max(1);
+        let threads = threads::num_threads().0.min(derivatives.len() / LEAST).max(1);
         let part_rows = rows.div_ceil(threads).max(1);
         let mut parts = Vec::with_capacity(threads);
-        let (mut outputs_left, mut jacobian_left) = (&mut *output, &mut *jacobian);
+        let (mut outputs_left, mut derivatives_left) = (&mut *output, &mut *derivatives);
         for first in (0..rows).step_by(part_rows) {
             let count = part_rows.min(rows - first);
             let workspace = Workspace::new(network, Plan::new::<T>(network, mode, 1, isa, 1))?;
             parts.push(Part {
                 first,
                 output: outputs_left.split_off_mut(..count * outputs).expect("it is as long as all parts"),
-                jacobian: jacobian_left.split_off_mut(..count * outputs * size).expect("so is this"),
+                derivatives: derivatives_left.split_off_mut(..count * each * size).expect("so is this"),
                 workspace,
                 grads: Buffer::zeroed("gradients of a row", network.arena_len())?,
             });
         }
-        parallel::pieces(&mut parts, threads, |part| part.fill(network, isa, params, averages, x));
-        check_output(isa, output, outputs)?;
-        if all_finite(isa, jacobian) { Ok(()) } else { Err(too_large("the Jacobian")) }
+        parallel::pieces(&mut parts, threads, |part| part.fill(network, isa, params, averages, x, backs));
+        if !training {
+            check_output(isa, output, outputs)?;
+            if !all_finite(isa, derivatives) {
+                return Err(too_large("a derivative of the outputs"));
+            }
+        }
+        Ok(())
     }
+}
+
+/// What goes back from the outputs of a row.
+#[derive(Clone, Copy)]
+enum Backs<'a, T> {
+    /// 1 from each of them, one after another.
+    Units,
+    /// Its own slopes.
+    Slopes(MatRef<'a, T>),
 }
 
 /// Rows that one thread processes, one after another.
 struct Part<'a, T: Element> {
     first: usize,
     output: &'a mut [T],
-    jacobian: &'a mut [T],
+    derivatives: &'a mut [T],
     workspace: Workspace<T>,
     grads: Buffer<T>,
 }
@@ -97,10 +149,11 @@ impl<T: Element> Part<'_, T> {
         params: Shared<'_, T>,
         averages: &[T],
         x: Samples<'_, T>,
+        backs: Backs<'_, T>,
     ) {
         let outputs = network.outputs();
         let mut unit = vec![T::ZERO; outputs];
-        let mut rows = self.jacobian.chunks_exact_mut(network.num_parameters().max(1));
+        let mut rows = self.derivatives.chunks_exact_mut(network.num_parameters().max(1));
         for (r, into) in self.output.chunks_exact_mut(outputs).enumerate() {
             let workspace = &mut self.workspace;
             let mut forward = Pass {
@@ -112,12 +165,19 @@ impl<T: Element> Part<'_, T> {
             debug_assert!(!forward.stopped.load(Ordering::Relaxed));
             let last = workspace.layout.stages[workspace.layout.stages.len() - 1].output;
             into.copy_from_slice(&workspace.values[last..last + outputs]);
-            for k in 0..outputs {
-                unit.fill(T::ZERO);
-                unit[k] = T::ONE;
+            let count = if matches!(backs, Backs::Units) { outputs } else { 1 };
+            for k in 0..count {
+                let slopes = match backs {
+                    Backs::Units => {
+                        unit.fill(T::ZERO);
+                        unit[k] = T::ONE;
+                        &unit
+                    }
+                    Backs::Slopes(slopes) => slopes.row(self.first + r),
+                };
                 let mut backward = Pass {
                     check_finite: false,
-                    output_gradient: Some(MatRef::new(&unit, 1, outputs)),
+                    output_gradient: Some(MatRef::new(slopes, 1, outputs)),
                     packed: r + k > 0, // parameters are the same for all rows
                     weights: Some(WeightTask::gradients(self.grads.share())),
                     ..Pass::new(network, workspace, params, averages, None, Rows::From(0))

@@ -327,6 +327,26 @@ impl Model {
         })
     }
 
+    /// For each row of x, its slopes of the outputs times their derivatives with respect to the parameters.
+    fn row_gradients(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        slopes: &Bound<'_, PyAny>,
+    ) -> PyResult<Py<PyAny>> {
+        with_dtype!(self.dtype, T => {
+            let (x, slopes) = (Features::<T>::new("x", x)?, Matrix::<T>::new("slopes", slopes)?);
+            let (x, slopes, size) = (x.view(), slopes.view(), self.network.num_parameters());
+            let rows = x.rows();
+            let gradients = self.detached::<T, _>(py, |m| {
+                let mut y = room("the outputs", rows, m.network().outputs())?;
+                let mut gradients = room("the gradients of rows", rows, size)?;
+                m.row_gradients(x, slopes, &mut y, &mut gradients).map(|()| gradients)
+            })?;
+            matrix_out(py, gradients, rows, size)
+        })
+    }
+
     fn recalibrate(&self, py: Python<'_>, x: &Bound<'_, PyAny>, batch_rows: usize) -> PyResult<()> {
         with_dtype!(self.dtype, T => {
             let x = Features::<T>::new("x", x)?;

@@ -20,7 +20,7 @@ use crate::workspace::Workspace;
 
 /// Rows that go through the network together. Sums over them are in the model's precision; sums over such
 /// chunks in double precision.
-pub const CHUNK: usize = 1024;
+pub const CHUNK: usize = 512;
 
 /// Goes forward once, and then backward for each of the slopes.
 pub struct Sweep<T: Element> {
