@@ -838,6 +838,13 @@ def test_what_killed_processes_have_left_is_removed_later(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"model", folder.name, link.name, *kept}
 
 
+def test_abandoned_files_are_removed_before_anything_is_written(tmp_path):
+    """Or a disk that is full of them would stay full: no save would succeed again."""
+    half(tmp_path / "model.123-0123456789abcdef.part", 7200)
+    with _atomic.replacing(tmp_path / "model"):
+        assert len(os.listdir(tmp_path)) == 1  # the new one
+
+
 def test_an_abandoned_file_that_cannot_be_removed_does_not_keep_others(tmp_path, monkeypatch):
     """It may be another user's, in a folder like /tmp."""
     names = [half(tmp_path / f"{it}.1-0123456789abcdef.part", 7200) for it in "abc"]

@@ -974,7 +974,8 @@ CALLED = [
     *(tw.gradcheck, tw.gradgradcheck, tw.check_gradient, tw.check_hvp),
     *(tw.find_lr, optim.minimize, tw.set_num_threads, tw.show_config),
     *(curvature.Operator, curvature.StabilityMonitor, tw.diagnostics.BalanceMonitor),
-    *(continual.Task, continual.Scenario, continual.ReservoirBuffer, continual.BalancedBuffer),
+    *(continual.Task, continual.Scenario),
+    *(continual.ReservoirBuffer, continual.RecentBuffer, continual.BalancedBuffer),
     *(nn.Residual, nn.TabularInput, nn.Standardize, nn.Standardize.of, nn.utils.quantile_edges),
     *(tw.torch.to_torch, tw.torch.from_torch, tw.torch.residual),
     *(

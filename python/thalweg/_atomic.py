@@ -55,12 +55,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         unfinished = f"{name[:_KEPT]}.{os.getpid()}-{os.urandom(8).hex()}.part"
         temporary = os.path.join(folder, unfinished)
         with open(temporary, "xb") as file:
+            # Before anything is written: a full disk may be full of abandoned files.
+            _sweep(folder, os.stat(temporary).st_mtime)
             if found is not None:
                 _give(temporary, found)
             yield file
             file.flush()
             os.fsync(file.fileno())  # or a power cut might leave the name with an empty file
-        _sweep(folder, os.stat(temporary).st_mtime)
         try:
             os.replace(temporary, target)
             _settle(folder)  # or a power cut might bring back the file that was replaced

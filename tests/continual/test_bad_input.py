@@ -67,7 +67,9 @@ def test_matrices_of_scores_are_numbers(metric):
 
 
 @pytest.mark.parametrize(
-    "make", [continual.ReservoirBuffer, continual.BalancedBuffer], ids=lambda m: m.__name__
+    "make",
+    [continual.ReservoirBuffer, continual.BalancedBuffer, continual.RecentBuffer],
+    ids=lambda m: m.__name__,
 )
 def test_a_buffer_keeps_rows_of_one_kind(make):
     buffer = make(9)

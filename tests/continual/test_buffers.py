@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from thalweg.continual import BalancedBuffer, ReservoirBuffer
+from thalweg.continual import BalancedBuffer, RecentBuffer, ReservoirBuffer
 from thalweg.continual._balanced import herd
 from thalweg.errors import ArgumentError, DataError, DtypeError, ShapeError
 
@@ -53,6 +53,19 @@ def test_pearsons_test_would_see_a_bias(rng):
     chances = np.where(np.arange(100) < 50, 1.1, 1.0)
     picked = [rng.choice(100, 10, False, chances / chances.sum()) for _ in range(3000)]
     assert not is_uniform(np.bincount(np.concatenate(picked), minlength=100), 3000, 10)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 30, [4, 9, 17], [30], [3]])
+def test_a_window_has_the_latest_samples(sizes):
+    """Whether they come one by one, or more at once than it keeps."""
+    buffer, end = RecentBuffer(7), 0
+    for size in sizes:
+        offer(buffer, np.arange(end, end + size), np.arange(end, end + size))
+        end += size
+        latest = list(range(max(0, end - 7), end))
+        assert sorted(kept(buffer)) == latest
+        np.testing.assert_array_equal(buffer.rows()["y"], kept(buffer))
+        assert (len(buffer), buffer.seen) == (len(latest), end)
 
 
 @pytest.mark.parametrize("per_class", [False, True])
@@ -117,7 +130,7 @@ def test_shares_of_classes_are_balanced_by_the_largest():
 
 
 def test_a_label_is_never_another_one():
-    for make in (ReservoirBuffer, BalancedBuffer):
+    for make in (ReservoirBuffer, BalancedBuffer, RecentBuffer):
         buffer = make(400)
         offer(buffer, np.arange(3), np.arange(3, dtype=np.uint8))
         offer(buffer, np.arange(3), np.array([256, 257, 300], np.uint16))
@@ -131,7 +144,7 @@ def test_a_label_is_never_another_one():
         assert len(buffer) == 12
 
 
-@pytest.mark.parametrize("make", [ReservoirBuffer, BalancedBuffer])
+@pytest.mark.parametrize("make", [ReservoirBuffer, BalancedBuffer, RecentBuffer])
 def test_samples_are_kept_in_a_type_that_holds_all_of_them_in_any_order(make):
     parts = [np.array([[v]], t) for v, t in ((255, "u1"), (0.5, "f4"), (1e-9, "f8"), (-3, "i2"))]
     for order in (parts, parts[::-1]):
@@ -143,7 +156,7 @@ def test_samples_are_kept_in_a_type_that_holds_all_of_them_in_any_order(make):
         assert sorted(kept.ravel()) == sorted(float(x[0, 0]) for x in parts)
 
 
-@pytest.mark.parametrize("make", [ReservoirBuffer, BalancedBuffer])
+@pytest.mark.parametrize("make", [ReservoirBuffer, BalancedBuffer, RecentBuffer])
 def test_a_state_is_not_what_the_buffer_goes_on_with(make):
     buffer = offer(make(5), np.zeros(5))
     state = buffer.state_dict()
@@ -232,7 +245,7 @@ def test_features_that_cannot_be_computed_leave_a_herd_as_it_was(rng):
     np.testing.assert_array_equal(buffer.rows()["x"], before)
 
 
-@pytest.mark.parametrize("make", [ReservoirBuffer, BalancedBuffer])
+@pytest.mark.parametrize("make", [ReservoirBuffer, BalancedBuffer, RecentBuffer])
 def test_state(make):
     buffer = offer(make(6, seed=1), np.arange(50), np.arange(50) % 3)
     twin = make(6, seed=99)
@@ -268,6 +281,16 @@ def test_empty_rows_of_a_reservoir_are_not_copied(rows, copied):
     np.testing.assert_array_equal(kept(buffer), kept(twin))
 
 
+@pytest.mark.parametrize("make", [ReservoirBuffer, BalancedBuffer, RecentBuffer])
+def test_adding_does_not_change_a_copy_that_is_being_made(make):
+    """Copies and pickles begin with this, and another thread may add before they end."""
+    buffer = offer(make(6), np.zeros(50))
+    begun = buffer.__reduce_ex__(2)[2]
+    before = copy.deepcopy(begun)
+    offer(buffer, np.ones(50))
+    np.testing.assert_equal({**begun, "_generator": 0}, {**before, "_generator": 0})
+
+
 def _loaded(buffer, state):
     buffer.load_state_dict(state)
     return buffer
@@ -297,7 +320,7 @@ def test_what_is_wrong_is_said(call, error, message):
         call()
 
 
-@pytest.mark.parametrize("make", [ReservoirBuffer, BalancedBuffer])
+@pytest.mark.parametrize("make", [ReservoirBuffer, BalancedBuffer, RecentBuffer])
 def test_a_capacity_that_is_never_reached_takes_no_memory(make):
     buffer = make(2**63 - 1)
     for start in (0, 5, 10):
@@ -305,7 +328,7 @@ def test_a_capacity_that_is_never_reached_takes_no_memory(make):
     assert sorted(buffer.rows()["x"][:, 0]) == list(range(15))
 
 
-@pytest.mark.parametrize("make", [ReservoirBuffer, BalancedBuffer])
+@pytest.mark.parametrize("make", [ReservoirBuffer, BalancedBuffer, RecentBuffer])
 def test_numbers_are_kept_in_types_that_a_file_can_hold(make):
     buffer = make(4)
     buffer.add(x=np.ones((2, 1), np.longdouble), y=np.zeros(2, object))

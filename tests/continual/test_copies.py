@@ -232,6 +232,33 @@ def test_a_strategy_whose_scales_were_set_is_loaded_into_one_as_it_was_made(tmp_
         strategy, anew = anew, make()
 
 
+@pytest.mark.parametrize("optimizer", [optim.Adam, lambda lr: optim.SAM(optim.SGD(lr=lr))])
+def test_a_rate_that_was_set_is_loaded(optimizer, tmp_path):
+    """Into a strategy as it was made, as `Trainer.load` and `run` restore it."""
+
+    def make(lr=0.5):
+        model = nn.Sequential(nn.Linear(2, 3))
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optimizer(lr=lr))
+        return continual.Replay(trainer, 20)
+
+    batch = np.ones((2, 2)), [0, 1]
+    strategy, path = make(), tmp_path / "strategy"
+    strategy.trainer.optimizer.lr = 0.25
+    strategy.step(*batch)
+    strategy.save(path)
+    same, other, set_since = make(), make(0.125), make(0.125)
+    same.load(path)
+    assert same.trainer.optimizer.lr == 0.25
+    assert same.trainer.evaluate(*batch) == strategy.trainer.evaluate(*batch)
+    message = r"lr was 0\.25, now it is 0\.125\. .*; a rate or a strength can also be set to what"
+    with pytest.raises(ArgumentError, match=message):
+        other.load(path)
+    assert other.trainer.optimizer.lr == 0.125
+    set_since.trainer.optimizer.lr = 0.25
+    set_since.load(path)
+    assert set_since.step(*batch) == same.step(*batch) == strategy.step(*batch)
+
+
 def test_a_strategy_is_loaded_as_it_was_made(scenario, tmp_path):
     run, path = continual.Replay(learner(), 20), tmp_path / "run"
     continual.run(run, scenario, checkpoint=path)

@@ -482,6 +482,17 @@ def test_what_a_base_behind_one_of_ours_overrides_counts_too():
     assert strategy.seen == [8, 8, 4]
 
 
+@pytest.mark.parametrize("base", [OwnRows, ByInnerLearn])
+def test_steps_without_what_such_a_base_overrides_are_refused(base):
+    """That one defines `step`, but what matters is `task_to_learn` or `learn`."""
+
+    class Behind(continual.EWC, base):
+        pass
+
+    with pytest.raises(ArgumentError, match=r"^Blind\.learn takes its steps without Behind inside"):
+        Blind(Behind(learner(), 1.0)).fit(TASK)
+
+
 @pytest.mark.parametrize("base", [continual.Cumulative, continual.Joint])
 def test_rows_of_all_tasks_are_chosen_task_by_task(base):
     class Half(base):
@@ -546,6 +557,82 @@ def test_wrong_weights_are_not_taken_for_weights_of_nothing(weights, error, mess
         strategy.learn(TASK.with_data(X, Y, weights), steps=steps, batch_size=5)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        Steps,
+        lambda t: continual.Naive(Steps(t)),
+        lambda t: Replay(t, 9),
+        lambda t: continual.GDumb(t, 9),
+        lambda t: continual.AGEM(t, 9),
+        lambda t: continual.GEM(t, 9),
+        lambda t: continual.OGD(t, 5),
+        lambda t: continual.DER(t, 9),
+        continual.LwF,
+    ],
+)
+@pytest.mark.parametrize("tasks", [0, 1])
+def test_weights_that_begin_has_not_seen_are_refused_too(make, tasks):
+    """Else they would be used in the first task, and ignored in the next ones, or in all."""
+    strategy = make(learner())
+    for task in SCENARIO[:tasks]:
+        strategy.fit(task)
+    task = SCENARIO[tasks]
+    strategy.begin(task)
+    before = strategy.trainer.model.flat_parameters
+    weighted = task.with_data(X, Y, np.linspace(0, 1, 20))
+    for call in (lambda: strategy.learn(weighted, steps=4), lambda: strategy.end(weighted)):
+        with pytest.raises(UnsupportedError, match="does not support tasks with sample_weight"):
+            call()
+    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
+    strategy.learn(task, steps=4)
+    strategy.end(task)
+
+
+@pytest.mark.parametrize(
+    "inside", [lambda t: continual.OGD(t, 5), lambda t: continual.OnlineLaplace(t, 1.0)]
+)
+def test_weights_of_replay_reach_those_that_take_none_with_a_task(inside):
+    """They are weights of steps; what these two compute when a task ends has none."""
+    strategy = Replay(inside(learner()), 9)
+    for task in SCENARIO:
+        strategy.fit(task)
+    assert strategy.trainer.optimizer.steps == 2
+
+
+def test_errors_about_a_choice_of_rows_name_its_rows():
+    """And not those of a batch of it: all are looked at before the first step of a task."""
+
+    class Gives(Strategy):
+        x = X
+
+        def task_to_learn(self, task):
+            return task.with_data(self.x, Y)
+
+    strategy = Gives(learner())
+    strategy.fit(SCENARIO[0])
+    strategy.x = np.where(np.arange(20)[:, None] == 13, np.nan, X)
+    for around in (strategy, Steps(strategy)):
+        around.begin(SCENARIO[1])
+        with pytest.raises(tw.DataError, match=r"^x\[13, 0\] is NaN"):
+            around.learn(SCENARIO[1], steps=1, batch_size=5)
+    assert strategy.trainer.optimizer.steps == 1
+
+
+def test_a_choice_of_rows_is_looked_at_once_a_task(monkeypatch):
+    """There may be very many, and a task may be learned in many parts of a few steps."""
+    looked = []
+    monkeypatch.setattr(OwnRows, "_look_at", lambda self, task: looked.append(len(task.y)))
+    strategy = OwnRows(learner())
+    for task in SCENARIO:
+        strategy.begin(task)
+        for start in range(3):
+            strategy.learn(task, steps=1, start=start, batch_size=2)
+        strategy.end(task)
+    looks_of_one = [20, 7, 20]  # when it begins, the choice, and when it ends
+    assert looked == looks_of_one * 2
+
+
 def nothing_to_learn(task):
     return task.with_data(X, np.full(20, -100))
 
@@ -556,9 +643,12 @@ def nothing_to_learn(task):
         (lambda task: task.with_data(X[:, :1], Y), "expected"),
         (lambda task: task.with_data(X * np.nan, Y), "is NaN"),
         (lambda task: task.with_data(X, Y + 9), "3 outputs"),
+        # Their sum is that of rows of which none counts.
+        (lambda task: task.with_data(X, Y, np.tile([1.0, -1.0], 10)), "sample_weight"),
+        (lambda task: task.with_data(X, Y, np.ones((20, 2))), "sample_weight"),
         (nothing_to_learn, None),
     ],
-    ids=["shape", "NaN", "labels", "nothing"],
+    ids=["shape", "NaN", "labels", "negative weights", "2-D weights", "nothing"],
 )
 @pytest.mark.parametrize("inside", [False, True])
 @pytest.mark.parametrize("make", [continual.Naive, Steps, lambda t: continual.GEM(t, 9)])

@@ -7,7 +7,7 @@ import pytest
 
 import thalweg as tw
 from thalweg import continual, nn, optim
-from thalweg.continual import PrequentialScore, prequential
+from thalweg.continual import prequential
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 
 
@@ -49,13 +49,52 @@ def test_stopped_and_resumed(batches, trainer, tmp_path):
     first = make()
     *_, last = prequential(first, batches[:20], fading=0.99)
     first.save(tmp_path / "strategy")
-    text = json.dumps(last)
-    second, last = make(), PrequentialScore(*json.loads(text))
+    second, last = make(), json.loads(json.dumps(last))
     second.load(tmp_path / "strategy")
     rest = list(prequential(second, batches[20:], fading=0.99, start=last))
     np.testing.assert_allclose([one.mean for one in rest], [one.mean for one in whole[20:]])
     for one, other in zip(rest, whole[20:], strict=True):
         assert (one.score, one.loss, one.samples) == (other.score, other.loss, other.samples)
+
+
+@pytest.mark.parametrize("delay", [1, 3, 99])
+def test_batches_whose_targets_come_late(delay, batches, trainer):
+    """Each is judged when it comes, and learned after `delay` others have been judged."""
+    learner, twin = trainer(), trainer()
+    batches = batches[:20]
+    right = [twin.model(x).argmax(axis=1) == y for x, y in batches[: delay + 1]]
+    losses = []
+    for number, batch in enumerate(batches):
+        losses.append(twin.step(*batch))
+        for x, y in batches[number + delay + 1 : number + delay + 2]:
+            right.append(twin.model(x).argmax(axis=1) == y)
+    found = list(prequential(learner, batches, delay=delay))
+    assert [one.score for one in found] == [np.mean(some) for some in right]
+    assert [one.loss for one in found] == losses
+    assert found[-1].mean == pytest.approx(np.mean(np.concatenate(right)), rel=1e-12)
+    np.testing.assert_array_equal(learner.model.flat_parameters, twin.model.flat_parameters)
+
+
+def test_late_targets_go_on_with_the_batches_that_wait(batches, trainer):
+    learner, twin = trainer(), trainer()
+    scores = prequential(learner, iter(batches), delay=2)
+    first = [next(scores) for _ in range(5)]
+    rest = list(prequential(learner, batches[5:9], delay=2, start=first[-1]))
+    whole = list(prequential(twin, batches[:9], delay=2))
+    assert [one.loss for one in first + rest] == [one.loss for one in whole]
+    assert rest[-1].samples == whole[-1].samples == 63
+
+
+def test_a_batch_of_classes_that_do_not_count_is_judged_but_not_learned(trainer):
+    """As `learn` and `fit` pass over it; `step` would refuse it."""
+    x = np.ones((1, 2), np.float32)
+    learner = trainer(loss=nn.CrossEntropyLoss(weight=[1, 0, 1, 1, 1, 1]))
+    right = learner.model(x).argmax() == 1
+    one, other = prequential(learner, [(x, [1]), (x, [0])])
+    assert (one.score, one.samples, one.weight) == (right, 1, 1)
+    assert np.isnan(one.loss)
+    assert np.isfinite(other.loss)
+    assert learner.optimizer.steps == 1
 
 
 def test_a_batch_is_learned_when_it_is_asked_for(batches, trainer):
@@ -154,6 +193,10 @@ def test_a_metric_of_ones_own(batches, trainer):
         (lambda t, s: prequential(t, [], metric="r2"), ArgumentError, "a function of .*got 'r2'"),
         (lambda t, s: prequential(t, [], fading=0), ArgumentError, "fading"),
         (lambda t, s: prequential(t, [], start=0.5), ArgumentError, "the latest PrequentialScore"),
+        (lambda t, s: prequential(t, [], start=[1, 2]), ArgumentError, r"Score .*got \[1, 2\]"),
+        (lambda t, s: prequential(t, [], start="12345"), ArgumentError, "the latest Prequential"),
+        (lambda t, s: prequential(t, [], start=["1"] * 5), ArgumentError, "the latest Prequential"),
+        (lambda t, s: prequential(t, [], delay=-1), ArgumentError, "delay must be"),
         (lambda t, s: list(prequential(t, [s[0].x])), ArgumentError, r"pairs .*batch 0 is"),
         (lambda t, s: list(prequential(t, [(s[0].x[:, :1], s[0].y)])), ShapeError, "expected"),
         (lambda t, s: list(prequential(t, [(s[0].x[0], 1)])), ShapeError,

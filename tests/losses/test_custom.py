@@ -445,7 +445,8 @@ def test_several_arrays_are_targets_by_their_names(rng):
     for one, other in zip(*ends, strict=True):
         np.testing.assert_array_equal(one, other)
     many = [tw.Trainer(network(), loss=signed, optimizer=optim.Adam()) for _ in range(2)]
-    first, second = tw.train_many(many, [x, x], [given, given], epochs=2, batch_size=12)
+    copied = {name: part.copy() for name, part in given.items()}
+    first, second = tw.train_many(many, [x, x.copy()], [given, copied], epochs=2, batch_size=12)
     assert first["loss"] == second["loss"]
 
 

@@ -13,6 +13,7 @@ from thalweg.continual._baselines import FromScratch as FromScratch
 from thalweg.continual._baselines import Joint as Joint
 from thalweg.continual._baselines import Naive as Naive
 from thalweg.continual._buffers import Buffer as Buffer
+from thalweg.continual._buffers import RecentBuffer as RecentBuffer
 from thalweg.continual._buffers import ReservoirBuffer as ReservoirBuffer
 from thalweg.continual._distill import LwF as LwF
 from thalweg.continual._ewc import EWC as EWC

@@ -1,13 +1,15 @@
 """Admission: what a strategy refuses, before anything is changed for it.
 
 A task is checked once by the outermost strategy, for all strategies inside; steps and ends of tasks
-are checked where they are called. A strategy adds checks of its own to `_check`, `_check_kept` or
+are checked where they are called, and so is the data of each `learn`, which may differ from what a
+task began with. A strategy adds checks of its own to `_check`, `_check_data`, `_check_kept` or
 `_check_end`, and calls ``super()`` there.
 """
 
 import dataclasses
 from typing import Any
 
+from thalweg import _arrays
 from thalweg._trainer import Trainer
 from thalweg._trainer._penalties import OWN
 from thalweg._warn import warn
@@ -51,6 +53,7 @@ class Admission:
         if self._admitted is None:  # else one around this has, of a task that it changed
             self._check_penalties()
         self._check(task)
+        self._check_data(task)
         trainer = self.trainer
         before: Any = trainer.loss
         try:
@@ -86,16 +89,6 @@ class Admission:
 
     def _check(self, task: Task) -> None:
         """Refuse a task that this strategy, or one inside, cannot learn."""
-        plain = {"plain rows", "plain tasks"} & {*self._does}
-        if task.sample_weight is not None and plain:
-            name, why, else_ = type(self).__name__, "it weights all samples equally", ""
-            if self._by_step:
-                why = "it learns by step, which takes no weights"
-                else_ = f", or let {name} override learn instead, and call super().learn there"
-            raise UnsupportedError(
-                f"{name} does not support tasks with sample_weight: {why}. Leave sample_weight out"
-                f" of task {task.index}{else_}"
-            )
         for link in _protocol.inside(self) if self._by_step else ():
             if link._only_learns:
                 raise UnsupportedError(
@@ -106,6 +99,23 @@ class Admission:
         if self.inner is not None:
             self.inner._check(task)
 
+    def _check_data(self, task: Task) -> None:
+        """Refuse labels or weights that this strategy, or one inside, cannot learn."""
+        plain = {"plain rows", "plain tasks"} & {*self._does}
+        if task.sample_weight is not None and plain:
+            name, why, else_ = type(self).__name__, "it weights all samples equally", ""
+            if self._by_step:
+                why = "it learns by step, which takes no weights"
+                else_ = f", or let {name} override learn instead, and call super().learn there"
+            raise UnsupportedError(
+                f"{name} does not support tasks with sample_weight: {why}. Leave sample_weight out"
+                f" of task {task.index}{else_}"
+            )
+        if self.inner is not None:
+            self.inner._check_data(task)
+        else:  # wrong weights could seem to count for nothing, and their rows be skipped
+            _arrays.weights(task.sample_weight, self.trainer.model.dtype, "sample_weight")
+
     def _check_kept(self, task: Task) -> None:
         """Refuse a task, whose classes compete now, that does not match what is kept."""
         if self.inner is not None:
@@ -115,6 +125,7 @@ class Admission:
         """Refuse the end of a task before anything is changed for it; make its last update."""
         if task is not self._admitted:
             self._check_end(task)
+            self._check_data(task)
             finish(self)
             self._admitted = task
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from thalweg import _arrays, _checks
 from thalweg._habits import takes
-from thalweg.continual._buffers import Buffer, Group, as_columns, as_wide, copied
+from thalweg.continual._buffers import LOCK, Buffer, Group, as_columns, as_wide, copied
 from thalweg.continual._task import are_labels
 from thalweg.errors import ArgumentError, ShapeError
 
@@ -93,31 +93,33 @@ class BalancedBuffer(Buffer):
 
         With ``select="herding"``, `features` returns finite numbers of shape (n, k) for n samples.
         """
-        arrays = as_columns(columns, self._kept())
-        if self._herding:
-            if features is None:
-                raise ArgumentError(
-                    'select="herding" needs the features of samples: pass features, a function that'
-                    " computes them from x, or let Replay fill the buffer"
+        with LOCK:
+            arrays = as_columns(columns, self._kept())
+            if self._herding:
+                if features is None:
+                    raise ArgumentError(
+                        'select="herding" needs the features of samples: pass features, a function'
+                        " that computes them from x, or let Replay fill the buffer"
+                    )
+                _checks.function("features", features, "x")
+            parts = {
+                key: {name: array[mine] for name, array in arrays.items()}
+                for key, mine in _parts(group, arrays["y"]).items()
+            }
+            seen = dict(self._seen)
+            for key, part in parts.items():
+                seen[key] = seen.get(key, 0) + len(part["x"])
+            self.check_room(len(seen))
+            quota = self.capacity if self._per_class else _share(self.capacity, seen.values())
+            groups = {
+                key: self._shrunk(as_wide(kept, arrays), quota)
+                for key, kept in self._groups.items()
+            }
+            for key, part in parts.items():
+                groups[key] = self._joined(
+                    groups.get(key), part, quota, self._seen.get(key, 0), features
                 )
-            _checks.function("features", features, "x")
-        parts = {
-            key: {name: array[mine] for name, array in arrays.items()}
-            for key, mine in _parts(group, arrays["y"]).items()
-        }
-        seen = dict(self._seen)
-        for key, part in parts.items():
-            seen[key] = seen.get(key, 0) + len(part["x"])
-        self.check_room(len(seen))
-        quota = self.capacity if self._per_class else _share(self.capacity, seen.values())
-        groups = {
-            key: self._shrunk(as_wide(kept, arrays), quota) for key, kept in self._groups.items()
-        }
-        for key, part in parts.items():
-            groups[key] = self._joined(
-                groups.get(key), part, quota, self._seen.get(key, 0), features
-            )
-        self._groups, self._seen = groups, seen
+            self._groups, self._seen = groups, seen
 
     def _kept(self) -> Mapping[str, Any]:
         return next(iter(self._groups.values()), {})
@@ -212,14 +214,16 @@ class BalancedBuffer(Buffer):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the complete state, as arrays and plain data."""
-        groups = {key: copied(columns) for key, columns in self._groups.items()}
-        return {**super().state_dict(), "groups": groups, "seen": dict(self._seen)}
+        with LOCK:
+            groups = {key: copied(columns) for key, columns in self._groups.items()}
+            return {**super().state_dict(), "groups": groups, "seen": dict(self._seen)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state that `state_dict` returned."""
-        super().load_state_dict(state)
-        self._groups = {key: copied(columns) for key, columns in state["groups"].items()}
-        self._seen = dict(state["seen"])
+        with LOCK:
+            super().load_state_dict(state)
+            self._groups = {key: copied(columns) for key, columns in state["groups"].items()}
+            self._seen = dict(state["seen"])
 
 
 def _share(capacity: int, counts: Iterable[int]) -> int:

@@ -6,6 +6,8 @@ drawn elsewhere. `_balanced` has those that keep classes apart.
 """
 
 import inspect
+import os
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -19,6 +21,18 @@ from thalweg.errors import ArgumentError, DtypeError, ShapeError
 
 #: What samples belong to besides their class.
 Group: TypeAlias = int | tuple[int, ...]
+
+#: Held while a buffer changes or is drawn from: threads would mix up its rows. One for all buffers,
+#: since a fork has to wait for each of them: in the child process, NumPy's lock of a random
+#: generator that another thread draws from would stay locked.
+LOCK = threading.RLock()
+
+if hasattr(os, "register_at_fork"):
+    # The last registered comes first: a fork gets this lock before it holds up calls of the core,
+    # so that no thread with this lock waits for it there. No call of the core waits for this lock.
+    os.register_at_fork(
+        before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release
+    )
 
 
 class Buffer:
@@ -43,7 +57,7 @@ class Buffer:
 
     Examples
     --------
-    A buffer of the latest samples:
+    A buffer of the latest samples, as `RecentBuffer` is one:
 
     >>> import numpy as np
     >>> from thalweg.continual import Buffer
@@ -128,8 +142,10 @@ class Buffer:
 
     def sample(self, size: int) -> dict[str, Any]:
         """Draw samples without replacement; all of them if there are fewer than `size`."""
-        size, there = _checks.integer("size", size, 0), len(self)
-        return self._take(self._generator.choice(there, min(size, there), replace=False))
+        size = _checks.integer("size", size, 0)
+        with LOCK:
+            there = len(self)
+            return self._take(self._generator.choice(there, min(size, there), replace=False))
 
     def _content(self) -> Any:
         """Return an object that is another one whenever what is kept has changed; None if unknown.
@@ -158,6 +174,10 @@ class Buffer:
         """
         kept = self._kept()
         return as_columns(columns, {name: kept[name] for name in columns if name in kept})
+
+    def __getstate__(self) -> dict[str, Any]:
+        with LOCK:
+            return dict(vars(self))  # of one moment
 
     def state_dict(self) -> dict[str, Any]:
         """Return the complete state, as arrays and plain data; all of it is copied.
@@ -236,7 +256,117 @@ class Buffer:
             )
 
 
-class ReservoirBuffer(Buffer):
+class _OverwritingBuffer(Buffer):
+    """Base of those that give each new sample a place, where it replaces the one that was there."""
+
+    _holds = ("capacity", "generator", "seen", "columns")
+
+    def __init__(self, capacity: int, *, seed: int = 0) -> None:
+        super().__init__(capacity, seed=seed)
+        self._columns: dict[str, Any] = {}
+        self._seen = 0
+        #: What `_finish` has to write: columns, places in them, rows by column, and how many
+        #: samples have been offered then.
+        self._unwritten: tuple[dict[str, Any], Any, dict[str, Any], int] | None = None
+
+    def __len__(self) -> int:
+        return min(self.seen, self.capacity)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {len(self)} of at most {self.capacity} rows>"
+
+    @property
+    def seen(self) -> int:
+        """How many samples it has been offered."""
+        self._finish()
+        return self._seen
+
+    def add(
+        self,
+        *,
+        group: int | tuple[int, ...] = 0,
+        features: Callable[[Any], Any] | None = None,
+        **columns: Any,
+    ) -> None:
+        """Offer samples; `group` and `features` are ignored."""
+        with LOCK:
+            arrays = as_columns(columns, self._kept())
+            count = len(next(iter(arrays.values())))
+            kept = self._columns or {name: array[:0] for name, array in arrays.items()}
+            most = min(self._seen + count, self.capacity)
+            roomy = {
+                name: self._with_room(column, most)
+                for name, column in as_wide(kept, arrays).items()
+            }
+            places = self._places(np.arange(self._seen, self._seen + count))
+            enters = places < self.capacity
+            entering = {name: array[enters] for name, array in arrays.items()}
+            self._unwritten = roomy, places[enters], entering, self._seen + count
+            self._finish()
+
+    def _places(self, numbers: Any) -> Any:
+        """Return the places of samples by their numbers, from 0; outside, they are not kept."""
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        """Write what `add` has decided on, if anything is left of it.
+
+        A signal handler may raise between two columns: what uses the buffer next then writes all
+        of them again, or a row of one would stay beside that of another sample.
+        """
+        if self._unwritten is None:
+            return
+        with LOCK:
+            if self._unwritten is not None:  # else another thread has
+                columns, places, arrays, seen = self._unwritten
+                for name, array in arrays.items():
+                    columns[name][places] = array  # of rows with the same place, the last one stays
+                self._columns, self._seen, self._unwritten = columns, seen, None
+
+    def _with_room(self, column: Any, rows: int) -> Any:
+        """Return a column with at least some rows: twice as many if it has to grow."""
+        if len(column) >= rows:
+            return column
+        rows = min(max(rows, 2 * len(column)), self.capacity)
+        room = np.zeros((rows, *column.shape[1:]), column.dtype)
+        room[: len(column)] = column
+        return room
+
+    def rows(self) -> dict[str, Any]:
+        """Return what is kept, by column; do not write to it. `add` may change it."""
+        with LOCK:
+            return {name: column[: len(self)] for name, column in self._kept().items()}
+
+    def _kept(self) -> Mapping[str, Any]:
+        self._finish()
+        return self._columns
+
+    def _content(self) -> Any:
+        return None if self._is_custom() else self._kept()
+
+    def _attributes(self) -> list[str]:
+        return [name for name in super()._attributes() if name != "_unwritten"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        with LOCK:
+            kept = copied(_OverwritingBuffer.rows(self))  # without empty rows
+            return {**super().__getstate__(), "_columns": kept}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the complete state, as arrays and plain data."""
+        with LOCK:
+            kept = copied(_OverwritingBuffer.rows(self))
+            return {**super().state_dict(), "seen": self._seen, "columns": kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state that `state_dict` returned."""
+        with LOCK:
+            super().load_state_dict(state)
+            columns = copied(state["columns"])
+            self._seen, self._columns, self._unwritten = state["seen"], columns, None
+
+
+class ReservoirBuffer(_OverwritingBuffer):
     r"""Keeps a uniform sample of everything it was ever offered.
 
     Algorithm R: with probability :math:`c/n` for the capacity :math:`c`, the `n`-th sample replaces
@@ -270,81 +400,54 @@ class ReservoirBuffer(Buffer):
     (3, (3, 1))
     """
 
-    _holds = ("capacity", "generator", "seen", "columns")
-
     @takes("ReservoirBuffer", {})
     def __init__(self, capacity: int, *, seed: int = 0) -> None:
         super().__init__(capacity, seed=seed)
-        self._columns: dict[str, Any] = {}
-        self._seen = 0
 
-    def __len__(self) -> int:
-        return min(self._seen, self.capacity)
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {len(self)} of at most {self.capacity} rows>"
-
-    @property
-    def seen(self) -> int:
-        """How many samples it has been offered."""
-        return self._seen
-
-    def add(
-        self,
-        *,
-        group: int | tuple[int, ...] = 0,
-        features: Callable[[Any], Any] | None = None,
-        **columns: Any,
-    ) -> None:
-        """Offer samples; `group` and `features` are ignored."""
-        arrays = as_columns(columns, self._columns)
-        count = len(next(iter(arrays.values())))
-        kept = self._columns or {name: array[:0] for name, array in arrays.items()}
-        most = min(self._seen + count, self.capacity)
-        self._columns = {
-            name: self._with_room(column, most) for name, column in as_wide(kept, arrays).items()
-        }
-        numbers = np.arange(self._seen, self._seen + count)
+    def _places(self, numbers: Any) -> Any:
         # A number in [0, n] for the n-th sample, n from 0, drawn even while the buffer fills.
         places = self._generator.integers(0, numbers + 1)
-        places = np.where(numbers < self.capacity, numbers, places)
-        enters = places < self.capacity
-        for name, array in arrays.items():
-            # If several rows get the same place, the last one stays.
-            self._columns[name][places[enters]] = array[enters]
-        self._seen += count
+        return np.where(numbers < self.capacity, numbers, places)
 
-    def _with_room(self, column: Any, rows: int) -> Any:
-        """Return a column with at least some rows: twice as many if it has to grow."""
-        if len(column) >= rows:
-            return column
-        rows = min(max(rows, 2 * len(column)), self.capacity)
-        room = np.zeros((rows, *column.shape[1:]), column.dtype)
-        room[: len(column)] = column
-        return room
 
-    def rows(self) -> dict[str, Any]:
-        """Return what is kept, by column; do not write to it."""
-        return {name: column[: len(self)] for name, column in self._columns.items()}
+class RecentBuffer(_OverwritingBuffer):
+    r"""Keeps the latest samples: a sliding window over a stream.
 
-    def _kept(self) -> Mapping[str, Any]:
-        return self._columns
+    Replay of a `ReservoirBuffer` holds on to what a stream was like before it changed, which is
+    wrong if the same samples have other targets now. With this one, what is replayed is never older
+    than `capacity` samples.
 
-    def _content(self) -> Any:
-        return None if self._is_custom() else self._columns
+    Parameters
+    ----------
+    capacity : int
+        How many samples it keeps.
+    seed : int, keyword only, default 0
+        Seed of its random numbers, by which `sample` draws.
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_columns": ReservoirBuffer.rows(self)}  # without empty rows
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of range.
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the complete state, as arrays and plain data."""
-        kept = copied(ReservoirBuffer.rows(self))
-        return {**super().state_dict(), "seen": self._seen, "columns": kept}
+    Examples
+    --------
+    The `n`-th sample, `n` from 0, is row `n` modulo `capacity`:
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that `state_dict` returned."""
-        super().load_state_dict(state)
-        self._seen, self._columns = state["seen"], copied(state["columns"])
+    >>> import numpy as np
+    >>> from thalweg.continual import RecentBuffer
+    >>> buffer = RecentBuffer(4)
+    >>> for part in np.split(np.arange(6), 3):
+    ...     buffer.add(x=part.reshape(-1, 1), y=part)
+    >>> buffer.rows()["y"]
+    array([4, 5, 2, 3])
+    """
+
+    @takes("RecentBuffer", {})
+    def __init__(self, capacity: int, *, seed: int = 0) -> None:
+        super().__init__(capacity, seed=seed)
+
+    def _places(self, numbers: Any) -> Any:
+        return numbers % self.capacity
 
 
 def copied(columns: Mapping[str, Any]) -> dict[str, Any]:

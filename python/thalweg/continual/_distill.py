@@ -48,8 +48,8 @@ class LwF(Innermost):
         If an argument is out of range; if a task's active classes leave earlier ones out.
     UnsupportedError
         If `inner` is another strategy, or the trainer has another loss; inside strategies that
-        change the network between tasks (`FromScratch`, `GDumb`, `ShrinkAndPerturb`); when a task
-        begins, if it has sample weights, ignored labels, or no labels; always in `step`.
+        change the network between tasks (`FromScratch`, `GDumb`, `ShrinkAndPerturb`); for tasks
+        with sample weights, ignored labels, or no labels; always in `step`.
 
     Notes
     -----
@@ -90,7 +90,6 @@ class LwF(Innermost):
 
     def _learn(self, task: Task, *, batch_size: int, **options: Any) -> History:
         options["batch_size"] = batch_size
-        self._check(task)
         if not self._learned:
             return super()._learn(task, **options)
         assert self._teacher is not None

@@ -55,8 +55,8 @@ class FROMP(Innermost):
         If an argument is out of range; if a task's active classes leave earlier ones out.
     UnsupportedError
         If `inner` is another strategy, the trainer has another loss, or the model has
-        `nn.BatchNorm1d` or `nn.Dropout`; when a task begins, if it has sample weights, ignored
-        labels, or no labels; always in `step`.
+        `nn.BatchNorm1d` or `nn.Dropout`; for tasks with sample weights, ignored labels, or no
+        labels; always in `step`.
 
     Notes
     -----
@@ -113,7 +113,6 @@ class FROMP(Innermost):
         self._past: list[dict[str, Any]] = []
 
     def _learn(self, task: Task, **options: Any) -> History:
-        self._check(task)
         if not self._past:
             return super()._learn(task, **options)
         twin = _losses.with_loss(self.trainer, self._loss(task), "FROMP")

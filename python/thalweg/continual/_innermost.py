@@ -25,9 +25,9 @@ class Innermost(Strategy):
         # Fail now, not after the first task, if the trainer cannot take such a loss.
         _losses.with_loss(inner, lambda output, target: (0.0, output), type(self).__name__)
 
-    def _check(self, task: Task) -> None:
-        """Refuse a task without labels; checked at each `learn`, as others may change the rows."""
-        super()._check(task)
+    def _check_data(self, task: Task) -> None:
+        """Refuse data without labels."""
+        super()._check_data(task)
         y = _arrays.as_array(task.y, "y")
         if y.ndim != 1 or y.dtype.kind not in "iub":
             raise UnsupportedError(

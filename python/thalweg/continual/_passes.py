@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _arrays, _core
+from thalweg import _core
 from thalweg._figures import is_sum
 from thalweg._history import History
 from thalweg._trainer import Trainer
@@ -55,15 +55,20 @@ def finish(strategy: Any, task: Task | None = None) -> None:
     trainer = strategy.trainer
     if trainer._accumulate == 1 or trainer._core.gathered() is None:
         return
-    # Rows of which none counts are skipped, not refused.
-    if task is not None and _counts(trainer, task.y, task.sample_weight)[0]:
-        strategy._look_at(task)
+    if task is not None:
+        look(strategy, task)
     while strategy is not None and "projection" not in strategy._does:
         strategy = strategy.inner
     if strategy is None:
         trainer._core.flush()
     else:  # there is only one in a chain
         strategy._project_rest()
+
+
+def look(strategy: Any, task: Task) -> None:
+    """Refuse rows that the trainer cannot take; those of which none counts are skipped instead."""
+    if _counts(strategy.trainer, task.y, task.sample_weight)[0]:
+        strategy._look_at(task)
 
 
 def train(
@@ -81,8 +86,7 @@ def train(
     The entry is empty if no row counts in any of them: such batches are skipped.
     """
     trainer: Trainer = strategy.trainer
-    # Wrong weights could seem to count for nothing, and be skipped.
-    weights = _arrays.weights(task.sample_weight, trainer.model.dtype, "sample_weight")
+    weights = None if task.sample_weight is None else np.asarray(task.sample_weight)
     task = task.with_data(np.asarray(task.x), np.asarray(task.y), weights)
     rows = len(task.x)
     _batches.check_last(trainer, rows, steps, start, batch_size, drop_last)

@@ -1,12 +1,16 @@
 """Evaluation on a stream: each batch is first predicted, then learned."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from thalweg import _arrays, _checks
 from thalweg._habits import takes
 from thalweg._trainer import Trainer
+from thalweg.continual._passes import shares_of_rows
 from thalweg.continual._scores import Metric, accuracy, score
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Scenario, Task, are_labels, counted
@@ -24,7 +28,8 @@ class PrequentialScore(NamedTuple):
     mean : float
         The mean over all samples so far, the latest of which may count more.
     loss : float
-        What the step returned; NaN if there was none, as the loss ignores all labels.
+        What the step returned; NaN if there was none, as no row counts in the loss: all labels are
+        ignored, or of classes with weight 0.
     samples : int
         The number of samples so far, including this batch.
     weight : float
@@ -45,7 +50,8 @@ def prequential(
     *,
     metric: Metric | None = None,
     fading: float = 1.0,
-    start: PrequentialScore | None = None,
+    start: PrequentialScore | Sequence[float] | None = None,
+    delay: int = 0,
 ) -> Iterator[PrequentialScore]:
     r"""Predict each batch of a stream, then learn it by a step: prequential evaluation.
 
@@ -71,7 +77,12 @@ def prequential(
         With 1, all samples count equally, also those from the start, when little had been learned;
         with less, about the latest :math:`1 / (1 - \alpha)` samples count.
     start : PrequentialScore, keyword only, optional
-        The latest one of an evaluation that is continued here, with the remaining batches.
+        The latest one of an evaluation that is continued here, with the remaining batches; also as
+        the list that JSON makes of it.
+    delay : int, keyword only, default 0
+        How many batches come between a batch and its targets, as if these were known only later:
+        each batch is judged when it comes, and learned after so many others have been judged. Once
+        the stream ends, those that still wait are learned.
 
     Yields
     ------
@@ -93,7 +104,9 @@ def prequential(
     The result is an iterator, and a batch is learned when it is asked for: nothing happens before
     the first. To stop and resume, save the strategy (`Strategy.save`) and the latest score. An
     error ends the iterator, too: to go on behind a batch with a NaN, call this again with the rest
-    of the stream and ``start``.
+    of the stream and ``start``. With a `delay`, the rest begins with the batches that wait: those
+    behind the one of the latest score. They are kept as they are, so they must not be overwritten
+    meanwhile.
 
     Each batch takes a prediction and some 10 to 25 microseconds in Python beside its step. For
     streams of single rows that are faster, use the loss that `Trainer.step` returns, which is from
@@ -142,25 +155,29 @@ def prequential(
             f"metric must be a function of (strategy, task, classes); got {metric!r}"
         )
     fading = _checks.real("fading", fading, 0, 1, "(]")
-    if start is not None and not isinstance(start, PrequentialScore):
+    latest = PrequentialScore(math.nan, math.nan, math.nan, 0, 0.0) if start is None else start
+    if not (
+        isinstance(latest, (tuple, list))
+        and len(latest) == len(PrequentialScore._fields)
+        and all(isinstance(number, (int, float)) for number in latest)
+    ):
         raise ArgumentError(
             "start must be the latest PrequentialScore of the evaluation that is continued; got"
             f" {_checks.given(start)}"
         )
-    return _walk(strategy, batches, metric, fading, start)
+    delay = _checks.integer("delay", delay, 0)
+    judged = _judge(strategy, batches, metric, delay)
+    return _learn(strategy, judged, fading, PrequentialScore(*latest))
 
 
-def _walk(
-    strategy: Strategy,
-    batches: Iterable[Any],
-    metric: Metric | None,
-    fading: float,
-    start: PrequentialScore | None,
-) -> Iterator[PrequentialScore]:
-    samples, weight, total = 0, 0.0, 0.0
-    if start is not None:
-        samples, weight = start.samples, start.weight
-        total = start.mean * weight if weight else 0.0
+def _judge(
+    strategy: Strategy, batches: Iterable[Any], metric: Metric | None, delay: int
+) -> Iterator[tuple[Any, int, float, int]]:
+    """Judge batches as they come; yield each when its targets are known.
+
+    With each: how many rows it has, its score, and how many of its rows that is of.
+    """
+    waiting: deque[tuple[Any, int, float, int]] = deque()
     for number, batch in enumerate(batches):
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise ArgumentError(
@@ -169,13 +186,34 @@ def _walk(
         rows = _rows(batch[0], batch[1], number)
         # Between `begin` and `end`, the batch is judged as what it is learned as: the task's.
         task = Task(batch[0], batch[1], batch[0], batch[1], index=strategy._begun or 0)
-        found, count = _judged(strategy, task, metric)
-        loss = strategy.step(*batch) if count else math.nan
+        waiting.append((batch, rows, *_judged(strategy, task, metric)))
+        if len(waiting) > delay:
+            yield waiting.popleft()
+    yield from waiting
+
+
+def _learn(
+    strategy: Strategy,
+    judged: Iterable[tuple[Any, int, float, int]],
+    fading: float,
+    latest: PrequentialScore,
+) -> Iterator[PrequentialScore]:
+    """Learn batches that were judged, and yield the scores after each."""
+    samples, weight = latest.samples, latest.weight
+    total = latest.mean * weight if weight else 0.0
+    for (x, y), rows, found, count in judged:
+        loss = strategy.step(x, y) if count and _teaches(strategy.trainer, y) else math.nan
         samples += rows
         if count:
             faded = fading**count
             total, weight = count * found + faded * total, count + faded * weight
         yield PrequentialScore(found, total / weight if weight else math.nan, loss, samples, weight)
+
+
+def _teaches(trainer: Trainer, y: Any) -> bool:
+    """Whether any row counts in the loss: not, if all are of classes with weight 0."""
+    weighted = getattr(trainer.loss, "weight", None) is not None
+    return not weighted or bool(shares_of_rows(trainer, np.asarray(y)).any())
 
 
 def _rows(x: Any, y: Any, number: int) -> int:

@@ -45,8 +45,10 @@ class Projecting(Strategy):
         super().begin(task)
 
     def _learn(self, task: Task, **options: Any) -> History:
-        # Before the core is told of the reference rows of these steps.
-        finish(self, _protocol.learned(_protocol.inside(self), task))
+        learned = _protocol.learned(_protocol.inside(self), task)
+        if self.inner is not None and learned is not task:
+            self.inner._check_data(learned)
+        finish(self, learned)  # before the core is told of the reference rows of these steps
         if not self._remembers():
             return super()._learn(task, **options)
 
@@ -159,9 +161,9 @@ class AGEM(Projecting, KeepingTasks):
     ArgumentError, ShapeError, DtypeError
         If an argument is out of range; otherwise as for `Replay`.
     UnsupportedError
-        If the optimizer is `optim.SAM`; when a task begins, if it has sample weights; during a
-        task, if another strategy projects gradients, or the loss is a custom one; for steps on a
-        stream with a buffer that selects by ``"herding"``.
+        If the optimizer is `optim.SAM`; for tasks with sample weights; during a task, if another
+        strategy projects gradients, or the loss is a custom one; for steps on a stream with a
+        buffer that selects by ``"herding"``.
 
     Notes
     -----

@@ -110,11 +110,12 @@ def _history(figures: Mapping[Any, Any]) -> History:
 
 def _check_left_out(strategy: Any, links: list[Any]) -> None:
     """Refuse steps that did not reach a strategy inside that takes part in every step."""
-    methods = ["learn", "step"]
+    needed = {*_IN_STEPS}
     if not strategy._by_step:  # else they were asked for the rows of the steps
-        methods.append("task_to_learn")
+        needed.add("choice")
     for link in links:
-        if {*link._does} & _IN_STEPS or overrides(type(link), *methods):
+        kind = type(link)  # of whose methods one may be of a base of ours, and another a user's
+        if needed & {*link._does} or overrides(kind, "learn") or overrides(kind, "step"):
             name, how = type(strategy).__name__, "step" if strategy._by_step else "learn"
             raise ArgumentError(
                 f"{name}.{how} takes its steps without {type(link).__name__} inside it, which"

@@ -63,8 +63,8 @@ class Replay(KeepingTasks):
         buffer.
     UnsupportedError
         If the inner strategy needs the rows of a whole task (see there), or, with
-        ``weighting="tasks"``, does not accept weighted rows; when a task begins, if it has sample
-        weights; for steps on a stream with a buffer that selects by ``"herding"``.
+        ``weighting="tasks"``, does not accept weighted rows; for tasks with sample weights; for
+        steps on a stream with a buffer that selects by ``"herding"``.
 
     Notes
     -----
@@ -73,6 +73,9 @@ class Replay(KeepingTasks):
     over the buffer is without repetition, in its own order, and leaves out a last batch that would
     be short. Batches are gathered for many steps at once and trained in one call of the core, so
     that a step costs little more than its arithmetic.
+
+    On a stream whose samples get other targets over time, what a reservoir keeps is wrong, and
+    replay does harm: a `RecentBuffer` keeps only the latest samples.
 
     References
     ----------
@@ -233,7 +236,7 @@ class GDumb(Keeping):
     ArgumentError, ShapeError, DtypeError
         As for `Replay`.
     UnsupportedError
-        When a task begins, if it has sample weights.
+        For tasks with sample weights.
 
     Notes
     -----

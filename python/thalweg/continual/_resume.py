@@ -179,18 +179,25 @@ def load(
                 task["classes"] = sorted({*task["classes"]})
         if "tasks" not in now:
             was = {key: value for key, value in was.items() if key in now}
+            made_with = json.loads(text["thalweg.trainer"])["counts"]["base_lr"]
             for one in (was, now):
                 one["loss"].pop("active", None)  # depends on what was learned last
+                if made_with == strategy.trainer._base_lr:  # a rate that was set since is restored
+                    one["optimizer"].get("base", one["optimizer"]).pop("lr", None)
         if was["strategy"] != now["strategy"]:  # then all arguments differ, too
             was, now = ({"strategy": one["strategy"]} for one in (was, now))
         other = _differences(was, now)
         progress: dict[str, Any] = saved["progress"]
         state = _unpack(saved["strategy"], arrays)
     if other:
+        otherwise = (
+            "to start a new run, use another checkpoint, or resume=False"
+            if "tasks" in now
+            else "a rate or a strength can also be set to what it was, before loading"
+        )
         raise ArgumentError(
             f"{os.fspath(path)!r} has other settings: {'; '.join(other)}. To continue from it,"
-            " create everything as before; to start a new run, use another checkpoint, or"
-            " resume=False"
+            f" create everything as before; {otherwise}"
         )
     try:
         strategy._check_state(state)

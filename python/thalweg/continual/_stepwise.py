@@ -46,7 +46,6 @@ class _Stepwise(Innermost, Keeping):
         return super()._columns(x, y.astype(np.int64) if are_labels(y) else y)
 
     def _learn(self, task: Task, **options: Any) -> History:
-        self._check(task)
         parts = []
         for x, y, _ in _batches.chunks(task, seed=self.trainer.model.seed, most=1, **options):
             begin = time.perf_counter()
@@ -80,7 +79,7 @@ class _Stepwise(Innermost, Keeping):
         group = self._ended if begun else 0
         x, y = (self._new_rows(x, y, group)[name] for name in "xy")
         batch = Task(x, y, x, y, self._begun or 0, classes=self._classes if begun else None)
-        self._check(batch)
+        self._check_data(batch)
         self._check_active(y)
         self._asked = True
         return self._take(x, y, batch.classes, group)
@@ -157,8 +156,8 @@ class DER(_Stepwise):
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If `inner` is another strategy, or the trainer has another loss; when a task begins, if it
-        has sample weights or no labels.
+        If `inner` is another strategy, or the trainer has another loss; for tasks with sample
+        weights or no labels.
 
     Notes
     -----
@@ -256,8 +255,8 @@ class ERACE(_Stepwise):
     ArgumentError
         If an argument is out of range.
     UnsupportedError
-        If `inner` is another strategy, or the trainer has another loss; when a task begins, if it
-        has sample weights or no labels.
+        If `inner` is another strategy, or the trainer has another loss; for tasks with sample
+        weights or no labels.
 
     Notes
     -----

@@ -93,6 +93,8 @@ class Strategy(Admission, Stateful):
     _by_step: bool = False
     #: Whether `learn` or `step` was called since the strategy around it was last asked to learn.
     _asked: bool = False
+    #: Whether it has looked at the rows of its `task_to_learn` since the task began.
+    _looked: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Check the signature of user-defined classes; make ours explain wrong arguments."""
@@ -126,6 +128,9 @@ class Strategy(Admission, Stateful):
         if self.replays:
             for link in _protocol.inside(self):
                 link._rehearses = True
+        if "weights" in self._does:  # those that reach strategies inside are never a task's
+            for link in _protocol.inside(self):
+                link._does = tuple(deed for deed in link._does if deed != "plain tasks")
         # Whether any strategy of the chain trains only a part of the network in each task.
         part = "part" in self._does
         self._in_parts: bool = part or (self.inner is not None and self.inner._in_parts)
@@ -166,7 +171,7 @@ class Strategy(Admission, Stateful):
         if self.inner is not None:
             self.inner._admitted = task
             _protocol.begin(self.inner, task)
-        self._begun = task.index
+        self._begun, self._looked = task.index, False
 
     def learn(
         self,
@@ -209,6 +214,8 @@ class Strategy(Admission, Stateful):
             would have no effect.
         ThalwegError
             If an argument or the data are invalid, as for `Trainer.fit`, or training diverges.
+        UnsupportedError
+            If the strategy, or one inside, does not support such data, such as sample weights.
 
         Notes
         -----
@@ -230,12 +237,11 @@ class Strategy(Admission, Stateful):
         """
         check_task(task)
         self._check_begun(task, "cannot be learned")
+        self._check_data(task)  # `begin` may have seen other data
         self._asked = True
         # Those inside are only asked for steps if this one learns by `step`.
         given = task
         task = _protocol.learned(_protocol.links(self) if self._by_step else [self], given)
-        if task is not given and task.sample_weight is not None:  # `begin` has not seen them
-            self._check(task)
         options: dict[str, Any] = {
             "steps": _checks.integer("steps", steps, 1),
             "start": _checks.integer("start", start, 0),
@@ -243,6 +249,11 @@ class Strategy(Admission, Stateful):
             "shuffle": _checks.flag("shuffle", shuffle),
             "drop_last": _checks.flag("drop_last", drop_last),
         }
+        if task is not given:
+            self._check_data(task)
+            if not self._looked:  # errors in steps would name rows of a batch
+                _passes.look(self, task)
+                self._looked = True
         with _undo.saying_after_which_step(self.trainer):
             if self._by_step:
                 return _passes.by_step(self, task, **options)
@@ -519,8 +530,8 @@ class Strategy(Admission, Stateful):
         ----------
         path : str or path-like
             The file. Model, trainer, strategies and buffers must be created like those that it was
-            written from. A learning rate or a strength must be what it was when `save` was called,
-            or when the run began.
+            written from. A learning rate that was set later is restored; a strength must be what
+            it was when `save` was called, or when the run began.
 
         Raises
         ------
