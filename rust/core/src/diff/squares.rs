@@ -79,7 +79,7 @@ pub struct Squares<T: Element> {
     /// Their sums over the slopes of the current rows, one run after another.
     kept: Buffer<T>,
     grads: Buffer<T>,
-    total: Vec<f64>,
+    total: Buffer<f64>,
     /// Number of samples, or their weight, or number of batches.
     count: f64,
 }
@@ -98,7 +98,7 @@ impl<T: Element> Squares<T> {
             deltas: Vec::new(),
             kept: Buffer::empty(),
             grads: Buffer::zeroed("squared gradients", len)?,
-            total: zeros("sums of squared gradients", len)?,
+            total: Buffer::zeroed("sums of squared gradients", len)?,
             count: 0.0,
         })
     }
