@@ -990,3 +990,27 @@ def test_the_last_update_needs_no_method_that_a_user_could_have(by_step):
     strategy.step(X, Y)
     strategy.end(TASK)
     assert trainer.optimizer.steps == 2
+
+
+def test_a_step_behind_a_base_of_ours_is_not_left_out():
+    """It was, in `learn`, without a word."""
+
+    class Counting(Strategy):
+        steps = 0
+
+        def step(self, x, y):
+            self.steps += 1
+            return super().step(x, y)
+
+    with pytest.raises(ArgumentError, match="without Counting.step.*class Both\\(Counting, "):
+
+        class Both(continual.L2, Counting):
+            pass
+
+    class First(Counting, continual.L2):
+        pass
+
+    strategy = First(learner(), 1.0)
+    strategy.begin(TASK)
+    strategy.learn(TASK, steps=3, batch_size=2)
+    assert strategy.steps == 3

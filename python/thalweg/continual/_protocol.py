@@ -134,6 +134,26 @@ def overrides(cls: type[Any], *names: str) -> str | None:
     return None
 
 
+def learns_by(cls: type[Any]) -> str | None:
+    """Return the method of the user's by which a class learns a task; None if it is one of ours.
+
+    Raises
+    ------
+    ArgumentError
+        If a base of ours learns without the `step` of a user's base behind it.
+    """
+    name = overrides(cls, "learn", "_learn", "step")
+    if name is None:
+        for kind in cls.__mro__:
+            if "step" in vars(kind) and not kind.__module__.startswith("thalweg."):
+                raise ArgumentError(
+                    f"{cls.__name__} would learn without {kind.__name__}.step, since a base of"
+                    f" thalweg comes first: put {kind.__name__} before it,"
+                    f" class {cls.__name__}({kind.__name__}, ...)"
+                )
+    return name
+
+
 def end(strategy: Any, task: Any) -> None:
     """Let a strategy record what must not be forgotten of a task.
 

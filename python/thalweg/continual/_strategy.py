@@ -101,9 +101,7 @@ class Strategy(Admission, Stateful):
         super().__init_subclass__(**options)
         if not cls.__module__.startswith("thalweg."):
             _protocol.check_learn(cls)
-            cls._by_step = _protocol.overrides(cls, "learn", "_learn", "step") == "step" and not (
-                cls._only_learns
-            )
+            cls._by_step = _protocol.learns_by(cls) == "step" and not cls._only_learns
             _protocol.noting(cls, "__init__", note_models)
             _protocol.noting(cls, "learn", _protocol.note)
             _protocol.noting(cls, "step", _protocol.note)
