@@ -119,7 +119,8 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         Weights of classes, which multiply those of samples, also in the score of early stopping. As
         in other scikit-learn classifiers, ``{label: weight}``, 1 for missing labels, or "balanced",
         as in scikit-learn's ``compute_sample_weight``. For several labels at once, a list with a
-        dict ``{0: weight, 1: weight}`` for each. `partial_fit` does not accept "balanced".
+        dict ``{0: weight, 1: weight}`` for each. `partial_fit` does not accept "balanced". As each
+        batch is divided by its own sum of weights, rare classes gain less in small batches.
 
     Attributes
     ----------
