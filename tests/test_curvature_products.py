@@ -573,6 +573,7 @@ def test_nothing_of_the_model_is_changed(rng):
 CROSS_ENTROPY = nn.CrossEntropyLoss()
 SMOOTH = nn.CrossEntropyLoss(label_smoothing=0.1)
 #: What is called with a model, a batch and a vector; what it raises; what it says.
+OWN = nn.CustomLoss(lambda output, target, weight=None: (output.sum(), np.ones_like(output)))
 SLOPES = nn.DerivativeLoss(lambda u, du, d2u, target: (0.0, (None, None, None)))
 
 
@@ -607,7 +608,23 @@ BAD = [
     (lambda m, x, y, v: jacobian(m, x[:, 1:]), "ShapeError", "Linear"),
     (lambda m, x, y, v: jacobian(m, x * np.inf), "DataError", "x"),
     (lambda m, x, y, v: jacobian(with_large_weights(), x), "ThalwegError", "finite"),
-    (lambda m, x, y, v: sample_gradients(m, x, y[1:], loss=SMOOTH), "ShapeError", "rows"),
+    (lambda m, x, y, v: sample_gradients(m, x, y[1:], loss=SMOOTH), "ShapeError", "x has 11 rows"),
+    (lambda m, x, y, v: sample_gradients(m, x, y[:1], loss=OWN), "ShapeError", "y has 1"),
+    (
+        lambda m, x, y, v: sample_gradients(m, x, y, loss=OWN, sample_weight=np.zeros(N)),
+        "DataError",
+        "no row counts",
+    ),
+    (
+        lambda m, x, y, v: sample_gradients(m, x, y, loss=lambda o, t: (np.nan, o)),
+        "ArgumentError",
+        "the loss is nan",
+    ),
+    (
+        lambda m, x, y, v: sample_gradients(m, x, y, loss=lambda o, t: (1.0, np.nan * o)),
+        "DataError",
+        "gradient of the loss",
+    ),
     (lambda m, x, y, v: sample_gradients(m, x, y + 9, loss=SMOOTH), "DataError", "label"),
     (lambda m, x, y, v: sample_gradients(m, x, y, loss="mse"), "ArgumentError", "MSELoss"),
     (lambda m, x, y, v: sample_gradients(m, x, y, loss=SLOPES), "UnsupportedError", "alone"),

@@ -202,3 +202,14 @@ def test_losses_can_be_compared_hashed_and_pickled(case):
     assert pickle.loads(pickle.dumps(loss)) == loss
     assert hash(copy.deepcopy(loss)) == hash(loss)
     assert eval(repr(loss), vars(nn)) == loss
+
+
+@pytest.mark.parametrize("call", ["step", "backward", "evaluate"])
+def test_an_error_about_a_loss_with_nothing_to_add_is_left_as_it_is(call, rng):
+    """Outputs that overflow are an error themselves, which took its place."""
+    x, y = rng.standard_normal((64, 4)), rng.integers(0, 3, 64)
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=1e3))
+    model.flat_parameters = np.full(model.num_parameters, 1e38)
+    with pytest.raises(tw.ThalwegError, match=r"the loss (became|is) NaN|the learning rate"):
+        getattr(trainer, call)(np.abs(x), y)

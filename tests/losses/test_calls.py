@@ -367,3 +367,18 @@ def test_pytorchs_call_with_variances_is_told_where_they_go(width):
             call(mean, target, var)
     advised = loss(np.column_stack([mean, np.log(var)]), target)
     assert advised == pytest.approx((np.log(4) + 1 / 4) / 2, rel=1e-14)
+
+
+def test_targets_are_read_before_a_call_of_pytorch_is_recognized():
+    class Tensor:  # whose size is a method, as that of PyTorch's
+        def __array__(self, dtype=None, copy=None):
+            return np.ones((3, 2))
+
+        def size(self):
+            return 3, 2
+
+    loss = nn.GaussianNLLLoss()
+    with pytest.raises(tw.ShapeError, match="PyTorch's loss"):
+        loss(np.zeros((3, 2)), Tensor(), np.full((3, 2), 4.0))
+    with pytest.raises(tw.ShapeError, match="target"):
+        loss(np.ones((2, 2)), [[1], [1, 2]])

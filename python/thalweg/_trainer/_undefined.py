@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,11 @@ def explain(
         return
     if isinstance(model.layers[-1], (Softplus, ReLU, Sigmoid)):  # never negative
         return
-    output = weight = None
-    if x is not None:
-        output = model(x)
+    why = trainer._loss._why_nan("model(x)", None, None)
+    if why and x is not None:
         weight = None if sample_weight is None else np.asarray(sample_weight)
-    if why := trainer._loss._why_nan("model(x)", output, weight):
+        with contextlib.suppress(ThalwegError):  # outputs that are not finite have no place
+            why = trainer._loss._why_nan("model(x)", model(x), weight)
+    if why:
         text = str(error)
         error.args = (f"{text[: found.end(1)]}{why}{text[found.end() :]}",)

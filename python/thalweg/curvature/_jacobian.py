@@ -10,9 +10,11 @@ import numpy.typing as npt
 from thalweg import _arrays, _calls, _checks, _core, _parts
 from thalweg._arrays import Array
 from thalweg._habits import takes
+from thalweg._trainer import Trainer
 from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
 from thalweg.nn import DerivativeLoss, Loss, Sequential
 from thalweg.nn._losses import FunctionLoss, LossFunction, loss_of
+from thalweg.optim import SGD
 
 
 @takes("curvature.jacobian", {})
@@ -121,12 +123,15 @@ def sample_gradients(
             "call model.zero_grad() and trainer.backward(x[i:i+1], y[i:i+1]), and read "
             "model.flat_gradients"
         )
+    trainer = Trainer(model, loss=loss, optimizer=SGD(lr=0.0))  # knows how to read these arguments
+    samples, y, weight = trainer._ready(x, y, sample_weight)
+    trainer._core.evaluate(samples, y, weight)  # raises if they do not fit, or it is not finite
     output = model(x)
     if isinstance(loss, FunctionLoss):
-        _, (slopes,) = _calls.of_outputs(loss, (output,), y, sample_weight)
+        slopes = _calls.call(loss, (output,), y, weight)[1][0]
     else:
-        slopes = loss.gradient(output, y, sample_weight)
-    return model._core.row_gradients(model._samples(x, "x"), slopes)
+        slopes = loss.gradient(output, y, weight)
+    return model._core.row_gradients(samples, slopes)
 
 
 @takes("curvature.jvp", {})

@@ -116,7 +116,8 @@ impl<T: Element> Model<T> {
         if !training {
             check_output(isa, output, outputs)?;
             if !all_finite(isa, derivatives) {
-                return Err(too_large("a derivative of the outputs"));
+                let of_loss = matches!(backs, Backs::Slopes(_));
+                return Err(too_large(if of_loss { "the gradient of a sample" } else { "the Jacobian" }));
             }
         }
         Ok(())

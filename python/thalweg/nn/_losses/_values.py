@@ -53,14 +53,14 @@ def _outputs(loss: CoreLoss, output: Any) -> Array:
 def _targets(loss: CoreLoss, output: Array, target: Any) -> Any:
     """Prepare targets for the core, if they match the outputs."""
     width, dtype = output.shape[1], output.dtype
-    if loss._call_elsewhere and np.size(target) == output.size:
-        raise ShapeError(
-            f"output has shape {output.shape} and target {np.shape(target)}{loss._call_elsewhere}"
-        )
     if loss._labels:
         target = _arrays.labels_or_shares(target, dtype, "target")
     else:
         target = _arrays.targets(target, dtype, loss._target_width(width), "target")
+    if loss._call_elsewhere and target.size == output.size:
+        raise ShapeError(
+            f"output has shape {output.shape} and target {target.shape}{loss._call_elsewhere}"
+        )
     if len(target) != len(output):
         raise ShapeError(
             f"output has {len(output)} rows but target has {len(target)}; they must have the same "

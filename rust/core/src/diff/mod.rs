@@ -163,8 +163,8 @@ pub fn jvp<T: Element>(
 
 pub(crate) fn too_large(what: &str) -> Error {
     Error::Mismatch(format!(
-        "{what} is not finite: the direction, the weights or x are too large for this precision; use smaller \
-         ones, or a model with dtype=\"float64\""
+        "{what} is not finite: the weights, x, or what they are multiplied by, are too large for this precision; \
+         use smaller ones, or a model with dtype=\"float64\""
     ))
 }
 
