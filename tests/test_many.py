@@ -326,7 +326,9 @@ def test_lists_of_options_are_checked_before_anything_is_trained(name, blobs):
             "pass x=list(x), y=list(y), sample_weight=[sample_weight] * 2; got",
         ),
         (lambda x, y, w: ([x, x], [y, y], np.stack([w, w])), "a list of 2, list(sample_weight);"),
+        (lambda x, y, w: ([x, x], [y, y], (w, w)), "a list of 2, list(sample_weight);"),
         (lambda x, y, w: ([x, x], [y, y], w), "a list of 2, [sample_weight] * 2;"),
+        (lambda x, y, w: ([x, x], [y, y], tuple(w)), "a list of 2, [sample_weight] * 2;"),
     ],
 )
 def test_data_that_are_stacked_are_advised_to_be_lists(data, advice, blobs):
@@ -451,6 +453,18 @@ def test_the_same_fit_twice_is_a_warning(lr, blobs):
             tw.train_many(trainers, blobs.x, blobs.y)
     else:
         tw.train_many(trainers, blobs.x, blobs.y)
+
+
+@pytest.mark.parametrize("second", ["300", "301"])
+def test_the_same_fit_twice_may_have_its_number_of_epochs_twice(second, blobs):
+    """As from a file of settings: equal numbers, but two objects."""
+    epochs, data = [int("300"), int(second)], (blobs.x[:4], blobs.y[:4])
+    if second == "300":
+        assert epochs[0] is not epochs[1]
+        with pytest.warns(UserWarning, match=r"trainers\[0\] and trainers\[1\] will train iden"):
+            tw.train_many([make(0), make(0)], *data, epochs=epochs)
+    else:
+        tw.train_many([make(0), make(0)], *data, epochs=epochs)
 
 
 def test_penalties_and_hooks_also_make_a_difference(blobs):

@@ -17,17 +17,18 @@ pytest.importorskip("sklearn", minversion="1.7")  # that of what is compared wit
 
 import sklearn
 from scipy.sparse import csr_array, random_array
+from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.datasets import load_iris, make_classification
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import make_scorer, roc_auc_score
 from sklearn.model_selection import GridSearchCV, KFold, cross_validate
 from sklearn.neural_network import MLPClassifier as TheirClassifier
 from sklearn.neural_network import MLPRegressor as TheirRegressor
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import MaxAbsScaler, OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from thalweg.sklearn import MLPClassifier, MLPRegressor
@@ -1141,15 +1142,64 @@ def test_distributions_are_estimated_as_numbers_are(loss):
     assert network.best_validation_score_ == pytest.approx(-held_out)
 
     grid = {"hidden_layer_sizes": [(), (8,)]}
-    by_loss = lambda network, x, y: -network.trainer_.evaluate(x, y)["loss"]  # noqa: E731
-    for scoring in (None, by_loss):
-        search = GridSearchCV(network, grid, cv=2, scoring=scoring, error_score="raise").fit(x, y)
-        assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    search = GridSearchCV(network, grid, cv=2, error_score="raise").fit(x, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
     scaled = TransformedTargetRegressor(network, transformer=StandardScaler()).fit(x, 1000 + 50 * y)
     inner = scaled.regressor_.predict(x)
     scaler = scaled.transformer_
     np.testing.assert_allclose(scaled.predict(x), scaler.mean_ + scaler.scale_ * inner, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+@pytest.mark.parametrize("loss", [nn.GaussianNLLLoss(), nn.QuantileLoss([0.1, 0.5, 0.9])])
+def test_searches_can_score_distributions_behind_other_steps(loss, kind):
+    """By functions of what is predicted, which are minus the loss, up to log(2π) / 2."""
+    x, y, *_ = uneven(300)
+    x = csr_array(x) if kind == "sparse" else x
+
+    def likelihood(network, x, y):
+        return norm.logpdf(y, *network.predict(x, return_std=True)).mean()
+
+    def pinball(y, quantiles):
+        above = np.expand_dims(y, -1) - quantiles
+        return np.maximum(loss.quantiles * above, np.subtract(loss.quantiles, 1) * above).mean()
+
+    gaussian = isinstance(loss, nn.GaussianNLLLoss)
+    scoring = likelihood if gaussian else make_scorer(pinball, greater_is_better=False)
+    network = MLPRegressor(loss, (8,), learning_rate_init=0.01, max_iter=30, random_state=0)
+    steps = make_pipeline(MaxAbsScaler(), network)
+    grid = {"mlpregressor__alpha": [1e-4, 1000]}
+    search = GridSearchCV(steps, grid, cv=2, scoring=scoring, error_score="raise").fit(x, y)
+    assert search.best_params_ == {"mlpregressor__alpha": 1e-4}
+    scaler, best = search.best_estimator_
+    rows = scaler.transform(x)
+    rows = rows.toarray() if kind == "sparse" else rows
+    value = best.trainer_.evaluate(rows, y)["loss"] + gaussian * math.log(2 * math.pi) / 2
+    assert search.score(x, y) == pytest.approx(-value, rel=1e-5)
+
+
+@pytest.mark.parametrize("quantiles", [np.linspace(0.05, 0.95, 19), np.arange(1, 20) / 20])
+def test_the_median_of_a_grid_is_one_half_up_to_rounding(quantiles):
+    x, y, *_ = uneven(50)
+    network = MLPRegressor(nn.QuantileLoss(quantiles), max_iter=2).fit(x, y)
+    assert (0.5 in network.loss.quantiles) == (quantiles[9] == 0.5)
+    r2 = sklearn.metrics.r2_score(y, network.predict(x)[:, 9])
+    assert network.score(x, y) == pytest.approx(r2)
+
+
+@pytest.mark.parametrize("loss", [nn.GaussianNLLLoss(), "poisson"])
+def test_exponentials_far_from_the_data_are_0_or_infinite(loss):
+    """Whatever NumPy does about that otherwise: no warning, and no error."""
+    x = np.random.default_rng(0).standard_normal((200, 1))
+    y = np.exp(x[:, 0])
+    if loss != "poisson":
+        y *= np.random.default_rng(1).standard_normal(200)
+    network = MLPRegressor(loss, (), solver="lbfgs", random_state=0, alpha=0.0).fit(x, y)
+    with np.errstate(all="raise"):
+        found = network.predict([[-300.0], [300.0]], return_std=loss != "poisson")
+    rates, least = (found, 0.0) if loss == "poisson" else (found[1], 1e-3)  # √eps
+    np.testing.assert_allclose(rates, [least, np.inf])
 
 
 def test_what_a_loss_does_not_predict_is_told():
@@ -1164,7 +1214,7 @@ def test_what_a_loss_does_not_predict_is_told():
         number.predict(x, return_std=True)
     ends = MLPRegressor(nn.QuantileLoss([0.1, 0.9]), max_iter=2).fit(x, y)
     assert ends.predict(x).shape == (50, 2)
-    with pytest.raises(tw.ArgumentError, match=r"quantiles are \(0\.1, 0\.9\): add 0\.5, or let"):
+    with pytest.raises(tw.ArgumentError, match=r"quantiles are \(0\.1, 0\.9\): add 0\.5, or s"):
         ends.score(x, y)
 
 

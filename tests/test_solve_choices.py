@@ -410,8 +410,57 @@ def test_covariances_that_would_be_nonsense_are_refused(rng):
         small.covariance()
     narrow = nn.Sequential(nn.Linear(3, 1), nn.Linear(1, 2), dtype="float64")
     fit = solve.network(narrow, rng.standard_normal((9, 3)), rng.standard_normal((9, 2)))
-    with pytest.raises(tw.ArgumentError, match="no covariance: through a bottleneck"):
-        fit.covariance()
+    message = r"no covariance: through a bottleneck, .*; or it was not made by thalweg\.solve"
+    by_hand = solve.LinearFit(np.ones(2), np.array(0.0), 1.0, 2, 1.0, "QR")
+    for other in (fit, by_hand):
+        with pytest.raises(tw.ArgumentError, match=message):
+            other.covariance()
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("rank", [None, 2])
+def test_undetermined_directions_count_as_known(rank, intercept, rng):
+    """The pseudoinverse: with an intercept that of the centred samples, not of (x, 1)."""
+    x = rng.standard_normal((7, 3)) + 5
+    x = np.c_[x, x[:, 0] - x[:, 2] + rng.standard_normal(7)]
+    x[:, 3] = x[:, 0] - 2 * x[:, 2] if rank is None else x[:, 3]
+    fit = solve.least_squares(x, x[:, 1], intercept=intercept, rank=rank, rank_deficient="min_norm")
+    u, s, vt = np.linalg.svd(x - x.mean(axis=0) if intercept else x)
+    a = vt[: fit.rank].T / s[: fit.rank] @ u[:, : fit.rank].T
+    np.testing.assert_allclose(fit.covariance(1)[:4, :4], a @ a.T, rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("how", ["rank", "min_norm", "ridge"])
+def test_a_fit_keeps_no_more_directions_than_it_has(how, rng):
+    """They were a view into all of them: of many truncated fits, as many copies of x."""
+    x = np.repeat(rng.standard_normal((20, 5)), 40, axis=1)  # of rank 5
+    options = {"rank": {"rank": 3}, "min_norm": {"rank_deficient": "min_norm"}}
+    if how == "ridge":
+        fits = solve.ridge(x, x[:, 0], alpha=[1, 2], intercept=False)
+        assert np.shares_memory(*(fit._spread.v for fit in fits))
+    else:
+        fits = [solve.least_squares(x, x[:, 0], intercept=False, **options[how])]
+    for fit in fits:
+        kept = fit._spread.v
+        while kept.base is not None:
+            kept = kept.base
+        assert kept.size == 200 * fit.rank
+
+
+def test_covariances_count_rows_of_a_weight_and_not_their_weights(rng):
+    """R's lm likewise; a weight of 2 is a row of half the variance, not two rows."""
+    x, y = rng.standard_normal((9, 2)), rng.standard_normal(9)
+    v = np.array([0.0, 2, 2, 1, 1, 1, 1, 1, 1])
+    fit, without = solve.least_squares(x, y, sample_weight=v), v > 0
+    expected = solve.least_squares(x[without], y[without], sample_weight=v[without])
+    np.testing.assert_allclose(fit.covariance(), expected.covariance(), rtol=1e-12)
+    assert fit.covariance()[0, 0] / fit.covariance(1)[0, 0] == pytest.approx(
+        fit.sum_of_squares / (8 - 3)
+    )
+    rows = np.repeat(np.arange(9), v.astype(int))
+    twice = solve.least_squares(x[rows], y[rows])
+    np.testing.assert_allclose(fit.covariance(1), twice.covariance(1), rtol=1e-12)
+    np.testing.assert_allclose(fit.covariance() * (8 - 3) / (10 - 3), twice.covariance())
 
 
 def test_a_fit_through_a_bottleneck_is_not_linear_and_has_no_degrees_of_freedom(rng):

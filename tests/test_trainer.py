@@ -372,7 +372,7 @@ def test_epochs_recorded_at_once_are_those_recorded_one_by_one(rate, blobs):
 
 @pytest.mark.parametrize("kind", ["core", "python", "stream"])
 def test_no_epochs_train_nothing(kind, blobs):
-    """As what is left of a run that is complete; the data are checked, and callbacks called."""
+    """As what is left of a run that is complete; arrays are checked, and callbacks called."""
     x, y = blobs.x, blobs.y
     seen = []
 
@@ -409,6 +409,34 @@ def test_no_epochs_train_nothing(kind, blobs):
         assert trainer.fit(x, y, epochs=3)["loss"] == expected.fit(x, y, epochs=3)["loss"]
 
 
+@pytest.mark.parametrize("kind", ["core", "python", "stream"])
+def test_no_epochs_leave_gradients_and_the_rate_as_they_are(kind, blobs):
+    """Those that wait for an update; the rate is that of steps which are not made."""
+    x, y = blobs.x, blobs.y
+    trainer = tw.Trainer(
+        nn.Sequential(nn.Linear(5, 3), seed=0),
+        loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1), accumulate_grad_batches=2,
+    )  # fmt: skip
+    expected = trainer.copy()
+    with contextlib.ExitStack() as hooks:
+        for each in (trainer, expected):
+            if kind == "python":
+                hooks.enter_context(each.gradient_hook(np.sign))
+            each.step(x[:30], y[:30])
+        if kind == "stream":
+            trainer.fit([(x, y)], epochs=0)
+        else:
+            trainer.fit(x, y, epochs=0)
+            if kind == "core":
+                trainer.fit(x, y, epochs=0, lr="auto")
+                tw.train_many([trainer], x, y, epochs=[0])
+        assert trainer.optimizer.lr == 0.1
+        for each in (trainer, expected):
+            each.step(x[30:60], y[30:60])
+    assert trainer.optimizer.steps == 1
+    np.testing.assert_array_equal(trainer.model.flat_parameters, expected.model.flat_parameters)
+
+
 def test_the_callback_may_use_the_model(classifier, blobs):
     class Watcher:
         def __init__(self):
@@ -435,6 +463,12 @@ def test_the_progress_bar_shows_epochs_and_figures(classifier, blobs, capsys):
     assert "9/9" in shown
     for key in ("loss", "accuracy", "val_loss", "val_accuracy"):
         assert f"{key}={classifier.history[key][-1]:.4f}" in shown
+
+
+def test_no_epochs_show_no_progress(classifier, blobs, capsys):
+    pytest.importorskip("tqdm")
+    classifier.fit(blobs.x, blobs.y, epochs=0, progress=True)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_progress_bar_without_a_place_to_show_it_is_silent(classifier, blobs, monkeypatch):

@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 
-from thalweg import nn
+from thalweg import nn, solve
 from thalweg.optim import schedules
 
 TINY, FAR = np.full((2, 3), 1e-60), np.array([[1000.0, -1000.0]])
 MODEL = nn.Sequential(nn.Linear(3, 1), seed=0)  # in float32, which has no 1e-60
 #: A column of which the second block, too, deviates from its mean by less than a square can tell.
 COLUMN = np.r_[-1.0, 1.0, np.zeros(40_000), 1e-190][:, None]
+#: Targets whose squares are no numbers, and samples.
+FAINT, LINE = np.array([1e-170, 3e-170, 2e-170, 5e-170]), np.arange(4.0)[:, None]
+WEIGHTS = np.array([1.0, 1e-300, 1.0, 1.0])
 
 CALLS = {
     "probabilities of classes": lambda: nn.CrossEntropyLoss().probabilities(FAR),
@@ -18,7 +21,18 @@ CALLS = {
     "rows of objects": lambda: MODEL(TINY.astype(object)),
     "a falling rate": lambda: [schedules.ExponentialLR(1e-60).lr(t, base=0.1) for t in (5, 6)],
     "deviations": lambda: nn.Standardize.of(COLUMN),
+    "residuals": lambda: solve.least_squares(LINE, FAINT).sum_of_squares,
+    "predictions": lambda: solve.least_squares(LINE, FAINT).predict(1e-200 * LINE),
+    "covariances": lambda: solve.least_squares(LINE, LINE[:, 0] ** 2).covariance(noise=1e-155),
+    "weighted targets": lambda: solve.ridge(LINE, FAINT, alpha=1, sample_weight=WEIGHTS).coef,
+    "curves": lambda: curve(FAINT).theta,
+    "covariances of curves": lambda: curve(1.0).covariance(noise=1e-155),
 }
+
+
+def curve(y):
+    """Return the fit of a function, a line through 0."""
+    return solve.nonlinear_least_squares(lambda t: LINE[:, 0] * t - y, lambda t: LINE, [0.5])
 
 
 @pytest.mark.parametrize("call", CALLS)

@@ -85,6 +85,7 @@ def train_many(
     -----
     After Ctrl-C, all fits end after their current batch; what they have learned is kept. A list as
     ``epochs`` goes on from there, ``[10 - trainer.epochs for trainer in trainers]``; 0 is allowed.
+    A schedule needs a length for that: without one, it starts anew in what is left.
 
     Where the system allows fewer threads, there are fewer fits at a time; without any, the fits run
     one after another on the calling thread.
@@ -353,10 +354,13 @@ def _data_of_each(trainers: int, shared: dict[str, Any]) -> list[dict[str, Any]]
             )
     if not own:
         return [shared] * trainers
-    made: dict[tuple[int, ...], dict[str, Any]] = {}  # one for all that have the same
+    made: dict[tuple[int | str, ...], dict[str, Any]] = {}  # one for all that have the same
+    each = [dict(zip(own, mine, strict=True)) for mine in zip(*own.values(), strict=True)]
+    # Equal numbers are the same, but data only if they are the same object.
+    by = {"epochs": repr, "batch_size": repr}
     return [
-        made.setdefault(tuple(map(id, mine)), shared | dict(zip(own, mine, strict=True)))
-        for mine in zip(*own.values(), strict=True)
+        made.setdefault(tuple(by.get(name, id)(mine[name]) for name in own), shared | mine)
+        for mine in each
     ]
 
 
@@ -389,7 +393,8 @@ def _how_to_unstack(trainers: int, shared: dict[str, Any]) -> str:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    """Return the shape of an array, or of a list of arrays like the first."""
+    """Return the shape of an array, or of a list or tuple of arrays like the first."""
+    value = list(value) if isinstance(value, tuple) else value
     if _is_of_arrays(value, 1):
         return (len(value), *np.shape(value[0]))
     return tuple(getattr(value, "shape", ()))

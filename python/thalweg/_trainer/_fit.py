@@ -99,7 +99,8 @@ class Fitting(TrainerBase):
             generated on the fly. Each batch is one step, and is checked when it arrives; an error
             names the batch.
         epochs : int, keyword only, default 1
-            How many times each sample is used. With 0, the data are checked and nothing is trained.
+            How many times each sample is used. With 0, arrays are checked and nothing is trained;
+            batches are not drawn.
         batch_size : int or None, keyword only, default 32
             Samples per step. The last batch of an epoch holds what remains; none is dropped. None
             takes all samples at once, in order, as `optim.LBFGS` and `optim.LevenbergMarquardt`
@@ -136,8 +137,8 @@ class Fitting(TrainerBase):
             at the start and more curved after some steps, that rate and successive halves of it,
             down to a thousandth, are tried on copies for 100 updates each. The largest is chosen
             that lowers the loss about as much as any and is still stable where it ends. This takes
-            about as long as a thousand steps or so, and needs arrays. `callbacks.StabilityMonitor`
-            monitors stability later on.
+            about as long as a thousand steps or so, and needs arrays. With 0 epochs, nothing is
+            measured and the rate stays. `callbacks.StabilityMonitor` monitors stability later on.
 
         Returns
         -------
@@ -178,7 +179,7 @@ class Fitting(TrainerBase):
         has completed so far.
 
         Gradients of calls of `step` or `update` that still wait for an update when a fit begins
-        (``accumulate_grad_batches``) are dropped.
+        (``accumulate_grad_batches``) are dropped, unless it has 0 epochs.
 
         Another thread ends a fit by a callback whose `on_step_end` or `on_epoch_end` returns True,
         e.g. ``return event.is_set()`` of a `threading.Event`. Exceptions that another thread sends
@@ -255,7 +256,8 @@ class Fitting(TrainerBase):
         if isinstance(lr, str):
             _checks.one_of("lr, if it is not a number,", lr, ["auto"])
             self._check_last_batch(len(x), batch_size)  # before a long search
-            lr = safe_lr(cast("Trainer", self), x, y, weight, batch_size)
+            auto = cast("Trainer", self), x, y, weight, batch_size
+            lr = safe_lr(*auto) if epochs else None
         self._set_base_lr(lr)
         run = self._arrays_fit(x, y, weight, vx, vy, validation_weight, epochs, batch_size, shuffle)
         return self._validated(run, held_out)
@@ -410,14 +412,15 @@ class Fitting(TrainerBase):
         """Run a fit with everything that watches it; `restore` resets counts and rates."""
         watch = _watch.Watch(cast("Trainer", self), callbacks)
 
-        with _bar(run, epochs) if progress else contextlib.nullcontext() as bar:
+        with _bar(run, epochs) if progress and epochs else contextlib.nullcontext() as bar:
             earlier, self._history = self._history, History()
             try:
                 watch.begin()
             except BaseException:
                 self._history = earlier
                 raise
-            stop, restored = watch.cancelled or epochs == 0, False
+            idle = stop = watch.cancelled or epochs == 0
+            restored = False
             # With nothing to show or ask, the whole fit is one call into the core. Where functions
             # of the user's run in it, they see the epochs so far.
             max_epochs = None if isinstance(run, _core.Fit) and not watch.epochs else 1
@@ -470,7 +473,7 @@ class Fitting(TrainerBase):
                 raise
             finally:  # Ctrl-C and errors leave completed epochs unrecorded
                 catch_up()
-                if not restored:
+                if not (restored or idle):
                     self._core.forget()  # gradients left by a stop within an epoch
             watch.end()
         return self._history

@@ -21,6 +21,8 @@ from thalweg.sklearn._base import MLP, Objective
 
 # Made once, as every `partial_fit` needs them.
 _SQUARED_ERROR, _POISSON = nn.MSELoss(), nn.PoissonNLLLoss()
+#: How far from 0.5 the median of a grid of quantiles may be, as by np.linspace(0.05, 0.95, 19).
+_ROUNDING = 8 * float(np.finfo(np.float64).eps)
 
 
 class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
@@ -68,8 +70,8 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
 
     `score` is R² whatever the loss, as in scikit-learn's ``QuantileRegressor``. To search for a
     quantile, use ``scoring=make_scorer(mean_pinball_loss, alpha=0.9, greater_is_better=False)``.
-    To search for several quantiles or deviations, let the loss of the held-out rows decide,
-    ``scoring=lambda network, x, y: -network.trainer_.evaluate(x, y)["loss"]``.
+    To search for several quantiles or deviations, score what `predict` returns, as below: that also
+    works in a pipeline.
 
     ``tw.onnx.export(network.model_)`` makes an ONNX graph of the network, without a scaler that
     precedes it in a pipeline; with "poisson", ``loss=network.trainer_.loss`` turns its outputs into
@@ -92,6 +94,32 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
     ...                        random_state=0, dtype="float64").fit(x, np.sin(3 * x).ravel())
     >>> network.score(x, np.sin(3 * x)) > 0.99
     True
+
+    A search for means and deviations by their likelihood, and for quantiles by the mean of their
+    pinball losses:
+
+    >>> from scipy.stats import norm
+    >>> from sklearn.metrics import make_scorer
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from thalweg import nn
+    >>> def likelihood(network, x, y):
+    ...     mean, deviation = network.predict(x, return_std=True)
+    ...     return norm.logpdf(y, mean, deviation).mean()
+    >>> levels = np.array([0.1, 0.5, 0.9])
+    >>> def pinball(y, quantiles):
+    ...     above = np.expand_dims(y, -1) - quantiles
+    ...     return np.maximum(levels * above, (levels - 1) * above).mean()
+    >>> by_pinball = make_scorer(pinball, greater_is_better=False)
+    >>> random = np.random.default_rng(0)
+    >>> x = random.uniform(-1, 1, (200, 1))
+    >>> y = np.sin(3 * x).ravel() + 0.1 * random.standard_normal(200)
+    >>> for loss, scoring in ((nn.GaussianNLLLoss(), likelihood),
+    ...                       (nn.QuantileLoss(levels), by_pinball)):
+    ...     network = MLPRegressor(loss, (20,), learning_rate_init=0.01, tol=0.01, random_state=0)
+    ...     search = GridSearchCV(network, {"alpha": [0.001, 10]}, scoring=scoring, cv=2)
+    ...     search.fit(x, y).best_params_
+    {'alpha': 0.001}
+    {'alpha': 0.001}
     """
 
     _stratifies = False
@@ -202,9 +230,10 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
         -------
         y : ndarray, shape (n,) or (n, n_outputs), of the model's dtype
             The predictions: means with `nn.GaussianNLLLoss`. With m > 1 quantiles, there is one
-            more axis, the last, of length m.
+            more axis, the last, of length m. Rates of "poisson" are exponentials: infinite, without
+            a warning, where the dtype has no number as large, far from all that was learned.
         y_std : ndarray, shape (n,) or (n, n_outputs)
-            The standard deviations, only with `return_std`.
+            The standard deviations, only with `return_std`; exponentials, as are rates.
 
         Raises
         ------
@@ -222,14 +251,14 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
                 f"predicts deviations beside means; this one has {loss!r}"
             )
         log_variance = output[:, self.n_outputs_ :]
-        deviation = np.maximum(np.exp(log_variance / 2), math.sqrt(loss.eps))
+        deviation = np.maximum(_exp(log_variance / 2), math.sqrt(loss.eps))
         return predicted, deviation.reshape(predicted.shape)
 
     def _numbers(self, output: Array) -> Array:
         """Turn outputs into predictions."""
         loss, targets = self.trainer_.loss, self.n_outputs_
         if self.out_activation_ == "exp":
-            output = np.exp(output)
+            output = _exp(output)
         if isinstance(loss, nn.GaussianNLLLoss):
             output = output[:, :targets]
         elif _losses.outputs_per_target(loss) > 1:  # the targets of one quantile after the other
@@ -247,7 +276,7 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
         Returns
         -------
         float
-            For several quantiles, R² of the median, which must be one of them.
+            For several quantiles, R² of the median, which must be one of them, up to rounding.
 
         Raises
         ------
@@ -257,13 +286,15 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
         """
         predicted, loss = self.predict(X), self.trainer_.loss
         if isinstance(loss, nn.QuantileLoss) and len(loss.quantiles) > 1:
-            if 0.5 not in loss.quantiles:
+            off = np.abs(np.subtract(loss.quantiles, 0.5))
+            if off.min() > _ROUNDING:
                 raise ArgumentError(
                     f"score is R² of the median, but the quantiles are {loss.quantiles}: add 0.5, "
-                    "or let the loss decide, scoring=lambda network, x, y: "
-                    '-network.trainer_.evaluate(x, y)["loss"]'
+                    "or score all of them, scoring=make_scorer(pinball, greater_is_better=False), "
+                    "where pinball(y, quantiles) is the mean of their losses: see the examples of "
+                    "MLPRegressor"
                 )
-            predicted = predicted[..., loss.quantiles.index(0.5)]
+            predicted = predicted[..., off.argmin()]
         return float(r2_score(y, predicted, sample_weight=sample_weight))
 
     def _learn(self, y: npt.NDArray[Any], classes: npt.NDArray[Any] | None) -> None:
@@ -300,8 +331,14 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
     def _score(self, x: Samples, target: Any, sample_weight: Array | None) -> float:
         if not isinstance(self.loss, str):  # for a quantile, R² is not the goal
             return self._minus_loss(x, target, sample_weight)
-        with np.errstate(over="ignore"):  # infinity is checked next
-            predicted = self._numbers(self.model_(x))
+        predicted = self._numbers(self.model_(x))
         if not np.isfinite(predicted).all():  # as in scikit-learn
             return math.nan
         return float(r2_score(target, predicted, sample_weight=sample_weight))
+
+
+def _exp(output: Array) -> Array:
+    """Compute exponentials, whatever a network puts out: the nearest are 0 and infinity."""
+    with np.errstate(over="ignore", under="ignore"):
+        found: Array = np.exp(output)
+    return found

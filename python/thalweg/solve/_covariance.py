@@ -27,7 +27,7 @@ def scaled(unscaled: _Matrix, noise: Any, squares: _Matrix, rows: int, dof: floa
         )
     else:
         variance = squares / (rows - dof)
-    with np.errstate(over="ignore", invalid="ignore"):  # checked below
+    with np.errstate(all="ignore"):  # checked below
         covariance: _Matrix = variance[..., np.newaxis, np.newaxis] * unscaled
     if not np.isfinite(covariance).all():
         raise DataError("the covariance is too large for float64; scale the problem")

@@ -113,11 +113,13 @@ class Outcome:
     stopped: str
 
 
+@np.errstate(under="ignore")
 def norm2(x: Vector) -> float:
     """Compute the sum of squares."""
     return float(x @ x)
 
 
+@np.errstate(under="ignore")
 def step(
     state: Damping,
     theta: Vector,

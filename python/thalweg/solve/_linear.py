@@ -23,7 +23,7 @@ from thalweg.solve._linear_fit import LinearFit, Spread
 Reduction: TypeAlias = Literal["sum", "mean"]
 RankDeficient: TypeAlias = Literal["raise", "min_norm"]
 _Matrix = npt.NDArray[np.float64]
-#: u, s, vᵀ and the numerical rank.
+#: u, s, of vᵀ as many rows as the numerical rank, and this rank.
 _Decomposed = tuple[_Matrix, _Matrix, _Matrix, int]
 _F64 = np.dtype(np.float64)
 _EPS = float(np.finfo(np.float64).eps)
@@ -56,8 +56,8 @@ class Problem:
         """
         if not np.isfinite(coef).all():
             raise DataError("the coefficients are too large for float64; scale x and y")
-        intercept = self.y_mean - self.x_mean @ coef
-        with np.errstate(over="ignore", invalid="ignore"):  # checked below
+        with np.errstate(all="ignore"):  # checked below; the intercept is no larger than y and x w
+            intercept = self.y_mean - self.x_mean @ coef
             squares = ((self.y - self.x @ coef) ** 2).sum(axis=0)
             total = float(squares.sum())
         if not np.isfinite(total):
@@ -96,7 +96,7 @@ def problem(
         x, y, weight = x[there], y[there], weight[there]
     x_mean, y_mean = np.zeros(x.shape[1]), np.zeros(y.shape[1])
     centred = _checks.flag("intercept", intercept)
-    with np.errstate(over="ignore", invalid="ignore"):  # checked below
+    with np.errstate(all="ignore"):  # checked below
         total = float(len(x) if weight is None else weight.sum())
         if centred:
             share = None if weight is None else weight / weight.max()
@@ -193,6 +193,7 @@ def least_squares(
     return fit(data, rank_deficient, rcond) if rank is None else truncated(data, rank, rcond)
 
 
+@np.errstate(under="ignore")
 def fit(
     data: Problem, rank_deficient: RankDeficient = "raise", rcond: float | None = None
 ) -> LinearFit:
@@ -229,9 +230,10 @@ def truncated(data: Problem, rank: int, rcond: float | None) -> LinearFit:
     return _of_rank(data, svd, rank)
 
 
+@np.errstate(under="ignore")
 def _of_rank(data: Problem, svd: _Decomposed, rank: int) -> LinearFit:
     u, s, vt, _ = svd
-    v, gains = vt[:rank].T, 1 / s[:rank]
+    v, gains = _first(rank, vt).T, 1 / s[:rank]
     coef = v @ (gains[:, np.newaxis] * (u[:, :rank].T @ data.y))
     return data.fit(coef, rank, _ratio(s, rank), "SVD", rank, (v, gains))
 
@@ -417,6 +419,7 @@ def chosen(method: str, data: Problem, svd: _Decomposed) -> float:
     return _choice.chosen(method, data.y, u, s, rank, data.degrees)
 
 
+@np.errstate(under="ignore")
 def penalized(data: Problem, penalty: float, svd: _Decomposed) -> LinearFit:
     """Solve a prepared problem with a penalty, above 0, which is the λ of the sum."""
     u, s, vt, rank = svd
@@ -424,7 +427,7 @@ def penalized(data: Problem, penalty: float, svd: _Decomposed) -> LinearFit:
     kept = s[:rank]
     with np.errstate(over="ignore"):  # nothing is left then
         shrunk = 1 / (kept + penalty / kept)  # s / (s² + penalty), whose square may overflow
-    v = vt[:rank].T
+    v = vt.T
     coef = v @ (shrunk[:, np.newaxis] * (u[:, :rank].T @ data.y))
     dof = float((kept * shrunk).sum())
     return data.fit(coef, rank, _ratio(s, rank), "SVD", dof, (v, shrunk))
@@ -432,9 +435,16 @@ def penalized(data: Problem, penalty: float, svd: _Decomposed) -> LinearFit:
 
 def _svd(x: _Matrix, rcond: float) -> _Decomposed:
     u, s, vt = np.linalg.svd(x, full_matrices=False)
-    return u, s, vt, int((s > rcond * s[0]).sum())
+    rank = int((s > rcond * s[0]).sum())
+    return u, s, _first(rank, vt), rank
 
 
+def _first(rank: int, vt: _Matrix) -> _Matrix:
+    """Return so many rows, without keeping the others: fits hold on to them."""
+    return vt[:rank].copy() if rank < len(vt) else vt
+
+
+@np.errstate(under="ignore")
 def lengths(x: _Matrix) -> tuple[_Matrix, npt.NDArray[np.bool_]]:
     """Return the norms of columns, with 1 for those of zeros, and which these are."""
     size = np.abs(x).max(axis=0)

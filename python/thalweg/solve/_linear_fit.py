@@ -83,7 +83,8 @@ class LinearFit:
         x = _arrays.finite(_arrays.matrix(x, _F64, "x"), "x")
         if x.shape[1] != len(self.coef):
             raise ShapeError(f"x has {x.shape[1]} columns; this fit takes {len(self.coef)}")
-        result: _Matrix = x @ self.coef + self.intercept
+        with np.errstate(under="ignore"):
+            result: _Matrix = x @ self.coef + self.intercept
         return result
 
     def covariance(self, noise: float | None = None) -> _Matrix:
@@ -94,7 +95,9 @@ class LinearFit:
 
         if the noise of the targets is independent, with the variance :math:`\sigma^2 / v_i` in row
         `i`. `X` has the rows :math:`\sqrt{v_i}\,(x_i, 1)`, without the 1 if there is no intercept;
-        :math:`I_w` is the identity, but 0 for the intercept; and `r` are the residuals. Without
+        :math:`I_w` is the identity, but 0 for the intercept; `r` are the residuals; and `n` counts
+        the rows of a weight above 0, as in R's ``lm`` (statsmodels' ``WLS`` counts all). A weight
+        of 2 is a row of half the variance, not two rows: repeat a row that was seen twice. Without
         a penalty this is :math:`\hat\sigma^2 (X^\top X)^{-1}`, as of R's ``vcov(lm(...))`` and
         statsmodels' ``cov_params()``.
 
@@ -115,8 +118,9 @@ class LinearFit:
         ------
         ArgumentError
             If `noise` is negative or not finite; there are no more rows than degrees of freedom, so
-            that it must be passed; or the coefficients are not linear in the targets, as through a
-            bottleneck of `network`.
+            that it must be passed; or the fit does not have what this takes, since its coefficients
+            are not linear in the targets, as through a bottleneck of `network`, or it was not made
+            by `thalweg.solve`.
         DataError
             If the result is too large for float64.
 
@@ -124,8 +128,10 @@ class LinearFit:
         -----
         This is the spread of the estimates from one draw of the noise to another. With a penalty, a
         truncation or dependent columns, they are also biased, which it does not contain; directions
-        that the samples leave undetermined count as known to be 0, :math:`A = X^+`. (The posterior
-        covariance with the penalty as the prior, of scikit-learn's ``BayesianRidge``, is larger:
+        that the samples leave undetermined count as known to be 0. The rows of `A` for `w` are then
+        :math:`X^+`, the pseudoinverse; with an intercept, that of the centred samples,
+        :math:`\sqrt{v_i}\,(x_i - \bar x)`; and of rank `r` if truncated. (The posterior covariance
+        with the penalty as the prior, of scikit-learn's ``BayesianRidge``, is larger:
         :math:`\sigma^2 (X^\top X + \lambda I_w)^{-1}`.) Of a penalty or a rank that was chosen by
         the targets, this does not contain the choice.
 
@@ -147,7 +153,7 @@ class LinearFit:
         if spread is None:
             raise ArgumentError(
                 "this fit has no covariance: through a bottleneck, coefficients are not linear in "
-                "the targets"
+                "the targets; or it was not made by thalweg.solve, whose fits keep what it takes"
             )
         return _covariance.scaled(spread.unscaled(), noise, spread.squares, spread.rows, self.dof)
 
@@ -161,9 +167,9 @@ class LinearFit:
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """What the covariance of a fit is computed from, small beside its samples."""
+    """What the covariance of a fit is computed from: not the n samples."""
 
-    v: _Matrix  # (p, r): the estimated directions,
+    v: _Matrix  # (p, r), with r <= min(n, p): the estimated directions,
     gains: _Matrix  # (r,): and by how much noise is multiplied there
     x_mean: _Matrix | None  # if there is an intercept
     total: float

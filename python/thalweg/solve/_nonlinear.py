@@ -100,7 +100,7 @@ class LeastSquaresFit:
 
         References
         ----------
-        Bates & Watts 1988, "Nonlinear regression analysis and its applications", section 2.2.
+        Bates & Watts 1988, "Nonlinear regression analysis and its applications".
         """
         rows, size = self.jacobian.shape
         scale, _ = _linear.lengths(self.jacobian)
@@ -112,7 +112,7 @@ class LeastSquaresFit:
                 f"those at {_linear.dependent(rank, vt)} can change without changing any residual. "
                 "Hold some of them fixed"
             )
-        with np.errstate(over="ignore", invalid="ignore"):  # checked by `scaled`
+        with np.errstate(all="ignore"):  # checked by `scaled`
             root = vt.T / s / scale[:, np.newaxis]
             unscaled = root @ root.T
         squares = np.asarray(self.sum_of_squares)
@@ -283,5 +283,5 @@ def nonlinear_least_squares(
 
 def _squares(values: npt.NDArray[np.float64]) -> bool:
     """Whether the sum of squares is finite."""
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         return bool(np.isfinite(np.square(values).sum()))
