@@ -1,7 +1,8 @@
 # All tasks of this checkout. Each target sets up what it needs in a separate environment (.venv),
 # and only once: stamp files in there record what is up to date.
 #
-# Needed: Rust (rustup.rs), Python 3.11 or later, make, git.
+# Needed: Rust (rustup.rs) with a C linker, Python 3.11 or later (on Debian python3-venv), make, git,
+# and a network. The first build compiles for several minutes.
 #
 #   make demo     build, train on real digits, show the result
 #   make test     build and run every test, Rust's and Python's   (ARGS="-k trainer" goes to pytest)

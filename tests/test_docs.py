@@ -153,6 +153,13 @@ def test_the_readme_shows_rows_of_the_manuals_table():
             assert row[name] == measured[work][theirs], (work, name)
 
 
+def test_the_picture_of_ratios_is_that_of_the_tables():
+    """It names the dates of the tables that it was drawn from; how to draw it: CONTRIBUTING.md."""
+    dates = re.findall(r"^- Date: (.+)$", read("performance/steps.md"), re.M)
+    assert dates
+    assert "; ".join(dates) in read("_static/ratios.svg")
+
+
 def test_the_readme_shows_how_to_install_before_anything_else_and_names_the_commands():
     titles = re.findall(r"^## (.+)$", read("../README.md"), re.M)
     assert titles[:4] == ["Install", "Two commands", "Features", "Speed"]

@@ -48,11 +48,21 @@ TAIL = """
   preserve what was known of the old classes, but nothing tells these from the new ones. The
   published figures show the same. `class_all` is also class-incremental learning, with all outputs
   in the softmax from the beginning.
-- A standard error from two seeds is itself uncertain by a factor of two, so distances in units of
-  it mean little.
+- {uncertain}
 - Without any strategy, task-incremental figures vary by several per cent between seeds; compare
   means, with their standard errors.
 """
+
+
+def uncertain(n):
+    """How far to trust a standard error from n seeds, the least behind any figure."""
+    if n < 2:
+        return "A single seed has no standard error."
+    share = 100 / np.sqrt(2 * (n - 1))  # of normally distributed figures
+    return (
+        f"A standard error from {n} seeds is itself uncertain by about {share:.0f} %, and so are\n"
+        "  distances in units of it."
+    )
 
 
 def read(path):
@@ -129,5 +139,5 @@ def write(directory):
     for name, (mark, meaning) in CHECKED.items():
         if mark and any(row["checked"] == name for row in published.values()):
             parts.append(f"\n{mark.strip()} {meaning}\n")
-    parts.append(TAIL)
+    parts.append(TAIL.format(uncertain=uncertain(min(map(len, ours.values()), default=0))))
     (directory / "reproduction.md").write_text("".join(parts), encoding="utf-8")

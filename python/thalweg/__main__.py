@@ -11,8 +11,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Do what the command line asks for; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m thalweg",
-        description="Trains a small network on real handwritten digits, checks its gradient, and "
-        "draws what happened. Needs pip install scikit-learn matplotlib tqdm.",
+        description="Trains a small network on real handwritten digits from three seeds, checks "
+        "its gradient, times a step beside scikit-learn's, and draws what happened. Needs "
+        "pip install scikit-learn matplotlib tqdm.",
     )
     parser.add_argument(
         "--config", action="store_true", help="print what a bug report needs, and nothing else"

@@ -59,7 +59,7 @@ def train(data: datasets.Digits, seed: int, *, epochs: int = EPOCHS, progress: b
 
 
 def check(data: datasets.Digits) -> GradcheckReport:
-    """Check the gradient of a fresh network for every parameter."""
+    """Check the gradient of a fresh network."""
     rows = slice(0, 16)
     return gradcheck(
         make_model(SEEDS[0]), data.x_train[rows], data.y_train[rows], loss=nn.CrossEntropyLoss()
@@ -134,7 +134,7 @@ def main() -> None:
     accuracies = [trainer.history["val_accuracy"][-1] for trainer in trainers]
     print(f"mean held-out accuracy: {statistics.mean(accuracies):.2%}", flush=True)
 
-    print("\ngradient check, all parameters, float64:", flush=True)
+    print("\ngradient check, in float64:", flush=True)
     report = check(data)
     print(report, flush=True)
 

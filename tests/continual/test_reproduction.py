@@ -119,6 +119,8 @@ def test_the_page_shows_means_errors_and_distances(reproduction, tmp_path):
     # 97 with a standard error of 1, and 99 with one of 1: -2 of their sqrt(2).
     assert "| EWC | task | 99 ± 1 † | 97.00 ± 1.00 | 2 | 2.00 ± 1.00 | 11 | -1.4 |" in lines
     assert "Not run yet." in lines
+    # The deviation of a standard error from n seeds is 1 / sqrt(2 (n - 1)) of it.
+    assert "- A standard error from 2 seeds is itself uncertain by about 71 %, and so are" in lines
 
 
 def test_the_page_of_the_manual_is_that_of_its_figures(reproduction, tmp_path):
