@@ -101,8 +101,8 @@ class Admission:
 
     def _check_data(self, task: Task) -> None:
         """Refuse labels or weights that this strategy, or one inside, cannot learn."""
-        plain = {"plain rows", "plain tasks"} & {*self._does}
-        if task.sample_weight is not None and plain:
+        plain = {"plain rows"} if task._weighted else {"plain rows", "plain tasks"}
+        if task.sample_weight is not None and plain & {*self._does}:
             name, why, else_ = type(self).__name__, "it weights all samples equally", ""
             if self._by_step:
                 why = "it learns by step, which takes no weights"

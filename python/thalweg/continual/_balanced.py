@@ -7,7 +7,8 @@ import numpy as np
 
 from thalweg import _arrays, _checks
 from thalweg._habits import takes
-from thalweg.continual._buffers import LOCK, Buffer, Group, as_columns, as_wide, copied
+from thalweg.continual import _buffers
+from thalweg.continual._buffers import Buffer, Group, as_columns, as_wide, copied, matching
 from thalweg.continual._task import are_labels
 from thalweg.errors import ArgumentError, ShapeError
 
@@ -91,35 +92,61 @@ class BalancedBuffer(Buffer):
     ) -> None:
         """Offer samples; those with the same label and the same `group` form one class.
 
-        With ``select="herding"``, `features` returns finite numbers of shape (n, k) for n samples.
+        With ``select="herding"``, `features` returns finite numbers of shape (n, k) for n samples;
+        it is called again if another thread has added to this buffer meanwhile.
         """
-        with LOCK:
-            arrays = as_columns(columns, self._kept())
-            if self._herding:
-                if features is None:
-                    raise ArgumentError(
-                        'select="herding" needs the features of samples: pass features, a function'
-                        " that computes them from x, or let Replay fill the buffer"
-                    )
-                _checks.function("features", features, "x")
-            parts = {
-                key: {name: array[mine] for name, array in arrays.items()}
-                for key, mine in _parts(group, arrays["y"]).items()
-            }
-            seen = dict(self._seen)
-            for key, part in parts.items():
-                seen[key] = seen.get(key, 0) + len(part["x"])
-            self.check_room(len(seen))
-            quota = self.capacity if self._per_class else _share(self.capacity, seen.values())
-            groups = {
-                key: self._shrunk(as_wide(kept, arrays), quota)
-                for key, kept in self._groups.items()
-            }
-            for key, part in parts.items():
-                groups[key] = self._joined(
-                    groups.get(key), part, quota, self._seen.get(key, 0), features
-                )
-            self._groups, self._seen = groups, seen
+        new = as_columns(columns)
+        if not self._herding:
+            with _buffers.LOCK:
+                groups, seen = self._groups, self._seen
+                self._groups, self._seen = self._with(groups, seen, new, group)
+            return
+        if features is None:
+            raise ArgumentError(
+                'select="herding" needs the features of samples: pass features, a function that'
+                " computes them from x, or let Replay fill the buffer"
+            )
+        _checks.function("features", features, "x")
+        added = False
+        while not added:
+            with _buffers.LOCK:
+                before, seen = self._groups, self._seen
+            groups, seen = self._with(before, seen, new, group, features)
+            with _buffers.LOCK:
+                added = self._groups is before
+                if added:
+                    self._groups, self._seen = groups, seen
+
+    def _with(
+        self,
+        groups: dict[str, dict[str, Any]],
+        seen: dict[str, int],
+        new: dict[str, Any],
+        group: Group,
+        features: Callable[[Any], Any] | None = None,
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+        """Return what is kept of each class, and how many it was offered, with new samples."""
+        arrays = matching(new, next(iter(groups.values()), {}))
+        parts = {
+            key: {name: array[mine] for name, array in arrays.items()}
+            for key, mine in _parts(group, arrays["y"]).items()
+        }
+        counts = dict(seen)
+        for key, part in parts.items():
+            counts[key] = counts.get(key, 0) + len(part["x"])
+        self.check_room(len(counts))
+        quota = self.capacity if self._per_class else _share(self.capacity, counts.values())
+        kept = {
+            key: self._shrunk(as_wide(columns, arrays), quota) for key, columns in groups.items()
+        }
+        for key, part in parts.items():
+            kept[key] = self._joined(kept.get(key), part, quota, seen.get(key, 0), features)
+        return kept, counts
+
+    def sample(self, size: int) -> dict[str, Any]:
+        """Draw samples without replacement; all of them if there are fewer than `size`."""
+        with _buffers.LOCK:  # none is added meanwhile
+            return super().sample(size)
 
     def _kept(self) -> Mapping[str, Any]:
         return next(iter(self._groups.values()), {})
@@ -212,18 +239,13 @@ class BalancedBuffer(Buffer):
     def _content(self) -> Any:
         return None if self._is_custom() else self._groups
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the complete state, as arrays and plain data."""
-        with LOCK:
-            groups = {key: copied(columns) for key, columns in self._groups.items()}
-            return {**super().state_dict(), "groups": groups, "seen": dict(self._seen)}
+    def _state_kept(self) -> dict[str, Any]:
+        groups = {key: copied(columns) for key, columns in self._groups.items()}
+        return {"groups": groups, "seen": dict(self._seen)}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that `state_dict` returned."""
-        with LOCK:
-            super().load_state_dict(state)
-            self._groups = {key: copied(columns) for key, columns in state["groups"].items()}
-            self._seen = dict(state["seen"])
+    def _keep_state(self, state: Mapping[str, Any]) -> None:
+        self._groups = {key: copied(columns) for key, columns in state["groups"].items()}
+        self._seen = dict(state["seen"])
 
 
 def _share(capacity: int, counts: Iterable[int]) -> int:

@@ -24,14 +24,22 @@ Group: TypeAlias = int | tuple[int, ...]
 
 #: Held while a buffer changes or is drawn from: threads would mix up its rows. One for all buffers,
 #: since a fork has to wait for each of them: in the child process, NumPy's lock of a random
-#: generator that another thread draws from would stay locked.
+#: generator that another thread draws from would stay locked. Whoever holds it calls nothing of a
+#: user's, which could fork or wait for a thread that needs it, and nothing of the core.
 LOCK = threading.RLock()
 
+
+def _unlock_child() -> None:
+    global LOCK
+    LOCK = threading.RLock()  # a signal's handler may have forked while its thread held the old one
+
+
 if hasattr(os, "register_at_fork"):
-    # The last registered comes first: a fork gets this lock before it holds up calls of the core,
-    # so that no thread with this lock waits for it there. No call of the core waits for this lock.
+    # The last registered comes first: a fork gets this lock before it holds up calls of the core.
     os.register_at_fork(
-        before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release
+        before=lambda: LOCK.acquire(),
+        after_in_parent=lambda: LOCK.release(),
+        after_in_child=_unlock_child,
     )
 
 
@@ -143,9 +151,10 @@ class Buffer:
     def sample(self, size: int) -> dict[str, Any]:
         """Draw samples without replacement; all of them if there are fewer than `size`."""
         size = _checks.integer("size", size, 0)
+        there = len(self)
         with LOCK:
-            there = len(self)
-            return self._take(self._generator.choice(there, min(size, there), replace=False))
+            places = self._generator.choice(there, min(size, there), replace=False)
+        return self._take(places)
 
     def _content(self) -> Any:
         """Return an object that is another one whenever what is kept has changed; None if unknown.
@@ -173,7 +182,8 @@ class Buffer:
         Without a group, they need no room.
         """
         kept = self._kept()
-        return as_columns(columns, {name: kept[name] for name in columns if name in kept})
+        kept = {name: kept[name] for name in columns if name in kept}
+        return matching(as_columns(columns), kept)
 
     def __getstate__(self) -> dict[str, Any]:
         with LOCK:
@@ -184,7 +194,9 @@ class Buffer:
 
         For a buffer of your own, that is everything in its attributes.
         """
-        state = {"capacity": self.capacity, "generator": self._generator.bit_generator.state}
+        with LOCK:
+            generator = self._generator.bit_generator.state
+            state = {"capacity": self.capacity, "generator": generator, **self._state_kept()}
         if self._is_custom():
             state["attributes"] = {
                 name: _state.given(vars(self)[name]) for name in self._attributes()
@@ -200,7 +212,9 @@ class Buffer:
             If it is from another kind of buffer, or from one of another capacity.
         """
         self._check_state(state)
-        self._generator.bit_generator.state = state["generator"]
+        with LOCK:
+            self._generator.bit_generator.state = state["generator"]
+            self._keep_state(state)
         attributes = state.get("attributes")
         if attributes is None:  # those of a subclass with its own `state_dict`, or of ours
             return
@@ -208,6 +222,13 @@ class Buffer:
             delattr(self, name)
         for name, value in attributes.items():
             setattr(self, name, _state.taken(value, vars(self).get(name)))
+
+    def _state_kept(self) -> dict[str, Any]:
+        """Return a copy of what it keeps, under the names of its state; for our own buffers."""
+        return {}
+
+    def _keep_state(self, state: Mapping[str, Any]) -> None:
+        """Keep a copy of what `_state_kept` returned."""
 
     def _is_custom(self) -> bool:
         return not type(self).__module__.startswith("thalweg.")
@@ -260,14 +281,14 @@ class _OverwritingBuffer(Buffer):
     """Base of those that give each new sample a place, where it replaces the one that was there."""
 
     _holds = ("capacity", "generator", "seen", "columns")
+    #: What `_finish` has to write: columns, places in them, rows by column, and how many samples
+    #: have been offered then. (Of the class, too: older pickles have none.)
+    _unwritten: tuple[dict[str, Any], Any, dict[str, Any], int] | None = None
 
     def __init__(self, capacity: int, *, seed: int = 0) -> None:
         super().__init__(capacity, seed=seed)
         self._columns: dict[str, Any] = {}
         self._seen = 0
-        #: What `_finish` has to write: columns, places in them, rows by column, and how many
-        #: samples have been offered then.
-        self._unwritten: tuple[dict[str, Any], Any, dict[str, Any], int] | None = None
 
     def __len__(self) -> int:
         return min(self.seen, self.capacity)
@@ -289,8 +310,9 @@ class _OverwritingBuffer(Buffer):
         **columns: Any,
     ) -> None:
         """Offer samples; `group` and `features` are ignored."""
+        new = as_columns(columns)
         with LOCK:
-            arrays = as_columns(columns, self._kept())
+            arrays = matching(new, self._kept())
             count = len(next(iter(arrays.values())))
             kept = self._columns or {name: array[:0] for name, array in arrays.items()}
             most = min(self._seen + count, self.capacity)
@@ -303,6 +325,11 @@ class _OverwritingBuffer(Buffer):
             entering = {name: array[enters] for name, array in arrays.items()}
             self._unwritten = roomy, places[enters], entering, self._seen + count
             self._finish()
+
+    def sample(self, size: int) -> dict[str, Any]:
+        """Draw samples without replacement; all of them if there are fewer than `size`."""
+        with LOCK:  # none is added meanwhile
+            return super().sample(size)
 
     def _places(self, numbers: Any) -> Any:
         """Return the places of samples by their numbers, from 0; outside, they are not kept."""
@@ -352,18 +379,13 @@ class _OverwritingBuffer(Buffer):
             kept = copied(_OverwritingBuffer.rows(self))  # without empty rows
             return {**super().__getstate__(), "_columns": kept}
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the complete state, as arrays and plain data."""
-        with LOCK:
-            kept = copied(_OverwritingBuffer.rows(self))
-            return {**super().state_dict(), "seen": self._seen, "columns": kept}
+    def _state_kept(self) -> dict[str, Any]:
+        kept = copied(_OverwritingBuffer.rows(self))
+        return {"seen": self._seen, "columns": kept}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state that `state_dict` returned."""
-        with LOCK:
-            super().load_state_dict(state)
-            columns = copied(state["columns"])
-            self._seen, self._columns, self._unwritten = state["seen"], columns, None
+    def _keep_state(self, state: Mapping[str, Any]) -> None:
+        columns = copied(state["columns"])
+        self._seen, self._columns, self._unwritten = state["seen"], columns, None
 
 
 class ReservoirBuffer(_OverwritingBuffer):
@@ -459,11 +481,8 @@ def as_wide(kept: Mapping[str, Any], arrays: Mapping[str, Any]) -> dict[str, Any
     return {name: column.astype(arrays[name].dtype, copy=False) for name, column in kept.items()}
 
 
-def as_columns(columns: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
-    """Return columns as arrays, if they have equally many rows and match what is kept.
-
-    Their dtypes can hold what is kept, too.
-    """
+def as_columns(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return columns as arrays, if they have equally many rows."""
     arrays: dict[str, Any] = {}
     lengths: dict[str, int] = {}
     for name, column in columns.items():
@@ -485,11 +504,17 @@ def as_columns(columns: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str,
             "a buffer needs x and y, and all of its arrays must have the same number of rows; got"
             f" {lengths}"
         )
+    return arrays
+
+
+def matching(arrays: dict[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Return columns in dtypes that can hold what is kept, too, if they match that."""
     if kept and arrays.keys() != kept.keys():
         raise ArgumentError(
             f"this buffer keeps {', '.join(kept)}; got {', '.join(arrays)}. Give each strategy a"
             " buffer of its own"
         )
+    wider = dict(arrays)
     for name, column in kept.items():
         new = arrays[name]
         if new.shape[1:] != column.shape[1:]:
@@ -505,8 +530,8 @@ def as_columns(columns: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str,
                 f"this buffer keeps {name} as {column.dtype}, which cannot hold {new.dtype}; give"
                 f" {name} the same dtype in all tasks and steps"
             )
-        arrays[name] = new.astype(wide, copy=False)
-    return arrays
+        wider[name] = new.astype(wide, copy=False)
+    return wider
 
 
 def _wide(one: Any, other: Any) -> Any:

@@ -201,8 +201,10 @@ def shares_of_rows(trainer: Trainer, y: Any) -> Any:
         return shares
     if loss.weight is not None:
         of_class = np.asarray(loss.weight, trainer.model.dtype).astype(np.float64)
-        # Labels that are no classes are an error later; any weight will do here.
-        shares = np.take(of_class, y.astype(np.int64), mode="clip")
+        # Labels that are no classes count: rows that seem to count for nothing are passed over,
+        # but these have to be refused.
+        there = (y >= 0) & (y < len(of_class))
+        shares = np.where(there, of_class.take(y.astype(np.int64), mode="clip"), 1.0)
     return np.where(y == loss.ignore_index, 0.0, shares)
 
 

@@ -28,8 +28,8 @@ class PrequentialScore(NamedTuple):
     mean : float
         The mean over all samples so far, the latest of which may count more.
     loss : float
-        What the step returned; NaN if there was none, as no row counts in the loss: all labels are
-        ignored, or of classes with weight 0.
+        What the step returned; NaN if that is no number, or there was no step, as no row counts in
+        the loss: all labels are ignored, or of classes with weight 0.
     samples : int
         The number of samples so far, including this batch.
     weight : float
@@ -82,7 +82,8 @@ def prequential(
     delay : int, keyword only, default 0
         How many batches come between a batch and its targets, as if these were known only later:
         each batch is judged when it comes, and learned after so many others have been judged. Once
-        the stream ends, those that still wait are learned.
+        the stream ends, those that still wait are learned. (river counts from a sample to the one
+        before which it is learned: its delay is greater by 1.)
 
     Yields
     ------
@@ -105,8 +106,9 @@ def prequential(
     the first. To stop and resume, save the strategy (`Strategy.save`) and the latest score. An
     error ends the iterator, too: to go on behind a batch with a NaN, call this again with the rest
     of the stream and ``start``. With a `delay`, the rest begins with the batches that wait: those
-    behind the one of the latest score. They are kept as they are, so they must not be overwritten
-    meanwhile.
+    behind the one of the latest score. They are judged again, when up to `delay` batches more have
+    been learned than without the stop, so that their scores may be a little better. Batches that
+    wait are kept as they are, and must not be overwritten meanwhile.
 
     Each batch takes a prediction and some 10 to 25 microseconds in Python beside its step. For
     streams of single rows that are faster, use the loss that `Trainer.step` returns, which is from
@@ -160,6 +162,7 @@ def prequential(
         isinstance(latest, (tuple, list))
         and len(latest) == len(PrequentialScore._fields)
         and all(isinstance(number, (int, float)) for number in latest)
+        and all(0 <= number < math.inf for number in latest[3:])
     ):
         raise ArgumentError(
             "start must be the latest PrequentialScore of the evaluation that is continued; got"
@@ -202,12 +205,20 @@ def _learn(
     samples, weight = latest.samples, latest.weight
     total = latest.mean * weight if weight else 0.0
     for (x, y), rows, found, count in judged:
-        loss = strategy.step(x, y) if count and _teaches(strategy.trainer, y) else math.nan
+        loss = _number(strategy.step(x, y)) if count and _teaches(strategy.trainer, y) else math.nan
         samples += rows
         if count:
             faded = fading**count
             total, weight = count * found + faded * total, count + faded * weight
         yield PrequentialScore(found, total / weight if weight else math.nan, loss, samples, weight)
+
+
+def _number(loss: Any) -> float:
+    """Return what a step returned, which may be a user's, as one can be saved."""
+    try:
+        return float(loss)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _teaches(trainer: Trainer, y: Any) -> bool:

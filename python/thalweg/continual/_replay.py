@@ -24,7 +24,7 @@ from thalweg.continual._memory import (
 from thalweg.continual._outputs import largest
 from thalweg.continual._passes import mean_history, shares_of_rows, were_skipped
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Task, are_labels
+from thalweg.continual._task import Task, are_labels, replaced
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import CrossEntropyLoss, CustomLoss, Sequential
 
@@ -141,6 +141,7 @@ class Replay(KeepingTasks):
                     kept.take(again[step], 0, array[middle : middle + more], "clip")
             weight = self._weights(room[1][:filled], len(rows), count, batch_size, more)
             mixed = task.with_data(room[0][:filled], room[1][:filled], weight)
+            mixed = replaced(mixed, _weighted=True)
             history = super()._learn(
                 mixed, steps=count, start=0, batch_size=size, shuffle=False, drop_last=False
             )
@@ -213,6 +214,7 @@ class Replay(KeepingTasks):
         self._asked = True
         weight = self._weights(y, new, 1, new, len(x) - new)
         mixed = Task(x, y, x, y, index=self._begun or 0, sample_weight=weight)
+        mixed = replaced(mixed, _weighted=True)
         history = super()._learn(
             mixed, steps=1, start=0, batch_size=len(x), shuffle=False, drop_last=False
         )

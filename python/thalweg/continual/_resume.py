@@ -8,6 +8,7 @@ import inspect
 import itertools
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -190,14 +191,13 @@ def load(
         progress: dict[str, Any] = saved["progress"]
         state = _unpack(saved["strategy"], arrays)
     if other:
-        otherwise = (
-            "to start a new run, use another checkpoint, or resume=False"
-            if "tasks" in now
-            else "a rate or a strength can also be set to what it was, before loading"
-        )
+        advice = "To continue from it, create everything as before"
+        if "tasks" in now:
+            advice += "; to start a new run, use another checkpoint, or resume=False"
+        elif any(_can_be_set(part, strategy) for part in other):
+            advice += "; a rate or a strength can also be set to what it was, before loading"
         raise ArgumentError(
-            f"{os.fspath(path)!r} has other settings: {'; '.join(other)}. To continue from it,"
-            f" create everything as before; {otherwise}"
+            f"{os.fspath(path)!r} has other settings: {'; '.join(other)}. {advice}"
         )
     try:
         strategy._check_state(state)
@@ -210,6 +210,14 @@ def load(
         trainer.loss = loaded.loss  # the classes that compete, for instance
     strategy.load_state_dict(state)
     return progress
+
+
+def _can_be_set(difference: str, strategy: "Strategy") -> bool:
+    """Whether what differs is a rate or a strength that can be set: not that of `LwF`."""
+    name = difference.partition(" ")[0]
+    kinds = {type(link).__name__ for link in _protocol.links(strategy) if hasattr(link, "strength")}
+    owner, _, what = re.sub(r"\[\d+\]", "", name).rpartition(".")
+    return what == "lr" or (what == "strength" and owner in kinds)
 
 
 def _differences(was: Any, now: Any, name: str = "") -> list[str]:

@@ -126,9 +126,6 @@ class Strategy(Admission, Stateful):
         if self.replays:
             for link in _protocol.inside(self):
                 link._rehearses = True
-        if "weights" in self._does:  # those that reach strategies inside are never a task's
-            for link in _protocol.inside(self):
-                link._does = tuple(deed for deed in link._does if deed != "plain tasks")
         # Whether any strategy of the chain trains only a part of the network in each task.
         part = "part" in self._does
         self._in_parts: bool = part or (self.inner is not None and self.inner._in_parts)

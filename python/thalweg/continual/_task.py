@@ -6,7 +6,7 @@ import operator
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, SupportsIndex, overload
+from typing import Any, ClassVar, Literal, SupportsIndex, overload
 
 import numpy as np
 
@@ -60,6 +60,8 @@ class Task:
     classes: tuple[int, ...] | None = None
     sample_weight: Any = None
     active: "tuple[int, ...] | Literal['all'] | None" = None
+    #: Whether its weights are not a task's, but those that a strategy gives to rows of its steps.
+    _weighted: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         # Bounded, as the numbers of passes are derived from it: see `_batches`.
@@ -238,13 +240,13 @@ def growing(tasks: tuple[Task, ...]) -> tuple[Task, ...]:
         seen |= set(task.classes)
         said = isinstance(task.active, tuple)
         less = less or (said and not seen <= set(task.active or ()))
-        made.append((task, _replaced(task, active=tuple(sorted(seen))), said))
+        made.append((task, replaced(task, active=tuple(sorted(seen))), said))
     return tuple(
         new if task.active is None or (said and less) else task for task, new, said in made
     )
 
 
-def _replaced(task: Task, **changes: Any) -> Task:
+def replaced(task: Task, **changes: Any) -> Task:
     """Return a copy of the same type with other values; what is made on demand stays so."""
     other = copy.copy(task)
     for name, value in changes.items():
@@ -358,7 +360,7 @@ class Scenario(Sequence[Task]):
         if not tasks:
             raise ArgumentError("a scenario needs at least one task")
         numbered = tuple(
-            _replaced(task, index=place, name=task.name or f"task {place + 1}")
+            replaced(task, index=place, name=task.name or f"task {place + 1}")
             for place, task in enumerate(tasks)
         )
         if self.kind == "class":
