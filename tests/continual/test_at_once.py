@@ -1,6 +1,8 @@
 """Buffers that several threads use, processes that fork meanwhile, and signals in between."""
 
 import copy
+import dis
+import itertools
 import multiprocessing
 import os
 import sys
@@ -11,9 +13,9 @@ import pytest
 
 import thalweg as tw
 from thalweg import continual, nn, optim
-from thalweg.continual import BalancedBuffer, RecentBuffer, ReservoirBuffer
+from thalweg.continual import BalancedBuffer, RecentBuffer, ReservoirBuffer, _buffers
 
-from ..test_interrupts import interrupted
+forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 
 KINDS = [ReservoirBuffer, BalancedBuffer, RecentBuffer]
 
@@ -97,6 +99,68 @@ def test_threads_that_step_a_replay_store_each_row_once(impatient):
     assert trainer.optimizer.steps == 1000
 
 
+def in_child(use, seconds=20):
+    """Use something in a forked process."""
+    child = multiprocessing.get_context("fork").Process(target=use)
+    child.start()
+    child.join(seconds)
+    hung = child.is_alive()
+    child.kill()
+    child.join()
+    assert not hung
+    assert child.exitcode == 0
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_features_may_come_from_other_threads_and_processes():
+    """As from a pool, whose threads fork. Meanwhile, other buffers can be used, and this one."""
+    buffer, other = BalancedBuffer(8, select="herding"), ReservoirBuffer(8)
+    buffer.add(**numbered(range(8)), features=np.asarray)
+    other.add(**numbered(range(8)))
+
+    def features(x):
+        for use in (lambda: other.sample(3), lambda: buffer.sample(3)):
+            at_once(use, lambda use=use: in_child(use))
+        return x
+
+    buffer.add(**numbered(range(8, 16)), features=features)
+    assert len(buffer) == 8
+
+
+def test_what_is_added_while_features_are_computed_is_kept_too():
+    buffer, asked = BalancedBuffer(100, select="herding"), []
+
+    def features(x):
+        if not asked:
+            at_once(lambda: buffer.add(**numbered(range(20, 40)), features=np.asarray))
+        asked.append(len(x))
+        return x
+
+    buffer.add(**numbered(range(20)), features=features)
+    np.testing.assert_array_equal(np.sort(buffer.rows()["x"][:, 0]), np.arange(40))
+    assert not mixed_up(buffer.rows())
+    assert asked == [5] * 4 + [10] * 4  # for each label, and again with what has come
+
+
+@forks
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_can_use_buffers_that_its_parent_was_using():
+    """As if a signal's handler had forked: the child has no thread that would release them."""
+    buffer = ReservoirBuffer(10)
+    buffer.add(**numbered(range(10)))
+
+    def use():
+        thread = threading.Thread(target=buffer.sample, args=(3,), daemon=True)
+        thread.start()
+        thread.join(10)
+        os._exit(thread.is_alive())
+
+    with _buffers.LOCK:
+        in_child(use)
+    in_child(lambda: in_child(use))
+
+
 def draws():
     """Drawing takes so long that a fork falls into it."""
     buffer = ReservoirBuffer(100_000)
@@ -125,7 +189,7 @@ def is_asked_by_the_core():
     return lambda: trainer.step(np.ones((8, 1)), np.ones((8, 1)))
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+@forks
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("make", [draws, asks_the_core, is_asked_by_the_core])
 def test_a_process_may_fork_while_another_thread_uses_a_buffer(make, impatient):
@@ -138,45 +202,72 @@ def test_a_process_may_fork_while_another_thread_uses_a_buffer(make, impatient):
     def fork():
         try:
             for _ in range(10):
-                child = multiprocessing.get_context("fork").Process(target=use)
-                child.start()
-                child.join(20)
-                hung = child.is_alive()
-                child.kill()
-                child.join()
-                assert not hung
+                in_child(use)
         finally:
             done.set()
 
     at_once(use_on, fork)
 
 
+def interrupted(function, place):
+    """Raise KeyboardInterrupt at the `place`-th place of our code where Python runs a handler.
+
+    That is once a function has begun, after calls and jumps back: also between two columns that a
+    loop writes, where no function is called. Return whether there is such a place.
+    """
+    places, latest = itertools.count(), {}
+
+    def watch(frame, event, _):
+        if os.path.join("thalweg", "continual") not in frame.f_code.co_filename:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            code, at = frame.f_code.co_code, frame.f_lasti
+            runs = latest.get(frame, "").startswith(("RESUME", "CALL", "JUMP_BACKWARD"))
+            if runs and next(places) == place:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+            latest[frame] = dis.opname[code[at]]
+        return watch
+
+    before = sys.gettrace()
+    sys.settrace(watch)
+    try:
+        function()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("rows", [5, 9], ids=["growing", "full"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_interrupts_adding_leaves_each_row_with_its_label(kind):
+def test_what_interrupts_adding_leaves_each_row_with_its_label(kind, rows):
     """Wherever Ctrl-C or another signal's handler raises: all new rows are added, or none."""
 
-    def half_full():
+    def filled():
         buffer = kind(6, seed=1)
-        buffer.add(**numbered(range(5)))
+        buffer.add(**numbered(range(rows)))
         return buffer
 
     def add(buffer):
-        buffer.add(**numbered(range(5, 30)))
+        buffer.add(**numbered(range(9, 30)))
 
-    before, after = half_full(), half_full()
+    before, after = filled(), filled()
     add(after)
-    outcomes, calls, error = [], 0, True
-    while error:
-        buffer = half_full()
-        error = interrupted(lambda buffer=buffer: add(buffer), calls)
+    outcomes, place, there = [], 0, True
+    while there:
+        buffer = filled()
+        there = interrupted(lambda buffer=buffer: add(buffer), place)
+        at_once(lambda buffer=buffer: buffer.sample(1))  # nothing is left locked
         restored = kind(6)
         restored.load_state_dict(copy.deepcopy(buffer).state_dict())
         for one in (buffer, restored):
             assert len(one) == len(one.rows()["y"])
             assert not mixed_up(one.rows())
             outcomes.append(one.rows()["x"].tolist())
-        calls += 1
+        place += 1
     expected = [one.rows()["x"].tolist() for one in (before, after)]
     assert [found for found in outcomes if found not in expected] == []
     assert all(one in outcomes for one in expected)
-    at_once(lambda: buffer.sample(1))  # nor does it leave anything locked

@@ -254,6 +254,9 @@ def test_a_rate_that_was_set_is_loaded(optimizer, tmp_path):
     with pytest.raises(ArgumentError, match=message):
         other.load(path)
     assert other.trainer.optimizer.lr == 0.125
+    other.trainer.optimizer.lr, other._batch_size = 0.25, 7
+    with pytest.raises(ArgumentError, match=r"batch_size was None, .* everything as before$"):
+        other.load(path)  # which cannot be set
     set_since.trainer.optimizer.lr = 0.25
     set_since.load(path)
     assert set_since.step(*batch) == same.step(*batch) == strategy.step(*batch)

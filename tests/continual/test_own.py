@@ -19,7 +19,8 @@ SCENARIO = continual.from_arrays([(X, Y)] * 2)
 
 def learner(**options):
     model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
-    return tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1), **options)
+    options = {"loss": nn.CrossEntropyLoss(), "optimizer": optim.SGD(lr=0.1), **options}
+    return tw.Trainer(model, **options)
 
 
 @contextlib.contextmanager
@@ -642,6 +643,7 @@ def nothing_to_learn(task):
     [
         (lambda task: task.with_data(X[:, :1], Y), "expected"),
         (lambda task: task.with_data(X * np.nan, Y), "is NaN"),
+        # Not even if they could be taken for the class that does not count.
         (lambda task: task.with_data(X, Y + 9), "3 outputs"),
         # Their sum is that of rows of which none counts.
         (lambda task: task.with_data(X, Y, np.tile([1.0, -1.0], 10)), "sample_weight"),
@@ -661,7 +663,8 @@ def test_an_update_that_waits_is_not_made_before_bad_rows_are_refused(make, insi
         def task_to_learn(self, task):
             return self.given(task)
 
-    inner = Gives(learner(accumulate_grad_batches=3))
+    loss = nn.CrossEntropyLoss(weight=[1, 1, 0])
+    inner = Gives(learner(loss=loss, accumulate_grad_batches=3))
     strategy, trainer = make(inner), inner.trainer
     strategy.fit(TASK)
     strategy.begin(TASK)

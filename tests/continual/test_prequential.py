@@ -76,13 +76,42 @@ def test_batches_whose_targets_come_late(delay, batches, trainer):
 
 
 def test_late_targets_go_on_with_the_batches_that_wait(batches, trainer):
-    learner, twin = trainer(), trainer()
+    """Those are judged again: what has been learned meanwhile can make their scores better."""
+    learner, twin, other = trainer(), trainer(), trainer()
     scores = prequential(learner, iter(batches), delay=2)
     first = [next(scores) for _ in range(5)]
     rest = list(prequential(learner, batches[5:9], delay=2, start=first[-1]))
     whole = list(prequential(twin, batches[:9], delay=2))
     assert [one.loss for one in first + rest] == [one.loss for one in whole]
     assert rest[-1].samples == whole[-1].samples == 63
+    for batch in batches[:5]:
+        other.step(*batch)
+    again = [np.mean(other.model(x).argmax(axis=1) == y) for x, y in batches[5:7]]
+    assert [one.score for one in rest[:2]] == again != [one.score for one in whole[5:7]]
+    assert [one.score for one in rest[2:]] == [one.score for one in whole[7:]]
+
+
+@pytest.mark.parametrize("returned", [np.float32(0.25), None, "0.25?"])
+def test_the_latest_score_goes_on_whatever_a_step_returns(returned, trainer):
+    class Mine(continual.Strategy):
+        def step(self, x, y):
+            super().step(x, y)
+            return returned
+
+    strategy, batch = Mine(trainer()), (np.ones((2, 2), np.float32), [0, 1])
+    (one,) = prequential(strategy, [batch])
+    assert one.loss == 0.25 if isinstance(returned, np.float32) else np.isnan(one.loss)
+    (other,) = prequential(strategy, [batch], start=json.loads(json.dumps(one)))
+    assert other.samples == 4
+
+
+@pytest.mark.parametrize("label", [6, -5])
+def test_labels_that_are_no_classes_are_not_passed_over(label, trainer):
+    """As if they were of a class that does not count."""
+    learner = trainer(loss=nn.CrossEntropyLoss(weight=[0, 1, 1, 1, 1, 0]))
+    x = np.ones((2, 2), np.float32)
+    with pytest.raises(DataError, match=f"is {label}, but the network has 6 outputs"):
+        list(prequential(learner, [(x, [label, label])]))
 
 
 def test_a_batch_of_classes_that_do_not_count_is_judged_but_not_learned(trainer):
@@ -196,6 +225,9 @@ def test_a_metric_of_ones_own(batches, trainer):
         (lambda t, s: prequential(t, [], start=[1, 2]), ArgumentError, r"Score .*got \[1, 2\]"),
         (lambda t, s: prequential(t, [], start="12345"), ArgumentError, "the latest Prequential"),
         (lambda t, s: prequential(t, [], start=["1"] * 5), ArgumentError, "the latest Prequential"),
+        (lambda t, s: prequential(t, [], start=[0.5, 0.5, 0.5, 4, np.nan]), ArgumentError, "nan"),
+        (lambda t, s: prequential(t, [], start=[0.5, 0.5, 0.5, 4, -1]), ArgumentError, "-1"),
+        (lambda t, s: prequential(t, [], start=[0.5, 0.5, 0.5, -4, 4]), ArgumentError, "-4"),
         (lambda t, s: prequential(t, [], delay=-1), ArgumentError, "delay must be"),
         (lambda t, s: list(prequential(t, [s[0].x])), ArgumentError, r"pairs .*batch 0 is"),
         (lambda t, s: list(prequential(t, [(s[0].x[:, :1], s[0].y)])), ShapeError, "expected"),

@@ -411,6 +411,22 @@ def test_what_cannot_be_joined_is_said(scenario, trainer):
             make()
 
 
+def test_weighted_tasks_are_refused_also_after_a_replay():
+    """That gives weights to rows of its steps, which are not the weights of a task."""
+    first, second = _two_tasks()
+    weighted = first.with_data(first.x, first.y, np.linspace(0, 2, len(first.y)))
+    inner = continual.OGD(_accumulating(1), 5)
+    replay = continual.Replay(inner, 20)
+    for task in (first, second):
+        replay.fit(task)
+    replay.begin(second)
+    replay.step(second.x, second.y)
+    replay.end(second)
+    for strategy in (replay, inner):
+        with pytest.raises(UnsupportedError, match="does not support tasks with sample_weight"):
+            strategy.fit(weighted)
+
+
 def _accumulating(batches=4):
     model = nn.Sequential(nn.Linear(2, 6), nn.Tanh(), nn.Linear(6, 2), seed=0)
     optimizer, loss = optim.SGD(lr=0.1), nn.CrossEntropyLoss()

@@ -196,9 +196,7 @@ def load(
             advice += "; to start a new run, use another checkpoint, or resume=False"
         elif any(_can_be_set(part, strategy) for part in other):
             advice += "; a rate or a strength can also be set to what it was, before loading"
-        raise ArgumentError(
-            f"{os.fspath(path)!r} has other settings: {'; '.join(other)}. {advice}"
-        )
+        raise ArgumentError(f"{os.fspath(path)!r} has other settings: {'; '.join(other)}. {advice}")
     try:
         strategy._check_state(state)
     except (DataError, DtypeError) as error:  # numbers that no strategy has gathered
