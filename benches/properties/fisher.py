@@ -41,7 +41,7 @@ PARTS = {
     "exact": ((1, 2), (1, 5), (1, 10), (2, 10), (4, 1), (8, 1), (16, 1), (64, 1)),
 }
 COMPILED_PARTS = (16, 64)  # samples, with all their classes: gradients need not be stored
-ROUNDS, QUICK_ROUNDS = 5, 2
+ROUNDS, QUICK_ROUNDS = 9, 2
 TARGETS = {"vmap": 10, "compiled": 10, "loop": 40}
 
 Fisher = Callable[[int], Any]  # of that many first samples
