@@ -20,6 +20,13 @@ const WIDE: usize = 1024;
 const WAVE_BYTES: usize = 3 << 19;
 /// Rows of a wave that each thread must get, since every wave reads and writes all weight gradients.
 const WAVE_ROWS: usize = 128;
+/// Rows up to which one thread takes all rows of a step through the layers, if the weights fit caches: half of
+/// them have just been written by another core, and each thread that reads them takes longer for that than for
+/// the products of these rows. The others help with the weight gradients.
+const FEW_ROWS: usize = 8;
+/// Bytes of weights that the second-level caches of two cores hold. Others come from further away anyway, and
+/// several threads read them faster.
+const CACHED_BYTES: usize = 4 << 20;
 /// Multiply-adds that each thread must get for waking it to pay off (some tens of microseconds).
 pub(super) const WORK_PER_THREAD: usize = 4_000_000;
 /// Multiply-adds of a step from which a second thread may pay off if it is awake and near; trials find out
@@ -89,7 +96,9 @@ impl Cut {
         let share = rows.div_ceil(waves * shards);
         // Blocks of equally many rows, and equally many blocks for each thread.
         let most = if network.max_width() >= WIDE { WIDE_BLOCK_ROWS } else { BLOCK_ROWS };
-        let blocks = share.div_ceil(most).max(1).next_multiple_of(if shards > 1 { 1 } else { threads });
+        let cached = weights(network) * size_of::<T>() <= CACHED_BYTES;
+        let alone = shards > 1 || (mode == Mode::Step && rows <= FEW_ROWS && cached);
+        let blocks = share.div_ceil(most).max(1).next_multiple_of(if alone { 1 } else { threads });
         let mut block_rows = share.div_ceil(blocks).max(1);
         if network.has_norms() && block_rows < rows {
             block_rows = block_rows.next_multiple_of(GROUP); // sums are over whole groups of rows

@@ -48,6 +48,20 @@ fn the_less_there_is_to_do_the_fewer_threads_do_it() {
 }
 
 #[test]
+fn few_rows_are_one_block_if_caches_hold_the_weights() {
+    let blocks = |widths: &[usize], rows, mode| {
+        let plan = Plan::new::<f32>(&network(widths), mode, rows, Isa::Scalar, 2);
+        assert_eq!(plan.threads, 2, "for the weight gradients");
+        plan.blocks()
+    };
+    let (small, wide) = (&[200, 256, 256, 1][..], &[784, 2000, 2000, 10][..]);
+    assert_eq!([2, 8, 9].map(|rows| blocks(small, rows, Mode::Step)), [1, 1, 2]);
+    assert_eq!(blocks(wide, 8, Mode::Step), 2);
+    // Nothing has written the weights of the next pass.
+    assert_eq!(blocks(wide, 8, Mode::Apart), 2);
+}
+
+#[test]
 fn small_networks_go_in_shards_whatever_the_threads() {
     let plan = |widths: &[usize], rows, mode, threads| {
         Plan::new::<f32>(&network(widths), mode, rows, Isa::Scalar, threads)
