@@ -122,7 +122,7 @@ pub fn reserve<T>(what: &'static str, values: &mut Vec<T>, len: usize) -> Result
 ///
 /// # Errors
 /// If there is not enough memory.
-pub fn fits<T>(what: &'static str, len: usize) -> Result<(), Error> {
+pub fn check_fits<T>(what: &'static str, len: usize) -> Result<(), Error> {
     reserve(what, &mut Vec::<T>::new(), len)
 }
 

@@ -20,8 +20,8 @@ use crate::threads;
 use crate::view::MatRef;
 use crate::workspace::Workspace;
 
-/// Derivatives for which another thread pays.
-const LEAST: usize = 16 * 1024;
+/// Derivatives from which another thread pays.
+const LEAST_PER_THREAD: usize = 16 * 1024;
 
 impl<T: Element> Model<T> {
     /// Writes the outputs, rows × outputs, and their derivatives with respect to the parameters, (rows ·
@@ -43,7 +43,7 @@ impl<T: Element> Model<T> {
         output: &mut [T],
         jacobian: &mut [T],
     ) -> Result<(), Error> {
-        self.rows(x.into(), training, Backs::Units, output, jacobian)
+        self.differentiate_rows(x.into(), training, Backs::Units, output, jacobian)
     }
 
     /// Writes the outputs, rows × outputs, and for each row of x its products of the given slopes, rows ×
@@ -62,10 +62,11 @@ impl<T: Element> Model<T> {
         output: &mut [T],
         gradients: &mut [T],
     ) -> Result<(), Error> {
-        self.rows(x.into(), false, Backs::Slopes(slopes), output, gradients)
+        self.differentiate_rows(x.into(), false, Backs::Slopes(slopes), output, gradients)
     }
 
-    fn rows(
+    /// Does either, by parts of the rows on several threads.
+    fn differentiate_rows(
         &mut self,
         x: Samples<'_, T>,
         training: bool,
@@ -97,7 +98,7 @@ impl<T: Element> Model<T> {
         let Parts { network, params, averages, .. } = self.still_parts();
         let (params, averages) = (params.lend(), &averages[..]);
 
-        let threads = threads::num_threads().0.min(derivatives.len() / LEAST).max(1);
+        let threads = threads::num_threads().0.min(derivatives.len() / LEAST_PER_THREAD).max(1);
         let part_rows = rows.div_ceil(threads).max(1);
         let mut parts = Vec::with_capacity(threads);
         let (mut outputs_left, mut derivatives_left) = (&mut *output, &mut *derivatives);

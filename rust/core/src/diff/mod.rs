@@ -46,7 +46,7 @@ mod tests;
 
 use std::ops::Range;
 
-use crate::arena::{Buffer, fits, zeros};
+use crate::arena::{Buffer, check_fits, zeros};
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::pack::{Panels, pack_transposed};
@@ -316,7 +316,7 @@ impl<T: Element> Site<'_, T> {
             if let [block] = &blocks[..] {
                 // The first one is the largest.
                 let new = (blocks.capacity() - 1).saturating_sub(spare.len());
-                fits::<T>(block::WHAT, new * block.len())?;
+                check_fits::<T>(block::WHAT, new * block.len())?;
             }
         }
         Ok(blocks)

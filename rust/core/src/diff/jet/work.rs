@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::kernels::{Back, Forth, encode};
 use super::{Along, Site, parts};
-use crate::arena::{Buffer, fits, reserve};
+use crate::arena::{Buffer, check_fits, reserve};
 use crate::diff::block::{WHAT, multiply, outer};
 use crate::diff::gather::{self, Part, add_rows};
 use crate::element::Element;
@@ -102,7 +102,7 @@ pub fn share<T: Element>(shards: &mut Vec<Shard<T>>, site: &Site<'_, T>, rows: u
         Ok(())
     };
     shards.iter_mut().try_for_each(|shard| shard.rooms(site, &mut count))?;
-    fits::<T>(WHAT, missing)?;
+    check_fits::<T>(WHAT, missing)?;
     shards.iter_mut().try_for_each(|shard| shard.rooms(site, &mut |room, len| reserve(WHAT, room, len)))
 }
 
