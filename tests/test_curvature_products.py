@@ -44,6 +44,14 @@ class TorchResidual(torch.nn.Module):
         return x + y
 
 
+class TorchConcatenate(torch.nn.Sequential):
+    def __init__(self, inner):
+        super().__init__(*inner)
+
+    def forward(self, x):
+        return torch.hstack([x, super().forward(x)])
+
+
 class TorchFourier(torch.nn.Module):
     def __init__(self, layer):
         super().__init__()
@@ -107,6 +115,8 @@ def twin(layers, masks=None):
             made.append(TorchTable(layer))
         elif isinstance(layer, nn.Residual):
             made.append(TorchResidual(twin(layer.layers)))
+        elif isinstance(layer, nn.Concatenate):
+            made.append(TorchConcatenate(twin(layer.layers)))
         elif isinstance(layer, nn.Dropout):
             made.append(Lambda(lambda x: x * masks))
         elif isinstance(layer, nn.Sine):
@@ -169,6 +179,12 @@ OTHERS = {
     "RMSNorm": (nn.RMSNorm(5), nn.Tanh(), nn.Linear(5, 5), nn.RMSNorm(5)),
     "Residual": (nn.Tanh(), nn.Residual(nn.LayerNorm(5), nn.Linear(5, 5), nn.Sigmoid())),
     "Residual of BatchNorm1d": (nn.Residual(nn.BatchNorm1d(5), nn.GELU()), nn.Linear(5, 5)),
+    "Concatenate": (
+        nn.Concatenate(nn.Tanh(), nn.Concatenate(nn.Linear(5, 2), nn.GELU()), nn.Linear(7, 3)),
+        nn.Sigmoid(),
+        nn.Linear(8, 5),
+    ),
+    "Concatenate of BatchNorm1d": (nn.Concatenate(nn.BatchNorm1d(5), nn.SiLU()), nn.Linear(10, 5)),
     "two activations": (nn.Tanh(), nn.SiLU()),
     "no activation": (),
 }

@@ -80,6 +80,15 @@ MANY = {
         [nn.Linear(7, 9), nn.SiLU(), nn.Residual(nn.Linear(9, 9), nn.Sine(2.0)), nn.Linear(9, 2)],
         None,
     ),
+    "coordinates beside waves": (
+        [
+            nn.Standardize([1.0, 2.0, 3.0], [1.0, 0.5, 2.0]),
+            nn.Concatenate(nn.FourierFeatures(3, bands=[0.25, 0.5])),
+            nn.Concatenate(nn.Linear(15, 9), nn.GELU()),
+            nn.Linear(24, 1),
+        ],
+        None,
+    ),
     "features of scaled inputs": (
         [
             nn.Standardize([1.0, 2.0, 3.0], [1.0, 0.5, 2.0]),

@@ -113,7 +113,9 @@ def test_what_the_table_of_names_writes_can_be_written(title, code):
     if "model(x)" in code:
         about["x"] = np.zeros((6, 2))
     code = f"SGD(){code}" if code.startswith(".") else code
-    code = code.replace("...", "Linear(2, 2)" if "Residual" in code else "ConstantLR()")
+    code = code.replace(
+        "...", "Linear(2, 2)" if "Residual" in code or "Concatenate" in code else "ConstantLR()"
+    )
     assert eval(code, {**vars(TABLES[title]), **about}) is not None
 
 

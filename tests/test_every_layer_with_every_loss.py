@@ -18,6 +18,7 @@ LAYERS = {
     nn.RMSNorm: nn.RMSNorm(WIDTH),
     nn.Dropout: nn.Dropout(0.3),
     nn.Residual: nn.Residual(nn.Linear(WIDTH, 3), nn.Tanh(), nn.Linear(3, WIDTH)),
+    nn.Concatenate: nn.Concatenate(nn.Linear(WIDTH, 3), nn.Tanh()),
     nn.FourierFeatures: nn.FourierFeatures(WIDTH, 3, sigma=0.3),
     nn.TabularInput: nn.TabularInput(WIDTH, {1: (3, 2), 3: (5, 3)}, pieces={0: [-0.5, 0.1, 0.7]}),
     nn.Embedding: nn.Embedding(4, 3),
@@ -68,10 +69,16 @@ def test_every_loss_is_here():
     assert losses - {nn.Loss, nn.DerivativeLoss} == {type(loss) for loss, _ in LOSSES.values()}
 
 
+def width_after(layer):
+    if isinstance(layer, nn.Concatenate):
+        return WIDTH + layer.layers[0].out_features
+    return getattr(layer, "out_features", WIDTH)
+
+
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=lambda layer: type(layer).__name__)
 def test_gradients_agree_with_differences(layer, loss, rng):
-    width = getattr(layer, "out_features", WIDTH)
+    width = width_after(layer)
     first = isinstance(layer, (nn.Embedding, nn.TabularInput))
     behind = [] if first else [nn.Linear(WIDTH, WIDTH)]
     model = nn.Sequential(*behind, layer, nn.Linear(width, OUT), dtype="float64", seed=5)
@@ -87,7 +94,7 @@ def test_gradients_agree_with_differences(layer, loss, rng):
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=lambda layer: type(layer).__name__)
 def test_the_jacobian_has_the_derivatives_in_all_directions(layer, rng):
     """In evaluation, also of layers that couple rows in training; on any number of threads."""
-    width = getattr(layer, "out_features", WIDTH)
+    width = width_after(layer)
     behind = nn.Linear(width, 40), nn.Tanh(), nn.Linear(40, OUT)
     model = nn.Sequential(layer, *behind, dtype="float64")
     state = {name: 1.2 * v + 0.1 for name, v in model.state_dict().items()}
@@ -108,7 +115,7 @@ def test_the_jacobian_has_the_derivatives_in_all_directions(layer, rng):
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=lambda layer: type(layer).__name__)
 def test_samples_have_the_gradients_that_they_have_alone(layer, loss, rng):
-    width = getattr(layer, "out_features", WIDTH)
+    width = width_after(layer)
     model = nn.Sequential(layer, nn.Linear(width, OUT), dtype="float64", seed=5)
     x = rng.integers(0, 3, (N, model.in_features))  # codes, for the layers that have them
     (loss, kind), weight = LOSSES[loss], rng.uniform(0.5, 2, N)
@@ -128,7 +135,7 @@ def test_the_first_layers_of_a_model_are_a_model(layer, rng):
 
     And a model that follows a fresh one of its layers is as new, but for scales that were set.
     """
-    width = getattr(layer, "out_features", WIDTH)
+    width = width_after(layer)
     whole = nn.Sequential(layer, nn.Linear(width, 3), nn.Linear(3, OUT), dtype="float64", seed=5)
     state = {name: 1.5 * values + 0.1 for name, values in whole.state_dict().items()}
     whole.load_state_dict(state)

@@ -56,6 +56,7 @@ def test_every_layer_comes_back(layer, tmp_path, rng):
         nn.Dropout: (0.25,),
         nn.Standardize: (np.arange(6.0), np.arange(1.0, 7.0) / 3),
         nn.Residual: (nn.Linear(6, 6), nn.Tanh()),
+        nn.Concatenate: (nn.Linear(6, 5), nn.Tanh()),
     }
     made = layer(6) if "Norm" in layer.__name__ else layer(*arguments.get(layer, ()))
     model = nn.Sequential(nn.Linear(6, 6), made, seed=3)

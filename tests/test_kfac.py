@@ -32,6 +32,9 @@ NETS = {
         nn.Residual(nn.LayerNorm(10), nn.Linear(10, 10), nn.ReLU(), nn.Linear(10, 10)),
         nn.ReLU(), nn.Linear(10, 4),
     ),
+    "beside": lambda: (
+        nn.Concatenate(nn.Linear(6, 10), nn.Tanh()), nn.ReLU(), nn.Linear(16, 4),
+    ),
     "wide": lambda: (
         nn.Linear(6, 300), nn.Tanh(), nn.Linear(300, 150), nn.Tanh(), nn.Linear(150, 4),
     ),

@@ -14,11 +14,10 @@ from thalweg.nn import (
     Embedding,
     Identity,
     Linear,
-    Residual,
     Sequential,
     TabularInput,
 )
-from thalweg.nn._layers import Layer, scale_and_shift
+from thalweg.nn._layers import Block, Layer, kind_of, scale_and_shift
 
 
 def checked(model: Any) -> Sequential:
@@ -97,8 +96,8 @@ def _frozen(
             layer = Linear(layer.num_features, layer.num_features)
         elif isinstance(layer, Dropout):
             layer = Identity()
-        elif isinstance(layer, Residual):
-            layer = Residual(*_frozen(layer.layers, here, state, into))
+        elif isinstance(layer, Block):
+            layer = kind_of(layer)(*_frozen(layer.layers, here, state, into))
         else:
             into.update({n: v for n, v in state.items() if n.startswith(here)})
         made.append(layer)

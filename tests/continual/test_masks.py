@@ -519,13 +519,14 @@ def test_what_is_wrong_is_said(trainer):
     for wrong in ({"prune": 0}, {"prune": 1}, {"retrain": -1}):
         with pytest.raises(ArgumentError, match=next(iter(wrong))):
             PackNet(trainer(), **wrong)
-    blocks = nn.Sequential(
-        nn.Linear(2, 4), nn.Residual(nn.Linear(4, 4), nn.ReLU()), nn.Linear(4, 2)
-    )
-    blocks = tw.Trainer(blocks, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
-    for kind in (XdG, PackNet):
-        with pytest.raises(UnsupportedError, match="Residual"):
-            kind(blocks)
+    for block, width in ((nn.Residual, 4), (nn.Concatenate, 8)):
+        blocks = nn.Sequential(
+            nn.Linear(2, 4), block(nn.Linear(4, 4), nn.ReLU()), nn.Linear(width, 2)
+        )
+        blocks = tw.Trainer(blocks, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+        for kind in (XdG, PackNet):
+            with pytest.raises(UnsupportedError, match=block.__name__):
+                kind(blocks)
     flat = tw.Trainer(nn.Sequential(nn.Linear(2, 2)), loss=nn.MSELoss(), optimizer=optim.Adam())
     with pytest.raises(ArgumentError, match="no hidden units"):
         XdG(flat)

@@ -49,6 +49,11 @@ LAYERS = [
     nn.Residual(nn.Standardize([3] * WIDTH, [0.25] * WIDTH, inverse=True)),
     nn.Residual(nn.Tanh()),
     nn.Residual(nn.Identity()),
+    nn.Residual(nn.Concatenate(nn.Tanh()), nn.Linear(2 * WIDTH, WIDTH)),
+    nn.Residual(
+        nn.Concatenate(nn.Linear(WIDTH, 4), nn.Concatenate(nn.LayerNorm(4), nn.ReLU())),
+        nn.Linear(WIDTH + 8, WIDTH),
+    ),
     nn.Residual(nn.Linear(WIDTH, 4), nn.Residual(nn.LayerNorm(4), nn.ReLU()), nn.Linear(4, WIDTH)),
 ]
 

@@ -96,6 +96,13 @@ NETS = {
         ],
         lambda rng: rng.standard_normal((24, 6)),
     ),
+    "inputs beside outputs": (
+        [
+            nn.Concatenate(nn.Linear(6, 3), nn.ReLU(), nn.Concatenate(nn.Tanh())),
+            nn.Linear(12, 9), nn.Mish(), nn.Linear(9, 2),
+        ],
+        lambda rng: rng.standard_normal((24, 6)),
+    ),
     "a table": (
         [
             nn.TabularInput(4, {1: (5, 3), 3: (3, 2)}, pieces={0: [-1, 0, 0.5]}), nn.Linear(8, 9),
@@ -481,7 +488,9 @@ def test_the_list_of_layers_has_what_a_module_may_have():
     with pytest.raises(tw.UnsupportedError) as caught:
         tw.torch.from_torch(Block())
     listed = str(caught.value).partition("may have ")[2].partition(". ")[0]
-    names = listed.replace(", and blocks by tw.torch.residual", "").split(", ")
+    names = listed.replace(", and blocks by tw.torch.residual or tw.torch.concatenate", "").split(
+        ", "
+    )
     assert {"Linear", "GELU", "Dropout"} < {*names}
     assert all(issubclass(getattr(theirs, name), theirs.Module) for name in names)
 

@@ -10,6 +10,7 @@ from thalweg import nn
 from thalweg._trainer import Trainer, _hooked
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Sequential
+from thalweg.nn._layers import Block, kind_of
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ def hidden(model: Sequential) -> list[Units]:
     ArgumentError
         If there are none.
     UnsupportedError
-        If there are residual blocks, whose units have more than one way out, or Fourier features of
-        units.
+        If there are blocks, whose units have more than one way out, or Fourier features of units.
     """
-    if any(isinstance(layer, nn.Residual) for layer in model.layers):
+    if blocks := [layer for layer in model.layers if isinstance(layer, Block)]:
         raise UnsupportedError(
-            "models with nn.Residual are not supported yet: their hidden units cannot be told apart"
+            f"models with nn.{kind_of(blocks[0]).__name__} are not supported yet: their hidden "
+            "units cannot be told apart"
         )
     linear = [i for i, layer in enumerate(model.layers) if isinstance(layer, nn.Linear)]
     if len(linear) < 2:

@@ -16,6 +16,7 @@ from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Sequential
+from thalweg.nn._layers import Block, kind_of
 
 
 def _with(model: Sequential, parameters: Any) -> Sequential:
@@ -75,12 +76,12 @@ class XdG(_Parts):
         If an argument is out of range, or the model has no hidden units; if a task's index was
         learned already.
     UnsupportedError
-        If the model has `nn.Residual`, or an `nn.FourierFeatures` between units, or the optimizer
-        does not work element by element. If a strategy inside uses the whole network when a task
-        begins or ends, which is not the network that was trained: `EWC` and other penalties except
-        `SynapticIntelligence`, `LwF`, `FROMP`, `OGD`. If a strategy inside or outside includes
-        samples of earlier tasks in its steps, like `Replay`: they would go through the latest
-        task's part.
+        If the model has `nn.Residual` or `nn.Concatenate`, or an `nn.FourierFeatures` between
+        units, or the optimizer does not work element by element. If a strategy inside uses the
+        whole network when a task begins or ends, which is not the network that was trained: `EWC`
+        and other penalties except `SynapticIntelligence`, `LwF`, `FROMP`, `OGD`. If a strategy
+        inside or outside includes samples of earlier tasks in its steps, like `Replay`: they would
+        go through the latest task's part.
 
     Notes
     -----
@@ -224,11 +225,11 @@ class PackNet(_Parts):
     ArgumentError
         If an argument is out of range; if a task's index was learned already.
     UnsupportedError
-        If the model has `nn.Residual`, or the optimizer does not work element by element. With
-        strategies that would change what belongs to earlier tasks (`ContinualBackprop`,
-        `ShrinkAndPerturb`, `FromScratch`, `GDumb`), and with those that include samples of earlier
-        tasks in their steps (`Replay`, `DER`, `GEM`, `Cumulative` and others), which would go
-        through the latest task's part.
+        If the model has `nn.Residual` or `nn.Concatenate`, or the optimizer does not work element
+        by element. With strategies that would change what belongs to earlier tasks
+        (`ContinualBackprop`, `ShrinkAndPerturb`, `FromScratch`, `GDumb`), and with those that
+        include samples of earlier tasks in their steps (`Replay`, `DER`, `GEM`, `Cumulative` and
+        others), which would go through the latest task's part.
 
     Notes
     -----
@@ -268,8 +269,9 @@ class PackNet(_Parts):
         # Bounded, so that the number of steps is finite.
         self.retrain: float = _checks.real("retrain", retrain, 0, 1e6, "[]")
         model = self.trainer.model
-        if any(isinstance(layer, nn.Residual) for layer in model.layers):
-            raise UnsupportedError("PackNet does not support models with nn.Residual yet")
+        if blocks := [layer for layer in model.layers if isinstance(layer, Block)]:
+            name = kind_of(blocks[0]).__name__
+            raise UnsupportedError(f"PackNet does not support models with nn.{name} yet")
         at = _hidden_units.places(model)
         linear = [i for i, layer in enumerate(model.layers) if isinstance(layer, nn.Linear)]
         if not linear:

@@ -50,9 +50,10 @@ class ContinualBackprop(Strategy):
     ArgumentError
         If an argument is out of range, or the model has no hidden units.
     UnsupportedError
-        If the model has `nn.Residual`, or an `nn.FourierFeatures` between units, or the trainer
-        accumulates gradients; together with strategies that give each task a part of the network,
-        whose units would be replaced, or that start every task with the initial parameters.
+        If the model has `nn.Residual` or `nn.Concatenate`, or an `nn.FourierFeatures` between
+        units, or the trainer accumulates gradients; together with strategies that give each task a
+        part of the network, whose units would be replaced, or that start every task with the
+        initial parameters.
 
     Notes
     -----

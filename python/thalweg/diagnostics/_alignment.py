@@ -15,7 +15,8 @@ from thalweg._habits import takes
 from thalweg._trainer import Trainer
 from thalweg.diagnostics._symmetry import balance, hidden, rebuilt
 from thalweg.errors import ArgumentError, ShapeError
-from thalweg.nn import Layer, Residual, Sequential
+from thalweg.nn import Layer, Sequential
+from thalweg.nn._layers import Block
 
 #: Fields of layers that only concern initialization or training.
 _OF_TRAINING = {"init", "momentum", "p"}
@@ -100,7 +101,7 @@ def _same(a: Sequential, b: Sequential) -> None:
 def _computed(layer: Layer) -> tuple[Any, ...]:
     """Return what determines the function of a layer in evaluation, except for its weights."""
     kind = type(layer)
-    if isinstance(layer, Residual):
+    if isinstance(layer, Block):
         return (kind, *map(_computed, layer.layers))
     # A layer without arguments need not be a dataclass.
     fields = getattr(kind, "__dataclass_fields__", ())

@@ -8,6 +8,7 @@ from thalweg.nn._layers import ELU as ELU
 from thalweg.nn._layers import GELU as GELU
 from thalweg.nn._layers import SELU as SELU
 from thalweg.nn._layers import BatchNorm1d as BatchNorm1d
+from thalweg.nn._layers import Concatenate as Concatenate
 from thalweg.nn._layers import Dropout as Dropout
 from thalweg.nn._layers import Embedding as Embedding
 from thalweg.nn._layers import Flatten as Flatten
@@ -64,7 +65,8 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
     __getattr__ = _habits.of_module(
         _sys.modules[__name__],
         {
-            "Module": "a model is an nn.Sequential; nn.Residual adds a block to its own input",
+            "Module": "a model is an nn.Sequential; nn.Residual adds a block to its own input, and "
+            "nn.Concatenate puts it beside its own input",
             "ModuleList": "nn.Sequential takes layers: nn.Sequential(*layers)",
             "Softmax": _LOGITS.format("CrossEntropyLoss", "softmax", "probabilities"),
             "LogSoftmax": _LOGITS.format("CrossEntropyLoss", "softmax", "probabilities"),
@@ -93,10 +95,8 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
                 "not supported; a hand-written loop can combine models",
             ),
             **dict.fromkeys(
-                ("Concatenate", "Concat", "Concatenated", "SkipConnection", "Add", "Parallel"),
-                "nn.Residual(*layers) computes x + f(x); [x, f(x)] takes two models and a "
-                'hand-written loop, in the section "A layer that also sees the input" of the page '
-                "on loops",
+                ("Concat", "Concatenated", "SkipConnection", "Add", "Parallel"),
+                "nn.Residual(*layers) computes x + f(x), and nn.Concatenate(*layers) [x, f(x)]",
             ),
             **dict.fromkeys(("Lambda", "Gaussian", "RBF", "Snake"), f"not supported: {_OWN}"),
             "NoisyLinear": "not supported; to explore, add noise to the actions, or to the "

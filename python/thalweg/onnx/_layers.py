@@ -52,6 +52,10 @@ def _residual(graph: Graph, layer: nn.Residual, x: str) -> str:
     return graph.op("Add", x, write(graph, layer.layers, x))
 
 
+def _concatenate(graph: Graph, layer: nn.Concatenate, x: str) -> str:
+    return graph.op("Concat", x, write(graph, layer.layers, x), axis=1)
+
+
 def _batch_norm(graph: Graph, layer: nn.BatchNorm1d, x: str) -> str:
     width = layer.num_features
     scale = graph.parameter("weight") if layer.affine else graph.array(np.ones(width))
@@ -160,6 +164,7 @@ _WRITERS: Mapping[type, Writer] = {
     **ACTIVATIONS,
     nn.Linear: _linear,
     nn.Residual: _residual,
+    nn.Concatenate: _concatenate,
     nn.BatchNorm1d: _batch_norm,
     nn.LayerNorm: _layer_norm,
     nn.RMSNorm: _rms_norm,

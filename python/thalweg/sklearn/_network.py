@@ -10,8 +10,8 @@ import numpy as np
 from thalweg import _checks, _habits
 from thalweg._arrays import Array
 from thalweg.errors import ArgumentError
-from thalweg.nn import Identity, Linear, ReLU, Residual, Sequential, Sigmoid, Tanh
-from thalweg.nn._layers import Layer
+from thalweg.nn import Identity, Linear, ReLU, Sequential, Sigmoid, Tanh
+from thalweg.nn._layers import Block, Layer
 from thalweg.sklearn import _arguments
 
 ACTIVATIONS = {"identity": Identity(), "logistic": Sigmoid(), "tanh": Tanh(), "relu": ReLU()}
@@ -91,7 +91,7 @@ def build(
 
 
 def dense(model: Sequential) -> dict[str, Linear]:
-    """Return the dense layers, also those in a `Residual`, by position, such as ``"2.0"``."""
+    """Return the dense layers, also those in a block, by position, such as ``"2.0"``."""
     return dict(_dense(model.layers, ""))
 
 
@@ -99,7 +99,7 @@ def _dense(layers: Iterable[Layer], prefix: str) -> Iterator[tuple[str, Linear]]
     for index, layer in enumerate(layers):
         if isinstance(layer, Linear):
             yield f"{prefix}{index}", layer
-        elif isinstance(layer, Residual):
+        elif isinstance(layer, Block):
             yield from _dense(layer.layers, f"{prefix}{index}.")
 
 

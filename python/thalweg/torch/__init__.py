@@ -43,8 +43,8 @@ def to_torch(model: "nn.Sequential") -> "torch.nn.Sequential":
     Notes
     -----
     Names and shapes in its ``state_dict()`` are those of `Sequential.state_dict`, plus PyTorch's
-    ``num_batches_tracked``. `Residual`, `Sine`, `FourierFeatures`, `Standardize` and
-    `TabularInput`, which PyTorch lacks, are modules of thalweg: loading their pickles
+    ``num_batches_tracked``. `Residual`, `Concatenate`, `Sine`, `FourierFeatures`, `Standardize`
+    and `TabularInput`, which PyTorch lacks, are modules of thalweg: loading their pickles
     (``torch.save(module, path)``) needs thalweg; loading their ``state_dict()`` does not, nor does
     what ``torch.jit.script``, ``torch.jit.trace`` and ``torch.export.export`` make of the module.
     `Softplus` has ``threshold=40``, as PyTorch's default would change results in float64. If the
@@ -159,6 +159,38 @@ def residual(*modules: "torch.nn.Module") -> "torch.nn.Sequential":
     from thalweg.torch import _modules
 
     return _modules.Residual(*modules)
+
+
+@_habits.takes("torch.concatenate", {})
+def concatenate(*modules: "torch.nn.Module") -> "torch.nn.Sequential":
+    r"""Make a block of PyTorch modules whose output comes after its input, :math:`(x, f(x))`.
+
+    Parameters
+    ----------
+    *modules : torch.nn.Module
+        As for ``torch.nn.Sequential``; the block takes and returns tensors of shape (n, columns).
+
+    Returns
+    -------
+    torch.nn.Sequential
+        A subclass of it, which holds the same modules; `from_torch` makes it an `nn.Concatenate`.
+
+    Raises
+    ------
+    ImportError
+        If PyTorch is not installed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import thalweg as tw
+    >>> block = tw.torch.concatenate(torch.nn.Linear(2, 8), torch.nn.ReLU())
+    >>> tw.torch.from_torch(torch.nn.Sequential(block, torch.nn.Linear(10, 1)))[0]
+    Concatenate(Linear(in_features=2, ..., bias=True), ReLU())
+    """
+    from thalweg.torch import _modules
+
+    return _modules.Concatenate(*modules)
 
 
 if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name

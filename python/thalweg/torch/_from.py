@@ -93,8 +93,9 @@ def _layers(
     made: list[nn.Layer] = []
     for place, module in modules:
         here = f"{prefix}{len(made)}."
-        if type(module) is _modules.Residual:
-            made.append(nn.Residual(*_layers(_parts(place, module), here, tensors)))
+        if type(module) in (_modules.Residual, _modules.Concatenate):
+            block = getattr(nn, type(module).__name__)
+            made.append(block(*_layers(_parts(place, module), here, tensors)))
             continue
         made.append(_layer(place, module))
         own = module.state_dict(keep_vars=True)  # parameters, which know whether they are frozen
@@ -114,8 +115,8 @@ def _layer(place: str, module: Any) -> nn.Layer:
         raise UnsupportedError(
             f"{where} is not one of the layers of thalweg{_habits.said_of(name, 'nn')}; a "
             f"torch.nn.Sequential may have {', '.join(sorted(there))}, and blocks by "
-            "tw.torch.residual. Of a class of your own, pass the modules that form a chain as a "
-            "torch.nn.Sequential"
+            "tw.torch.residual or tw.torch.concatenate. Of a class of your own, pass the modules "
+            "that form a chain as a torch.nn.Sequential"
         )
     for option, needed in _ONLY.get(kind, {}).items():
         if (value := getattr(module, option)) != needed:

@@ -30,6 +30,17 @@ class Residual(torch.nn.Sequential):
         return x + y
 
 
+class Concatenate(torch.nn.Sequential):
+    """A sequence of modules whose output comes after its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Compute (x, f(x))."""
+        y = x
+        for module in self:
+            y = module(y)
+        return torch.cat((x, y), dim=1)
+
+
 class Sine(torch.nn.Module):
     """The sine of omega x."""
 

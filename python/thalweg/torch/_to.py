@@ -6,7 +6,7 @@ from typing import Any
 from thalweg import nn
 from thalweg._parts import checked
 from thalweg.errors import UnsupportedError
-from thalweg.nn._layers import kind_of
+from thalweg.nn._layers import Block, kind_of
 from thalweg.torch import _modules
 from thalweg.torch._modules import torch
 
@@ -31,12 +31,11 @@ def module(model: nn.Sequential) -> torch.nn.Sequential:
 
 def _module(layer: nn.Layer, place: str) -> Any:
     """Make the module of a layer, whose parameters are loaded later."""
-    if isinstance(layer, nn.Residual):
-        inside = enumerate(layer.layers)
-        return _modules.Residual(*(_module(it, f"{place}.{index}") for index, it in inside))
     ours = kind_of(layer)
     name = ours.__name__
     kind = getattr(_modules, name, None) or getattr(torch.nn, name, None)
+    if isinstance(layer, Block):
+        return getattr(_modules, name)(*(_module(it, f"{place}.{index}") for index, it in enumerate(layer.layers)))
     if kind is None:
         raise UnsupportedError(
             f"layer {place} is {layer!r}, but PyTorch {torch.__version__} has no {name}"

@@ -102,16 +102,18 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
             let pieces = pieces.into_iter().map(|(column, edges)| Pieces { column, edges }).collect();
             return Ok(Layer::Tabular(TabularInput { inputs, categories, pieces }));
         }
-        "residual" => {
+        "residual" | "concatenate" => {
             let (_, inner): (String, Vec<Bound<'_, PyTuple>>) = spec.extract()?;
-            return Ok(Layer::Residual(inner.iter().map(layer).collect::<PyResult<_>>()?));
+            let inner = inner.iter().map(layer).collect::<PyResult<_>>()?;
+            return Ok(if kind == "residual" { Layer::Residual(inner) } else { Layer::Concatenate(inner) });
         }
         _ => {}
     }
     let parameters: Vec<f64> = spec.get_slice(1, spec.len()).extract()?;
     Activation::of_kind(&kind, &parameters).map(Layer::Activation).ok_or_else(|| {
         let accepted = format!(
-            "one of linear, batch_norm, layer_norm, rms_norm, fourier, standardize, tabular, residual, {} is needed, \
+            "one of linear, batch_norm, layer_norm, rms_norm, fourier, standardize, tabular, residual, concatenate, {} is \
+             needed, \
              with its parameters",
             Activation::KINDS.join(", ")
         );

@@ -23,6 +23,10 @@ from thalweg.nn._layers._base import Activation as Activation
 from thalweg.nn._layers._base import Layer as Layer
 from thalweg.nn._layers._base import check_layer as check_layer
 from thalweg.nn._layers._base import kind_of as kind_of
+from thalweg.nn._layers._blocks import Block as Block
+from thalweg.nn._layers._blocks import Concatenate as Concatenate
+from thalweg.nn._layers._blocks import Residual as Residual
+from thalweg.nn._layers._blocks import with_inner as with_inner
 from thalweg.nn._layers._dropout import Dropout as Dropout
 from thalweg.nn._layers._inputs import Flatten as Flatten
 from thalweg.nn._layers._inputs import FourierFeatures as FourierFeatures
@@ -32,8 +36,6 @@ from thalweg.nn._layers._norms import BatchNorm1d as BatchNorm1d
 from thalweg.nn._layers._norms import LayerNorm as LayerNorm
 from thalweg.nn._layers._norms import RMSNorm as RMSNorm
 from thalweg.nn._layers._norms import scale_and_shift as scale_and_shift
-from thalweg.nn._layers._residual import Residual as Residual
-from thalweg.nn._layers._residual import with_inner as with_inner
 from thalweg.nn._layers._standardize import Standardize as Standardize
 from thalweg.nn._layers._standardize import check_offsets as check_offsets
 from thalweg.nn._layers._standardize import with_numbers as with_numbers

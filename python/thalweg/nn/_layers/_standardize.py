@@ -13,7 +13,7 @@ from thalweg._description import description
 from thalweg._warn import warn_maker
 from thalweg.errors import ArgumentError, ShapeError
 from thalweg.nn._layers._base import Layer
-from thalweg.nn._layers._residual import Residual
+from thalweg.nn._layers._blocks import Block
 
 #: Other libraries' names for the arguments of `Standardize`.
 _ELSEWHERE = {
@@ -255,7 +255,7 @@ def with_numbers(
                 now = numbers[here + name]
                 if not np.array_equal(now, np.asarray(getattr(layer, name), now.dtype)):
                     new[name] = tuple(now.tolist())
-        elif isinstance(layer, Residual):
+        elif isinstance(layer, Block):
             inside = with_numbers(layer.layers, numbers, here)
             if inside != layer.layers:
                 new["layers"] = inside

@@ -86,7 +86,7 @@ class Copied(Parameters):
         Sequential
             A model without those normalizations, so later layers have smaller numbers; its output
             equals that of calling this model, up to rounding. Everything else is the same.
-            Normalizations in `Residual` blocks are folded, too.
+            Normalizations in blocks, such as `Residual`, are folded, too.
 
         Raises
         ------
@@ -175,8 +175,8 @@ def _folded(
             own["weight"] = own["weight"] * scale
             layer = dataclasses.replace(layer, bias=True)
         place = f"{new}{len(made)}."
-        if isinstance(layer, _layers.Residual):
-            layer = _layers.Residual(*_folded(layer.layers, here, place, state, into))
+        if isinstance(layer, _layers.Block):
+            layer = _layers.kind_of(layer)(*_folded(layer.layers, here, place, state, into))
         else:
             into.update({place + name: values for name, values in own.items()})
         made.append(layer)
@@ -187,7 +187,7 @@ def _has_linear(layers: Iterable[Layer]) -> bool:
     """Whether there is a `Linear` among layers, also within a block."""
     return any(
         isinstance(layer, _layers.Linear)
-        or (isinstance(layer, _layers.Residual) and _has_linear(layer.layers))
+        or (isinstance(layer, _layers.Block) and _has_linear(layer.layers))
         for layer in layers
     )
 

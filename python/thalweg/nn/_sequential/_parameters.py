@@ -174,7 +174,7 @@ class Parameters(SequentialBase):
             ``"0.weight"`` has shape (out_features, in_features) and ``"0.bias"``
             (out_features,), where 0 is the layer's position. A `BatchNorm1d` has ``"1.weight"``,
             ``"1.bias"``, ``"1.running_mean"`` and ``"1.running_var"``, all (num_features,). Layer 0
-            of a `Residual` at position 2 has ``"2.0.weight"``.
+            of a block, such as a `Residual`, at position 2 has ``"2.0.weight"``.
         """
         arrays = _names.split(self._core.parameters(), self._blocks())
         arrays |= _names.split(self._core.averages(), self._core.average_blocks())

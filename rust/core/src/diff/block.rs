@@ -10,9 +10,10 @@ use crate::error::Error;
 use crate::gemm::pack::Panels;
 use crate::gemm::plan::GemmShape;
 use crate::gemm::{Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
+use crate::layer::skip::{join, put};
 use crate::layer::{Activation, dropout};
 use crate::network::{Over, Stage};
-use crate::simd::{Isa, Op, Simd, add, dispatch, zip_map};
+use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
 use crate::view::{MatMut, MatRef};
 
 /// Rows of a block: enough for the products to be efficient, few enough for a block's numbers to stay in a
@@ -150,11 +151,9 @@ impl<T: Element> Block<T> {
         };
         let z = halves(&mut rest[0].y).0;
         let Some(dense) = stage.dense else {
-            z.copy_from_slice(input(index));
-            if let Some(first) = stage.skip {
-                add(site.isa, z, input(first));
-            }
-            return;
+            let beside = stage.skip.map(|first| matrix(input(first), self.rows));
+            let z = MatMut::new(z, self.rows, stage.outputs);
+            return join(site.isa, beside, matrix(input(index), self.rows), z);
         };
         let arena = &site.at.arena;
         let init = dense.bias.map_or(Init::Zero, |b| Init::Bias(&arena[b..b + stage.outputs]));
@@ -229,13 +228,10 @@ impl<T: Element> Block<T> {
             return;
         }
         let dx = &mut self.back[0][..self.rows * stage.inputs];
-        let mut init = Init::Zero;
+        let (mut init, mut into) = (Init::Zero, MatMut::new(dx, self.rows, stage.inputs));
         for end in site.network.ends(index) {
-            if let Init::Zero = init {
-                dx.fill(T::ZERO);
-                init = Init::Accumulate;
-            }
-            add(site.isa, dx, halves(&mut self.slots[end].delta).1);
+            let along = matrix(halves(&mut self.slots[end].delta).1, self.rows);
+            put(site.isa, along.block(0, self.rows, 0, stage.inputs), &mut into, &mut init);
         }
         let dz = halves(&mut self.slots[index].delta).1;
         if let Some(encoder) = stage.encoder {
@@ -245,11 +241,17 @@ impl<T: Element> Block<T> {
             return self.decode(site, index, encoder);
         }
         if stage.dense.is_none() {
-            return if let Init::Zero = init { dx.copy_from_slice(dz) } else { add(site.isa, dx, dz) };
+            let dz = matrix(dz, self.rows).block(0, self.rows, stage.front(), stage.inputs);
+            return put(site.isa, dz, &mut into, &mut init);
         }
         let weight = Panels::new(&site.at.transposed[index], stage.outputs, stage.inputs);
         multiply(site.isa, dz, weight, dx, self.rows, init, &mut self.scratch);
     }
+}
+
+/// Values as a matrix of that many rows.
+pub fn matrix<T: Element>(values: &[T], rows: usize) -> MatRef<'_, T> {
+    MatRef::new(values, rows, values.len() / rows)
 }
 
 /// into ← init + x·weight, for rows of x.

@@ -2,14 +2,15 @@
 //! forward, and of its gradients backward. All but a few loops here are matrix products: what depends only on
 //! the numbers, such as φ′ and φ″, is already available.
 
-use super::block::{Block, Slots, halves, multiply, outer};
+use super::block::{Block, Slots, halves, matrix, multiply, outer};
 use super::norm::{Columns, OfDots, Pair, Task, Work};
 use super::{Site, Weights};
 use crate::element::Element;
 use crate::gemm::Init;
 use crate::gemm::pack::Panels;
+use crate::layer::skip::{join, put};
 use crate::network::Over;
-use crate::simd::{Op, Simd, add, dispatch, zip_map};
+use crate::simd::{Op, Simd, dispatch, zip_map};
 use crate::view::MatMut;
 
 impl<T: Element> Block<T> {
@@ -30,12 +31,12 @@ impl<T: Element> Block<T> {
         let dot = halves(&mut rest[0].y).1;
         let (x, x_dot) = input(index);
         let Some(dense) = stage.dense else {
-            match x_dot {
-                Some(x_dot) => dot.copy_from_slice(x_dot),
-                None => dot.fill(T::ZERO),
-            }
-            if let Some((_, Some(skip))) = stage.skip.map(input) {
-                add(site.isa, dot, skip);
+            // Where the tangent of x is missing, it is 0.
+            dot.fill(T::ZERO);
+            if let Some(x_dot) = x_dot {
+                let beside = stage.skip.and_then(|first| input(first).1).map(|x| matrix(x, self.rows));
+                let dot = MatMut::new(dot, self.rows, stage.outputs);
+                join(site.isa, beside, matrix(x_dot, self.rows), dot);
             }
             return;
         };
@@ -130,14 +131,11 @@ impl<T: Element> Block<T> {
             return;
         }
         let dx = &mut self.back[1][..self.rows * stage.inputs];
-        let mut init = Init::Zero;
+        let (mut init, mut into) = (Init::Zero, MatMut::new(dx, self.rows, stage.inputs));
         for end in site.network.ends(index) {
-            if let Init::Zero = init {
-                dx.fill(T::ZERO);
-                init = Init::Accumulate;
-            }
-            let delta = &self.slots[end].delta;
-            add(site.isa, dx, &delta[..self.rows * site.network.stages()[end].outputs]);
+            let along = &self.slots[end].delta[..self.rows * site.network.stages()[end].outputs];
+            let along = matrix(along, self.rows).block(0, self.rows, 0, stage.inputs);
+            put(site.isa, along, &mut into, &mut init);
         }
         if let Some(encoder) = stage.encoder {
             if let Init::Zero = init {
@@ -147,11 +145,8 @@ impl<T: Element> Block<T> {
         }
         let (dz_dot, dz) = self.slots[index].delta.split_at(len);
         if stage.dense.is_none() {
-            return if let Init::Zero = init {
-                dx.copy_from_slice(dz_dot)
-            } else {
-                add(site.isa, dx, dz_dot)
-            };
+            let dz_dot = matrix(dz_dot, self.rows).block(0, self.rows, stage.front(), stage.inputs);
+            return put(site.isa, dz_dot, &mut into, &mut init);
         }
         let mut product = |dz: &[T], of: &Weights<T>, init: Init<'_, T>| {
             let weight = Panels::new(&of.transposed[index], stage.outputs, stage.inputs);

@@ -28,6 +28,7 @@ mod selu;
 mod sigmoid;
 mod silu;
 mod sine;
+pub mod skip;
 mod softplus;
 mod softsign;
 pub mod standardize;
@@ -88,6 +89,8 @@ pub enum Layer {
     Tabular(TabularInput),
     /// y = x + f(x), where f is these layers one after another.
     Residual(Vec<Layer>),
+    /// y = (x, f(x)), where f is these layers one after another.
+    Concatenate(Vec<Layer>),
 }
 
 impl Layer {
@@ -102,6 +105,7 @@ impl Layer {
             Layer::Standardize(s) => format!("Standardize {}", s.mean.len()),
             Layer::Tabular(t) => format!("TabularInput {}→{}", t.inputs, t.outputs()),
             Layer::Residual(_) => "Residual".into(),
+            Layer::Concatenate(_) => "Concatenate".into(),
         }
     }
 }

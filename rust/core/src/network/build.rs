@@ -5,20 +5,34 @@ use crate::arena::padded;
 use crate::error::Error;
 use crate::layer::{Activation, Layer, Linear};
 
-/// The first layer that determines its input width: its place, the layer, and that width.
-pub(super) fn first_wide<'l>(path: &str, layers: &'l [Layer]) -> Option<(String, &'l Layer, usize)> {
+/// The first layer that determines its input width: its place, the layer, and the width of the network's input
+/// that follows. In front of it, blocks whose input passes them by may have repeated the input; if that width
+/// is no multiple of the input's, the layer does not fit, which [`check_width`] finds.
+pub(super) fn first_wide(layers: &[Layer]) -> Option<(String, &Layer, usize)> {
+    search("", layers, &mut 1)
+}
+
+/// The search within layers that get the network's input `times` times, as `times` becomes behind them.
+fn search<'l>(path: &str, layers: &'l [Layer], times: &mut usize) -> Option<(String, &'l Layer, usize)> {
     layers.iter().enumerate().find_map(|(index, layer)| {
         let place = format!("{path}{index}");
-        match layer {
-            Layer::Linear(linear) => Some((place, layer, linear.inputs)),
-            Layer::BatchNorm(norm) => Some((place, layer, norm.features)),
-            Layer::RowNorm(norm) => Some((place, layer, norm.features)),
-            Layer::Fourier(fourier) => Some((place, layer, fourier.inputs)),
-            Layer::Standardize(scales) => Some((place, layer, scales.mean.len())),
-            Layer::Tabular(table) => Some((place, layer, table.inputs)),
-            Layer::Activation(_) => None,
-            Layer::Residual(inner) => first_wide(&format!("{place}."), inner),
-        }
+        let width = match layer {
+            Layer::Linear(linear) => linear.inputs,
+            Layer::BatchNorm(norm) => norm.features,
+            Layer::RowNorm(norm) => norm.features,
+            Layer::Fourier(fourier) => fourier.inputs,
+            Layer::Standardize(scales) => scales.mean.len(),
+            Layer::Tabular(table) => table.inputs,
+            Layer::Activation(_) => return None,
+            Layer::Residual(inner) => return search(&format!("{place}."), inner, times),
+            Layer::Concatenate(inner) => {
+                let before = *times;
+                let found = search(&format!("{place}."), inner, times);
+                *times += before;
+                return found;
+            }
+        };
+        Some((place, layer, (width / *times).max(1.min(width))))
     })
 }
 
@@ -84,7 +98,7 @@ impl Network {
             params: Places::default(),
             averages: Places::default(),
         };
-        if let Some((_, _, width)) = first_wide("", &layers) {
+        if let Some((_, _, width)) = first_wide(&layers) {
             network.add("", &layers, width, &mut 0)?;
         }
         if !network.stages.iter().any(|s| s.dense.is_some()) {
@@ -182,6 +196,12 @@ impl Network {
                         return Err(Error::BlockWidth { layer: place, inputs: width, outputs });
                     }
                     self.stages.push(Stage { skip, ..alone(width) });
+                }
+                Layer::Concatenate(inner) => {
+                    let skip = Some(self.stages.len());
+                    let inputs = self.add(&format!("{place}."), inner, width, drawn)?;
+                    width += inputs;
+                    self.stages.push(Stage { skip, inputs, ..alone(width) });
                 }
             }
         }

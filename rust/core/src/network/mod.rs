@@ -93,7 +93,8 @@ pub enum Encoder {
 }
 
 /// What runs as a unit: a dense layer with the normalization and the element-wise layer after it, or some of
-/// the three alone. The sum at the end of a residual block takes the place of a dense layer.
+/// the three alone. The end of a block of layers, where its input joins its output, takes the place of a dense
+/// layer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Stage {
     /// The dense layer, if there is one.
@@ -102,8 +103,9 @@ pub struct Stage {
     pub encoder: Option<usize>,
     /// The normalization, if there is one.
     pub norm: Option<Norm>,
-    /// If this ends a residual block, the stage whose input is added to this one's: the block's first stage,
-    /// or this one if nothing runs in the block.
+    /// If this ends a block, the stage whose input is added to this one's: the block's first stage, or this
+    /// one if nothing runs in the block. Where this one's output is wider than its input, it comes in front of
+    /// this one's instead.
     pub skip: Option<usize>,
     /// The activation; [`Activation::Identity`] if there is none.
     pub act: Activation,
@@ -114,6 +116,11 @@ pub struct Stage {
 }
 
 impl Stage {
+    /// Columns of the output in front of those that come from the stage's own input, in a stage without a
+    /// dense layer or an encoder: those of the input of the block that it ends.
+    pub fn front(&self) -> usize {
+        self.outputs - self.inputs
+    }
     /// Whether an activation or a normalization that follows can become part of it.
     fn is_open(&self) -> bool {
         self.encoder.is_none() && self.act == Activation::Identity
@@ -233,7 +240,7 @@ impl Network {
     pub fn has_norms(&self) -> bool {
         self.stages.iter().any(|s| s.norm.is_some())
     }
-    /// The stages that end a block whose first stage is `first`, and add its input.
+    /// The stages that end a block whose first stage is `first`: its input is part of what they read.
     pub fn ends(&self, first: usize) -> impl Iterator<Item = usize> + '_ {
         let ends = move |(index, stage): (usize, &Stage)| (stage.skip == Some(first)).then_some(index);
         self.stages.iter().enumerate().filter_map(ends)
@@ -270,7 +277,7 @@ impl Network {
     pub fn check_input<T: Element>(&self, x: Samples<'_, T>) -> Result<(), Error> {
         let (rows, width) = (x.rows(), x.cols());
         if width != self.inputs() {
-            let (layer, name) = build::first_wide("", &self.layers)
+            let (layer, name) = build::first_wide(&self.layers)
                 .map(|(place, layer, _)| (place, layer.name()))
                 .unwrap_or_default();
             return Err(Error::InputWidth { layer, name, rows, found: width, expected: self.inputs() });

@@ -8,7 +8,8 @@ use crate::gemm::pack::PANEL;
 use crate::gemm::split::Side;
 use crate::gemm::{Epilogue, Gemm, Init, Lhs, Precision};
 use crate::layer::Activation;
-use crate::simd::{Op, Simd, add, dispatch};
+use crate::layer::skip::put;
+use crate::simd::{Op, Simd, dispatch};
 use crate::view::{MatMut, MatRef};
 
 impl<'a, T: Element> Pass<'a, T> {
@@ -48,11 +49,11 @@ impl<'a, T: Element> Pass<'a, T> {
             // SAFETY: these rows of the gradient belong to this block alone.
             unsafe { gradient.mat_mut(rows.start * stage.inputs, rows.len(), stage.inputs, stage.inputs) }
         };
-        // Where a residual block begins, the gradient of its output is added.
+        // Where a block begins, the gradient that passed it by is added.
         let mut init = Init::Zero;
         for end in self.network.ends(index) {
-            let along = self.rows_ref(slots[end].delta, local, stage.inputs);
-            self.put(along, &mut into, &mut init);
+            let along = self.rows_ref(slots[end].delta, local, self.network.stages()[end].outputs);
+            put(self.plan.isa, along.block(0, rows.len(), 0, stage.inputs), &mut into, &mut init);
         }
         if stage.encoder.is_some() {
             if let Init::Zero = init {
@@ -65,7 +66,8 @@ impl<'a, T: Element> Pass<'a, T> {
             return;
         }
         if stage.dense.is_none() {
-            self.put(delta, &mut into, &mut init);
+            let delta = delta.block(0, rows.len(), stage.front(), stage.inputs);
+            put(self.plan.isa, delta, &mut into, &mut init);
             if index > 0 {
                 self.through_activation(index - 1, local, &mut into);
             }
@@ -88,18 +90,6 @@ impl<'a, T: Element> Pass<'a, T> {
         };
         // SAFETY: the thread's own scratch, to which this item has no other reference.
         gemm.run(self.plan.isa, &plan, unsafe { self.scratch(worker) });
-    }
-
-    /// Copies rows if nothing is there yet, otherwise adds them.
-    fn put(&self, rows: MatRef<'_, T>, into: &mut MatMut<'_, T>, init: &mut Init<'_, T>) {
-        for r in 0..rows.rows() {
-            let (into, row) = (into.row_mut(r), rows.row(r));
-            match init {
-                Init::Accumulate => add(self.plan.isa, into, row),
-                _ => into.copy_from_slice(row),
-            }
-        }
-        *init = Init::Accumulate;
     }
 
     /// What the derivative of a stage's activation is computed from.

@@ -8,11 +8,9 @@ use crate::arena::padded;
 use crate::element::Element;
 use crate::gemm::split::Side;
 use crate::gemm::{Epilogue, Gemm, Init, Lhs, Precision};
-use crate::layer::Activation;
-use crate::layer::dropout;
+use crate::layer::{Activation, dropout, skip};
 use crate::loss;
 use crate::plan::Mode;
-use crate::simd::add;
 use crate::view::{MatMut, MatRef};
 
 /// How many rows ahead of the copied one are prefetched, if rows are in no order.
@@ -98,21 +96,22 @@ impl<'a, T: Element> Pass<'a, T> {
                 dropout::forward(self.plan.isa, (p, self.draw, index, rows.start), y, factors);
             }
             (_, saved) => {
-                let skip = stage.skip.map(|first| self.stage_input(first, rows, local));
+                let beside = stage.skip.map(|first| self.stage_input(first, rows, local));
                 // SAFETY: the thread's own scratch, to which this item has no other reference.
                 let scratch = unsafe { self.scratch(worker) };
-                self.through(index, x, skip, y, act, saved, scratch);
+                self.through(index, x, beside, y, act, saved, scratch);
             }
         }
     }
 
-    /// The dense layer of a stage, or the sum with `skip`, if it has either, and an activation.
+    /// The dense layer of a stage, or the end of a block whose input is `beside`, if it is either, and an
+    /// activation.
     #[allow(clippy::too_many_arguments)]
     fn through(
         &self,
         index: usize,
         x: MatRef<'_, T>,
-        skip: Option<MatRef<'_, T>>,
+        beside: Option<MatRef<'_, T>>,
         mut y: MatMut<'_, T>,
         act: Activation,
         saved: Option<MatMut<'_, T>>,
@@ -123,10 +122,7 @@ impl<'a, T: Element> Pass<'a, T> {
             return self.encode(encoder, x, y);
         }
         let Some(dense) = stage.dense else {
-            for r in 0..x.rows() {
-                y.row_mut(r).copy_from_slice(x.row(r));
-                skip.iter().for_each(|skip| add(self.plan.isa, y.row_mut(r), skip.row(r)));
-            }
+            skip::join(self.plan.isa, beside, x, y.reborrow());
             return act.forward(self.plan.isa, y, saved);
         };
         let init = match dense.bias {
@@ -161,7 +157,7 @@ impl<'a, T: Element> Pass<'a, T> {
         let (scratch, halves) = scratch.split_at_mut(scratch.len() - (2 + depth) * half);
         let (mut front, halves) = halves.split_at_mut(half);
         let (mut back, blocks) = halves.split_at_mut(half);
-        // Inputs of the residual blocks that have not ended yet, outermost first.
+        // Inputs of the blocks of layers that have not ended yet, outermost first.
         let mut waiting = 0;
         let width = data.cols();
         let mut x = match data.native() {
@@ -187,9 +183,10 @@ impl<'a, T: Element> Pass<'a, T> {
                 }
                 waiting += 1;
             }
-            let skip = stage.skip.map(|_| {
+            let beside = stage.skip.map(|first| {
                 waiting -= 1;
-                MatRef::new(&blocks[waiting * half..][..m * n], m, n)
+                let width = self.network.stages()[first].inputs;
+                MatRef::new(&blocks[waiting * half..][..m * width], m, width)
             });
             let mut y = match self.output {
                 Some(output) if index == last => {
@@ -199,9 +196,9 @@ impl<'a, T: Element> Pass<'a, T> {
                 _ => MatMut::new(&mut front[..m * n], m, n),
             };
             if stage.norm.is_none() {
-                self.through(index, x, skip, y.reborrow(), stage.act, None, scratch);
+                self.through(index, x, beside, y.reborrow(), stage.act, None, scratch);
             } else {
-                self.through(index, x, skip, y.reborrow(), Activation::Identity, None, scratch);
+                self.through(index, x, beside, y.reborrow(), Activation::Identity, None, scratch);
                 self.normalize_rows(index, None, y.reborrow(), None, None);
             }
             if index == last {

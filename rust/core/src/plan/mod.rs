@@ -339,7 +339,7 @@ impl Plan {
             plan.add_tables(table);
         }
         if mode == Mode::Inference {
-            // Activations alternate between two buffers of the thread; inputs of residual blocks wait in the
+            // Activations alternate between two buffers of the thread; inputs of blocks of layers wait in the
             // others.
             plan.scratch = padded::<T>(plan.scratch);
             plan.scratch += (2 + network.depth()) * padded::<T>(plan.block_rows * network.max_width());

@@ -86,7 +86,8 @@ fn count() {
                 Layer::Residual(vec![linear(widths[1], widths[1])]),
                 Layer::Activation(Activation::Dropout(0.5)),
             ]),
-            linear(widths[1], widths[2]),
+            Layer::Concatenate(vec![linear(widths[1], widths[1])]),
+            linear(2 * widths[1], widths[2]),
         ];
         let mut model = Model::<f32>::new(layers, 0).unwrap();
         let constants = vec![1.5; widths[2]];

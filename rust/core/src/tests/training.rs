@@ -153,6 +153,18 @@ fn layers_in_unusual_orders_have_right_gradients() {
             linear(5, 2, true),
         ],
         vec![
+            Layer::Concatenate(vec![
+                Layer::Concatenate(vec![linear(3, 4, true), act(Activation::Gelu)]),
+                norm(7, true),
+                act(Activation::Dropout(0.3)),
+                linear(7, 2, false),
+            ]),
+            act(Activation::Tanh),
+            Layer::Residual(vec![Layer::Concatenate(vec![row_norm(5, true, true)]), linear(10, 5, true)]),
+            Layer::Concatenate(vec![act(Activation::Identity)]),
+            linear(10, 2, true),
+        ],
+        vec![
             act(Activation::Dropout(0.2)),
             linear(3, 5, true),
             act(Activation::Tanh),

@@ -32,6 +32,8 @@
 //! arithmetic.
 
 mod kernels;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use self::work::Shard;
@@ -101,7 +103,7 @@ impl<T: Element> Jet<T> {
     pub fn new(network: &Network, along: MatRef<'_, T>, orders: &[usize]) -> Result<Self, Error> {
         let inputs = network.inputs();
         let wrong = |name, value, accepted: String| Err(Error::Argument { name, value, accepted });
-        if let Some((place, layer)) = refused("", network.layers()) {
+        if let Some((place, layer)) = refused("", network.layers(), true) {
             return Err(Error::Unsupported(format!(
                 "derivatives with respect to the inputs are not supported for layer {place} ({}); the network may \
                  have Linear, Residual, Standardize, layers that work element by element, except Dropout, and \
@@ -261,17 +263,18 @@ impl<T: Element> Jet<T> {
 }
 
 /// The first layer that jets do not go through, and its place.
-fn refused<'l>(path: &str, layers: &'l [Layer]) -> Option<(String, &'l Layer)> {
+fn refused<'l>(path: &str, layers: &'l [Layer], mut scaled: bool) -> Option<(String, &'l Layer)> {
     layers.iter().enumerate().find_map(|(index, layer)| {
         let place = format!("{path}{index}");
+        let front = scaled;
+        scaled &= matches!(layer, Layer::Standardize(_));
         match layer {
             Layer::Linear(_) | Layer::Standardize(_) => None,
             Layer::Activation(act) => matches!(act, Activation::Dropout(_)).then_some((place, layer)),
-            Layer::Residual(inner) => refused(&format!("{place}."), inner),
+            Layer::Residual(inner) | Layer::Concatenate(inner) => refused(&format!("{place}."), inner, front),
             Layer::Fourier(_) => {
                 // Second derivatives of its inputs are taken to be 0, and nothing before it learns.
-                let scaled = layers[..index].iter().all(|layer| matches!(layer, Layer::Standardize(_)));
-                (!path.is_empty() || !scaled).then_some((place, layer))
+                (!front).then_some((place, layer))
             }
             Layer::BatchNorm(_) | Layer::RowNorm(_) | Layer::Tabular(_) => Some((place, layer)),
         }

@@ -5,16 +5,17 @@ use std::ops::Range;
 use super::kernels::{Back, Forth, encode};
 use super::{Along, Site, parts};
 use crate::arena::{Buffer, check_fits, reserve};
-use crate::diff::block::{WHAT, multiply, outer};
+use crate::diff::block::{WHAT, matrix, multiply, outer};
 use crate::diff::gather::{self, Part, add_rows};
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::Init;
 use crate::gemm::pack::Panels;
+use crate::layer::skip::{join, put};
 use crate::layer::standardize::Scales;
 use crate::layer::{Activation, fourier};
 use crate::network::{Encoder, Stage};
-use crate::simd::{add, dispatch};
+use crate::simd::dispatch;
 use crate::view::{MatMut, MatRef};
 
 /// Rows of a block, over all parts: few enough for their numbers to stay in a second-level cache.
@@ -299,8 +300,9 @@ impl<T: Element> Desk<T> {
             product(x_dots, dots, Init::Zero);
             self.scratch = scratch;
         } else {
-            z.copy_from_slice(x);
-            stage.skip.into_iter().for_each(|first| add(site.isa, &mut z, self.taken(site, block, first)));
+            let n = z.len() / stage.outputs;
+            let beside = stage.skip.map(|first| matrix(self.taken(site, block, first), n));
+            join(site.isa, beside, matrix(x, n), MatMut::new(&mut z, n, stage.outputs));
         }
         block.z[index] = z;
         self.turn(site, block, index);
@@ -352,19 +354,19 @@ impl<T: Element> Desk<T> {
     fn enter(&mut self, site: &Site<'_, T>, block: &Block<T>, index: usize) {
         let stage = &site.network.stages()[index];
         let Desk { dz, back, scratch, .. } = self;
-        let dx = &mut back[..dz[index].len() / stage.outputs * stage.inputs];
-        let mut init = Init::Zero;
+        let rows = dz[index].len() / stage.outputs;
+        let dx = &mut back[..rows * stage.inputs];
+        let (mut init, mut into) = (Init::Zero, MatMut::new(dx, rows, stage.inputs));
+        let part = |end: usize, col| matrix(&dz[end], rows).block(0, rows, col, stage.inputs);
         for end in site.network.ends(index) {
-            if let Init::Zero = init {
-                dx.fill(T::ZERO);
-                init = Init::Accumulate;
-            }
-            add(site.isa, dx, &dz[end]);
+            put(site.isa, part(end, 0), &mut into, &mut init);
+        }
+        if stage.dense.is_none() && stage.encoder.is_none() {
+            return put(site.isa, part(index, stage.front()), &mut into, &mut init);
         }
         let dz = &dz[index];
         if let Some(encoder) = stage.encoder.map(|e| &site.network.encoders()[e]) {
             let (n, adds) = (stage.outputs, matches!(init, Init::Accumulate));
-            let rows = dz.len() / n;
             let dz = MatRef::new(dz, rows, n);
             match encoder {
                 Encoder::Standardize { layer, starts } => {
@@ -383,13 +385,9 @@ impl<T: Element> Desk<T> {
                 }
                 Encoder::Tabular { .. } => unreachable!("refused when this was made"),
             }
-        } else if stage.dense.is_some() {
-            let weight = Panels::new(&site.at.transposed[index], stage.outputs, stage.inputs);
-            multiply(site.isa, dz, weight, dx, dz.len() / stage.outputs, init, scratch);
-        } else if let Init::Zero = init {
-            dx.copy_from_slice(dz);
         } else {
-            add(site.isa, dx, dz);
+            let weight = Panels::new(&site.at.transposed[index], stage.outputs, stage.inputs);
+            multiply(site.isa, dz, weight, dx, rows, init, scratch);
         }
     }
 }

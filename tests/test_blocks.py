@@ -1,4 +1,4 @@
-"""Blocks that are added to their input, against PyTorch; and normalizations folded away."""
+"""Blocks beside or added to their input, against PyTorch; and normalizations folded away."""
 
 import copy
 import pickle
@@ -12,6 +12,7 @@ from thalweg import nn, optim
 BLOCK = nn.Residual(nn.Linear(6, 9), nn.GELU(), nn.Linear(9, 6))
 PRE = nn.Residual(nn.LayerNorm(6), nn.ReLU(), nn.Linear(6, 6), nn.Tanh())
 BATCH = nn.Residual(nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 6), nn.BatchNorm1d(6))
+BESIDE = nn.Concatenate(nn.Linear(6, 9), nn.GELU())
 
 #: Lists of layers between 6 features and 6.
 MODELS = {
@@ -39,6 +40,30 @@ MODELS = {
         nn.Linear(6, 6),
         nn.Residual(nn.Dropout(0.0), nn.Linear(6, 6), nn.Dropout(0.0)),
     ),
+    "beside, in the middle": (nn.Linear(6, 6), BESIDE, nn.Linear(15, 6)),
+    "beside, first": (BESIDE, nn.Linear(15, 6)),
+    "beside, last": (nn.Linear(6, 2), nn.Concatenate(nn.Linear(2, 4), nn.SiLU())),
+    "beside, three in a row": (
+        BESIDE,
+        nn.Concatenate(nn.Linear(15, 5), nn.Tanh()),
+        nn.Concatenate(nn.Linear(20, 3)),
+        nn.ReLU(),
+        nn.Linear(23, 6),
+    ),
+    "beside, nested": (
+        nn.Concatenate(nn.Concatenate(nn.Tanh(), nn.Linear(6, 3)), nn.Linear(9, 4), nn.Sigmoid()),
+        nn.Residual(nn.Concatenate(nn.Linear(10, 3)), nn.Linear(13, 10)),
+        nn.Linear(10, 6),
+    ),
+    "beside, normalized": (
+        nn.Linear(6, 6),
+        nn.Concatenate(nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5, bias=False)),
+        nn.LayerNorm(11),
+        nn.BatchNorm1d(11),
+        nn.Tanh(),
+        nn.Linear(11, 6),
+    ),
+    "beside nothing": (nn.Concatenate(nn.Concatenate(nn.Identity())), nn.Linear(18, 6)),
 }
 
 
@@ -46,6 +71,15 @@ def has_batch_norm(layers):
     return any(
         isinstance(x, nn.BatchNorm1d) or has_batch_norm(getattr(x, "layers", ())) for x in layers
     )
+
+
+def test_what_is_beside_is_the_input_in_front(rng):
+    model = nn.Sequential(nn.Concatenate(nn.Linear(6, 9), nn.Tanh()), seed=2)
+    inside = nn.Sequential(*model[0].layers)
+    inside.flat_parameters = model.flat_parameters
+    x = rng.standard_normal((5, 6)).astype(np.float32)
+    np.testing.assert_array_equal(model(x)[:, :6], x)
+    np.testing.assert_array_equal(model(x)[:, 6:], inside(x))
 
 
 @pytest.mark.parametrize("rows", [1, 5, 64, 700])
@@ -101,6 +135,7 @@ def test_gradients_are_those_of_differences(layers, rng):
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_same_bits_for_any_number_of_threads(inside, width, dtype, rng):
+    beside = nn.Concatenate(nn.Linear(64, 8), nn.ReLU())
     block = nn.Residual(
         *inside, nn.Linear(64, width), nn.Dropout(0.2), nn.ReLU(), nn.Linear(width, 64)
     )
@@ -110,7 +145,7 @@ def test_the_same_bits_for_any_number_of_threads(inside, width, dtype, rng):
         for threads in (1, 2, 3, 8):
             tw.set_num_threads(threads)
             model = nn.Sequential(
-                nn.Linear(20, 64), block, nn.Tanh(), block, nn.Linear(64, 3), dtype=dtype
+                nn.Linear(20, 64), block, nn.Tanh(), block, beside, nn.Linear(72, 3), dtype=dtype
             )
             trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.AdamW(lr=1e-3))
             trainer.fit(x, y, epochs=2, batch_size=1500)
@@ -124,10 +159,19 @@ def test_the_same_bits_for_any_number_of_threads(inside, width, dtype, rng):
     assert all(r == results[0] for r in results)
 
 
+NESTED = {
+    "residual": lambda n: nn.Residual(nn.Linear(n, n), nn.Tanh(), nn.Residual(nn.Linear(n, n))),
+    "beside": lambda n: nn.Residual(
+        nn.Concatenate(nn.Linear(n, 60), nn.Tanh()), nn.Linear(n + 60, n)
+    ),
+}
+
+
 @pytest.mark.parametrize(("cut", "width"), [("shards", 64), ("waves", 136)])
-def test_a_step_in_parts_is_the_step_by_hand(cut, width, rng):
-    block = nn.Residual(nn.Linear(width, width), nn.Tanh(), nn.Residual(nn.Linear(width, width)))
-    model = nn.Sequential(nn.Linear(4, width), block, nn.Linear(width, 2), dtype="float64")
+@pytest.mark.parametrize("block", NESTED.values(), ids=NESTED)
+def test_a_step_in_parts_is_the_step_by_hand(block, cut, width, rng):
+    layers = nn.Linear(4, width), block(width), nn.Linear(width, 2)
+    model = nn.Sequential(*layers, dtype="float64")
     hand = copy.deepcopy(model)
     trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
     x, y = rng.standard_normal((2000, 4)), rng.standard_normal((2000, 2))
@@ -180,7 +224,24 @@ def test_the_summary_shows_what_is_inside_and_a_prompt_shows_it_as_it_is():
     assert outputs == ["6", "6", "8", "8", "8", "6", "1"]
 
 
+def test_the_summary_shows_widths_beside():
+    inner = nn.Concatenate(nn.Linear(2, 8), nn.Concatenate(nn.Linear(8, 3)))
+    lines = nn.Sequential(inner, nn.Linear(13, 1)).summary().splitlines()
+    outputs = [line.split("(n, ")[1].split(")")[0] for line in lines[1:-1]]
+    assert outputs == ["13", "8", "11", "3", "1"]
+
+
 def test_errors_name_the_block():
+    with pytest.raises(
+        tw.errors.ShapeError, match=r"layer 1 \(Linear 9→1\): .* has 15 .* expected 9"
+    ):
+        nn.Sequential(BESIDE, nn.Linear(9, 1))
+    with pytest.raises(
+        tw.errors.ShapeError, match=r"layer 1 \(Linear 13→1\): .* has 12 .* expected 13"
+    ):
+        nn.Sequential(nn.Concatenate(nn.Tanh()), nn.Linear(13, 1))  # an input of 6 twice is 12
+    with pytest.raises(tw.errors.ArgumentError, match="Concatenate: layers is empty"):
+        nn.Concatenate()
     with pytest.raises(
         tw.errors.ShapeError, match=r"layer 1 \(Residual\): .* turn 6 features into 5"
     ):
@@ -229,6 +290,13 @@ FOLDED = {
             nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 6), nn.LayerNorm(6)
         ),
         nn.Linear(6, 6),
+    ),
+    "beside": (
+        nn.Linear(6, 6),
+        nn.BatchNorm1d(6),
+        nn.Concatenate(nn.BatchNorm1d(6), nn.Linear(6, 4), nn.BatchNorm1d(4)),
+        nn.BatchNorm1d(10),
+        nn.Linear(10, 6),
     ),
     "first in a block": (nn.Linear(6, 6), nn.Residual(nn.BatchNorm1d(6), nn.Linear(6, 6))),
 }

@@ -1,0 +1,242 @@
+//! Jets on every instruction set: compared with differences of the outputs, and with the usual backward pass.
+
+use super::Jet;
+use crate::diff::tests::{Behind, ROWS, WIDTHS, distance, dot, draw, network};
+use crate::layer::{Activation, Fourier, Frequencies, Init, Layer, Linear, Standardize};
+use crate::simd::Isa;
+use crate::view::MatRef;
+use crate::{Element, Model};
+
+/// Networks that jets go through: a sequence of dense layers; one with features in front, scales, a residual
+/// block and no bias; and one with blocks that end beside their inputs, the first of which has features.
+fn jet_networks(act: Activation) -> [Vec<Layer>; 3] {
+    let dense =
+        |inputs, outputs, bias| Layer::Linear(Linear { inputs, outputs, bias, init: Init::KaimingUniform });
+    let features = Fourier { inputs: WIDTHS[0], frequencies: Frequencies::Normal { count: 9, sigma: 0.2 } };
+    let scales = |width, inverse| {
+        let numbers = |from: f64| (0..width).map(|j| from + 0.1 * j as f64).collect();
+        Layer::Standardize(Standardize { mean: numbers(-0.5), std: numbers(0.9), inverse })
+    };
+    let (into, out) = (scales(18, false), scales(18, true));
+    let inner = vec![into, dense(18, 37, true), Layer::Activation(act), dense(37, 18, false), out];
+    let behind = [Layer::Residual(inner), Layer::Activation(act), dense(18, WIDTHS[3], true)];
+    let front = [scales(WIDTHS[0], false), Layer::Fourier(features.clone())];
+    let with_block = front.into_iter().chain(behind).collect();
+    let beside = vec![
+        scales(WIDTHS[0], false),
+        Layer::Concatenate(vec![Layer::Fourier(features)]),
+        dense(WIDTHS[0] + 18, 18, true),
+        Layer::Concatenate(vec![Layer::Activation(act), dense(18, 37, false)]),
+        Layer::Activation(act),
+        dense(18 + 37, WIDTHS[3], true),
+    ];
+    [network(Behind::Nothing, act), with_block, beside]
+}
+
+#[test]
+fn jets_are_derivatives_of_the_outputs_along_each_direction() {
+    let (along, h) = (draw::<f64>(2 * WIDTHS[0], 5), 3e-5);
+    let (x, size) = (draw(ROWS * WIDTHS[0], 1), ROWS * WIDTHS[3]);
+    for isa in Isa::available() {
+        for (which, layers) in jet_networks(Activation::Tanh).into_iter().enumerate() {
+            let mut model = Model::<f64>::with_isa(layers, 3, isa).unwrap();
+            let mut jet = Jet::new(model.network(), MatRef::new(&along, 2, WIDTHS[0]), &[2, 2]).unwrap();
+            let mut at = |k: usize, step: f64| {
+                let direction = &along[k * WIDTHS[0]..][..WIDTHS[0]];
+                let moved: Vec<f64> =
+                    x.iter().enumerate().map(|(i, x)| x + step * direction[i % WIDTHS[0]]).collect();
+                let mut all = vec![f64::NAN; 5 * size];
+                jet.forward(&model, MatRef::new(&moved, ROWS, WIDTHS[0]), None, &mut all).unwrap();
+                all
+            };
+            let here = at(0, 0.0);
+            for k in 0..2 {
+                let (up, down) = (at(k, h), at(k, -h));
+                // From the numbers, and from the first derivatives along the same direction.
+                for (part, below) in [(1 + k, 0), (3 + k, 1 + k)] {
+                    let [part, below] = [part, below].map(|part| part * size..(part + 1) * size);
+                    let pairs = up[below.clone()].iter().zip(&down[below]);
+                    let numeric: Vec<f64> = pairs.map(|(a, b)| (a - b) / (2.0 * h)).collect();
+                    let error = distance(&here[part], &numeric);
+                    assert!(error < 1e-7, "{isa} {which} {k}: {error:e}");
+                }
+            }
+            let mut outputs = vec![0.0; size];
+            model.predict(MatRef::new(&x, ROWS, WIDTHS[0]), &mut outputs).unwrap();
+            assert!(distance(&here[..size], &outputs) < 1e-14, "{isa} {which}");
+        }
+    }
+}
+
+#[test]
+fn jets_have_the_second_derivatives_that_are_wanted() {
+    let (along, x) = (draw::<f64>(3 * WIDTHS[0], 5), draw(ROWS * WIDTHS[0], 1));
+    let (along, x) = (MatRef::new(&along, 3, WIDTHS[0]), MatRef::new(&x, ROWS, WIDTHS[0]));
+    for layers in jet_networks(Activation::Tanh) {
+        let model = Model::<f64>::new(layers, 3).unwrap();
+        let run = |orders: &[usize]| {
+            let mut jet = Jet::new(model.network(), along, orders).unwrap();
+            let mut all = vec![f64::NAN; jet.parts() * ROWS * WIDTHS[3]];
+            jet.forward(&model, x, None, &mut all).unwrap();
+            all.chunks(ROWS * WIDTHS[3]).map(<[f64]>::to_vec).collect::<Vec<_>>()
+        };
+        let all = run(&[2, 2, 2]);
+        let near = |found: Vec<Vec<f64>>, parts: &[usize]| {
+            assert_eq!(found.len(), parts.len());
+            let pairs = found.iter().zip(parts);
+            assert!(pairs.into_iter().all(|(found, part)| distance(found, &all[*part]) < 1e-14), "{parts:?}");
+        };
+        near(run(&[1, 1, 1]), &[0, 1, 2, 3]);
+        near(run(&[1, 2, 1]), &[0, 1, 2, 3, 5]);
+        near(run(&[2, 1, 2]), &[0, 1, 2, 3, 4, 6]);
+    }
+}
+
+#[test]
+fn what_goes_back_from_a_jet_is_the_gradient() {
+    let (along, rows) = (draw::<f64>(3 * WIDTHS[0], 5), 70);
+    let x = draw(rows * WIDTHS[0], 1);
+    let (along, x) = (MatRef::new(&along, 3, WIDTHS[0]), MatRef::new(&x, rows, WIDTHS[0]));
+    let acts = [Activation::Tanh, Activation::Gelu, Activation::Sine(1.3), Activation::Softplus(2.0)];
+    for isa in Isa::available() {
+        let orders = [[1; 3], [2; 3], [1, 2, 1]];
+        for (act, orders) in acts.into_iter().flat_map(|act| orders.map(|orders| (act, orders))) {
+            for (which, layers) in jet_networks(act).into_iter().enumerate() {
+                let mut model = Model::<f64>::with_isa(layers, 3, isa).unwrap();
+                let n = model.network().num_parameters();
+                let mut jet = Jet::new(model.network(), along, &orders).unwrap();
+                let parts = jet.parts();
+                let weights = draw::<f64>(parts * rows * WIDTHS[3], 8);
+                let mut output = vec![0.0; weights.len()];
+                jet.forward(&model, x, None, &mut output).unwrap();
+                // The result is added to what was there.
+                model.set_gradients(&vec![1.0; n]).unwrap();
+                jet.backward(&mut model, MatRef::new(&weights, parts * rows, WIDTHS[3])).unwrap();
+                let (mut gradient, mut theta) = (vec![0.0; n], vec![0.0; n]);
+                model.gradients(&mut gradient);
+                gradient.iter_mut().for_each(|g| *g -= 1.0);
+                model.parameters(&mut theta);
+                let v = draw::<f64>(n, 9);
+                let h = 3e-5;
+                let mut at = |step: f64| {
+                    let moved: Vec<f64> = theta.iter().zip(&v).map(|(p, v)| p + step * v).collect();
+                    model.set_parameters(&moved).unwrap();
+                    jet.forward(&model, x, None, &mut output).unwrap();
+                    dot(&output, &weights)
+                };
+                // A difference of fourth order: third derivatives of second derivatives are large.
+                let numeric = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
+                let found = dot(&gradient, &v);
+                let error = (found - numeric).abs() / numeric.abs();
+                assert!(error < 1e-7, "{isa} {} {orders:?} {which}: {found} {numeric}", act.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_jet_without_directions_goes_back_to_the_inputs() {
+    let (x, g) = (draw::<f64>(ROWS * WIDTHS[0], 1), draw::<f64>(ROWS * WIDTHS[3], 2));
+    let (x, g) = (MatRef::new(&x, ROWS, WIDTHS[0]), MatRef::new(&g, ROWS, WIDTHS[3]));
+    for isa in Isa::available() {
+        let [_, features, _] = jet_networks(Activation::Tanh);
+        let behind = features[2..].to_vec();
+        let first =
+            Layer::Linear(Linear { inputs: WIDTHS[0], outputs: 18, bias: true, init: Init::KaimingUniform });
+        let skipped = vec![Layer::Residual(vec![
+            first.clone(),
+            Layer::Linear(Linear { inputs: 18, outputs: WIDTHS[0], bias: true, init: Init::KaimingUniform }),
+        ])];
+        let skipped = [skipped, vec![first], behind].concat();
+        for (which, layers) in jet_networks(Activation::Tanh).into_iter().chain([skipped]).enumerate() {
+            let mut model = Model::<f64>::with_isa(layers, 3, isa).unwrap();
+            let mut jet = Jet::new(model.network(), MatRef::new(&[], 0, WIDTHS[0]), &[]).unwrap();
+            let (mut y, mut found) = (vec![0.0; ROWS * WIDTHS[3]], vec![f64::NAN; ROWS * WIDTHS[0]]);
+            jet.forward(&model, x, None, &mut y).unwrap();
+            jet.pull(&model, g, &mut found).unwrap();
+            let mut want = vec![f64::NAN; found.len()];
+            model.forward(x, &mut y, true).unwrap();
+            model.backward(g, Some(&mut want), false).unwrap();
+            assert!(distance(&found, &want) < 1e-13, "{isa} {which}");
+        }
+    }
+}
+
+#[test]
+fn rows_may_have_directions_of_their_own() {
+    let (x, along) = (draw::<f64>(ROWS * WIDTHS[0], 1), draw::<f64>(2 * ROWS * WIDTHS[0], 5));
+    let (x, along) = (MatRef::new(&x, ROWS, WIDTHS[0]), MatRef::new(&along, 2 * ROWS, WIDTHS[0]));
+    let size = WIDTHS[3];
+    for layers in jet_networks(Activation::Tanh) {
+        let model = Model::<f64>::new(layers, 3).unwrap();
+        let any = [0.0; 2 * WIDTHS[0]];
+        let mut jet = Jet::new(model.network(), MatRef::new(&any, 2, WIDTHS[0]), &[2, 1]).unwrap();
+        let mut found = vec![f64::NAN; 4 * ROWS * size];
+        jet.forward(&model, x, Some(along), &mut found).unwrap();
+        for r in 0..ROWS {
+            let own = [along.row(r), along.row(ROWS + r)].concat();
+            let mut jet = Jet::new(model.network(), MatRef::new(&own, 2, WIDTHS[0]), &[2, 1]).unwrap();
+            let mut want = vec![f64::NAN; 4 * size];
+            jet.forward(&model, x.block(r, 1, 0, WIDTHS[0]), None, &mut want).unwrap();
+            for (part, want) in want.chunks(size).enumerate() {
+                assert!(distance(&found[(part * ROWS + r) * size..][..size], want) < 1e-13, "{r} {part}");
+            }
+        }
+        let short = along.block(0, ROWS, 0, WIDTHS[0]);
+        assert!(jet.forward(&model, x, Some(short), &mut found).is_err(), "one direction is missing");
+    }
+}
+
+#[test]
+fn jets_have_the_same_bits_for_any_number_of_threads_and_are_near_in_single_precision() {
+    fn run<T: Element>(threads: usize) -> Vec<T> {
+        crate::threads::set_num_threads(threads);
+        let [layers, _, _] = jet_networks(Activation::Silu);
+        let mut model = Model::<T>::new(layers, 3).unwrap();
+        let rows = 700;
+        let (x, along) = (draw::<T>(rows * WIDTHS[0], 1), draw::<T>(2 * WIDTHS[0], 5));
+        let mut jet = Jet::new(model.network(), MatRef::new(&along, 2, WIDTHS[0]), &[2, 2]).unwrap();
+        let weights = draw::<T>(5 * rows * WIDTHS[3], 8);
+        let mut all = vec![T::ZERO; weights.len()];
+        jet.forward(&model, MatRef::new(&x, rows, WIDTHS[0]), None, &mut all).unwrap();
+        jet.backward(&mut model, MatRef::new(&weights, 5 * rows, WIDTHS[3])).unwrap();
+        let mut gradient = vec![T::ZERO; model.network().num_parameters()];
+        model.gradients(&mut gradient);
+        all.extend(gradient);
+        all
+    }
+    let _turn = crate::tests::THREADS.lock().unwrap();
+    let before = crate::threads::num_threads().0;
+    let single = run::<f32>(1);
+    for threads in [2, 3, 8] {
+        assert_eq!(run::<f32>(threads), single, "{threads} threads");
+    }
+    let (single, double): (Vec<f64>, _) = (single.into_iter().map(f64::from).collect(), run::<f64>(2));
+    crate::threads::set_num_threads(before);
+    let error = distance(&single, &double);
+    assert!(error < 1e-5, "{error:e}");
+}
+
+#[test]
+fn jets_do_not_go_through_what_they_cannot() {
+    let make = |layers| Model::<f64>::new(layers, 0).unwrap();
+    let model = make(network(Behind::RowNorm, Activation::Tanh));
+    let along = [1.0; WIDTHS[0]];
+    let text = Jet::new(model.network(), MatRef::new(&along, 1, WIDTHS[0]), &[2]).err().unwrap().to_string();
+    assert!(text.contains("layer 1 (LayerNorm 37)"), "{text}");
+    let [layers, _, _] = jet_networks(Activation::Tanh);
+    let mut model = make(layers);
+    let text = Jet::new(model.network(), MatRef::new(&along[..4], 1, 4), &[2]).err().unwrap().to_string();
+    assert!(text.contains("of 5 numbers"), "{text}");
+    for orders in [&[3][..], &[], &[2, 1]] {
+        assert!(Jet::new(model.network(), MatRef::new(&along, 1, WIDTHS[0]), orders).is_err());
+    }
+    let mut jet = Jet::new(model.network(), MatRef::new(&along, 1, WIDTHS[0]), &[2]).unwrap();
+    let (x, gradient) = (draw::<f64>(4 * WIDTHS[0], 1), draw::<f64>(12 * WIDTHS[3], 2));
+    let gradient = MatRef::new(&gradient, 12, WIDTHS[3]);
+    assert!(jet.backward(&mut model, gradient).is_err(), "nothing went forward");
+    jet.forward(&model, MatRef::new(&x, 4, WIDTHS[0]), None, &mut [0.0; 12 * WIDTHS[3]]).unwrap();
+    let short = MatRef::new(&gradient.row(0)[..3], 1, 3);
+    assert!(jet.backward(&mut model, short).is_err(), "too few rows");
+    assert!(jet.backward(&mut model, gradient).is_ok());
+}
