@@ -1,7 +1,9 @@
 """The same bits for any number of threads, and an orderly end when training is interrupted."""
 
+import ctypes
 import itertools
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -262,6 +264,30 @@ def test_ctrl_c_ends_a_fit_in_a_long_validation():
     assert (trainer.history.epochs, trainer.optimizer.steps) == (0, 2)
     # It goes on from there.
     assert trainer.fit(x[:4], y[:4], epochs=1).epochs == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the C library has another name")
+def test_the_rounding_mode_of_the_program_around_changes_no_bit(threads_restored):
+    """As C and Fortran programs may set it; every thread of thalweg's has the default mode."""
+    upward = {"x86_64": 0x800, "aarch64": 0x400000}.get(platform.machine())
+    if upward is None:
+        pytest.skip("the number of its rounding mode is not known here")
+
+    def run(threads):
+        tw.set_num_threads(threads)
+        loss, optimizer = nn.MSELoss(), optim.Adam(1e-2)
+        return train([64, 256, 256, 4], 320, 64, "float32", loss, optimizer, nn.GELU())
+
+    run(3)  # the threads are there before
+    found, mode = [], ctypes.CDLL(None)
+    nearest = mode.fegetround()
+    try:
+        assert mode.fesetround(upward) == 0
+        assert np.float64(1) + 1e-30 > 1, "sums are rounded upwards"
+        found += [run(threads) for threads in (3, 3, 2, 1)]
+    finally:
+        mode.fesetround(nearest)
+    assert all(result == found[0] for result in found)
 
 
 def test_an_environment_variable_sets_the_number_of_threads():

@@ -439,3 +439,31 @@ def test_a_fork_does_not_wait_for_a_function_that_gradcheck_calls():
     assert tw.gradcheck(model, *DATA, loss=loss)
     thread.join(60)
     assert all(waited)
+
+
+def test_a_model_that_is_reloaded_in_use_is_the_old_one_or_the_new_one():
+    """Parameters and the numbers of `Standardize`, which are set together."""
+    model = nn.Sequential(nn.Standardize([0] * 4, [1] * 4), nn.Linear(4, 1, bias=False), seed=0)
+    x, ones = np.ones((1, 4), np.float32), np.ones(4)
+    states = [
+        {"0.mean": 0 * ones, "0.std": ones, "1.weight": ones[np.newaxis]},
+        {"0.mean": 11 * ones, "0.std": 0.5 * ones, "1.weight": 3 * ones[np.newaxis]},
+    ]
+    model.load_state_dict(states[0])
+    seen, over = set(), threading.Event()
+
+    def look():
+        while not over.is_set():
+            seen.add(float(model(x)[0, 0]))
+            first = model.state_dict()
+            assert first["1.weight"][0, 0] == (1 if first["0.mean"][0] == 0 else 3)
+
+    with ThreadPoolExecutor(2) as pool:
+        looking = [pool.submit(look) for _ in range(2)]
+        for _ in range(2000):
+            for state in states:
+                model.load_state_dict(state)
+        over.set()
+        for future in looking:
+            future.result()
+    assert seen == {4.0, -240.0}

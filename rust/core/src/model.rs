@@ -195,6 +195,19 @@ impl<T: Element> Model<T> {
         Ok(())
     }
 
+    /// Sets both, for which nobody may see one without the other.
+    ///
+    /// # Errors
+    /// As above; nothing is changed then.
+    ///
+    /// # Panics
+    /// As above.
+    pub fn set_numbers(&mut self, parameters: &[T], averages: &[T]) -> Result<(), Error> {
+        check_flat("parameters", parameters)?;
+        self.set_averages(averages)?;
+        self.set_parameters(parameters)
+    }
+
     /// Moves towards another model with the same layers: θ ← (1 − τ)·θ + τ·θ_other, for parameters and
     /// running averages. With τ = 1 it copies, whatever this model holds.
     ///
@@ -401,10 +414,11 @@ impl<T: Element> Model<T> {
         self.pending = false;
         let mut workspace = match self.apart.take() {
             Some(w) if w.serves(&self.network, mode, x.rows()) => w,
-            _ => {
+            before => {
                 let threads = threads::num_threads().0;
                 let plan = Plan::new::<T>(&self.network, mode, x.rows(), self.isa, threads);
-                Workspace::new(&self.network, plan)?
+                let spare = before.map_or(Buffer::empty(), |before| before.values);
+                Workspace::in_memory(spare, &self.network, plan)?
             }
         };
         let mut pass = Pass {

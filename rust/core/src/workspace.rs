@@ -206,12 +206,47 @@ impl<T: Element> Workspace<T> {
     /// # Errors
     /// If there is not enough memory.
     pub fn new(network: &Network, plan: Plan) -> Result<Self, Error> {
+        Self::in_memory(Buffer::empty(), network, plan)
+    }
+
+    /// The same in `spare` memory, if that is enough.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn in_memory(spare: Buffer<T>, network: &Network, plan: Plan) -> Result<Self, Error> {
+        let mut workspace = Self::without_memory(network, plan)?;
+        workspace.equip(spare)?;
+        Ok(workspace)
+    }
+
+    /// What `plan` needs, except for the memory of its data.
+    fn without_memory(network: &Network, plan: Plan) -> Result<Self, Error> {
         let layout = Layout::new::<T>(network, &plan);
         let other = alone::<T>(network, &plan);
-        let values = Buffer::zeroed("the workspace of a pass", len(&layout, &other))?;
         let losses = zeros("losses of rows", plan.rows)?;
-        let (network, trials) = (network.identity(), Default::default());
+        let (network, trials, values) = (network.identity(), Default::default(), Buffer::empty());
         Ok(Workspace { network, plan, layout, other, values, transposed: None, losses, trials })
+    }
+
+    /// Number of elements of memory that it needs.
+    fn len(&self) -> usize {
+        len(&self.layout, &self.other)
+    }
+
+    /// Sees to its memory: takes `spare` if that is enough, otherwise allocates.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    fn equip(&mut self, spare: Buffer<T>) -> Result<(), Error> {
+        self.transposed = None;
+        self.values = match spare.len() >= self.len() {
+            true => spare,
+            false => {
+                drop(spare);
+                Buffer::zeroed("the workspace of a pass", self.len())?
+            }
+        };
+        Ok(())
     }
 
     /// Switches to the plan with as many threads as the next pass should have. Returns whether the choice is
@@ -245,30 +280,43 @@ impl<T: Element> Workspace<T> {
     }
 }
 
-/// The plans and workspaces of the last few shapes: a training loop has two (the last batch is shorter),
-/// inference more.
+/// The plans of the latest shapes, and the memory that those of one mode share: a training loop has two shapes
+/// (its last batch is shorter); where something learns whenever something happens, there are many.
 pub(crate) struct Workspaces<T> {
-    /// With the pass that last used each, the most recent first.
-    recent: Vec<(Workspace<T>, usize)>,
+    kept: Vec<Kept<T>>,
+    /// Which of them was used last.
+    latest: usize,
     precision: Precision,
     /// How many passes there have been.
     passes: usize,
 }
 
+/// A workspace, and the pass that last used it. Only the one that was used last of its mode has memory.
+struct Kept<T> {
+    mode: Mode,
+    rows: usize,
+    used: usize,
+    workspace: Box<Workspace<T>>,
+}
+
+impl<T: Element> Kept<T> {
+    /// Takes its memory away, if it has any.
+    fn memory(&mut self) -> Buffer<T> {
+        std::mem::replace(&mut self.workspace.values, Buffer::empty())
+    }
+}
+
 impl<T> Default for Workspaces<T> {
     fn default() -> Self {
-        Workspaces { recent: Vec::new(), precision: Precision::Full, passes: 0 }
+        Workspaces { kept: Vec::new(), latest: 0, precision: Precision::Full, passes: 0 }
     }
 }
 
 impl<T: Element> Workspaces<T> {
     /// How many are kept at most.
-    const KEPT: usize = 32;
-    /// Elements that all of them together may take in any case; beyond that, they may take twice as many as the
-    /// largest of them.
-    const KEPT_ELEMENTS: usize = 1 << 22;
-    /// If they take more than that, those are dropped that have not been used in so many passes: an epoch that is
-    /// as long hardly notices that its last batch, or its validation, needs new memory.
+    const KEPT: usize = 128;
+    /// Those are dropped that have not been used in so many passes, and memory of which the others need less
+    /// than half: an epoch that is as long hardly notices that its validation needs new memory.
     const IDLE: usize = 1024;
 
     /// Without workspaces yet, for passes that train in this precision.
@@ -288,58 +336,81 @@ impl<T: Element> Workspaces<T> {
         rows: usize,
     ) -> Result<&mut Workspace<T>, Error> {
         self.passes += 1;
-        if self.passes.is_multiple_of(Self::IDLE) && self.elements() > Self::KEPT_ELEMENTS {
-            let since = self.passes - Self::IDLE;
-            self.recent.retain(|(_, used)| *used > since);
+        if self.passes.is_multiple_of(Self::IDLE) {
+            self.forget();
         }
-        let index = match self.recent.iter().position(|(w, _)| w.serves(network, mode, rows)) {
+        let is = |k: &Kept<T>| (k.mode, k.rows) == (mode, rows) && k.workspace.serves(network, mode, rows);
+        let found = match self.kept.get(self.latest).is_some_and(is) {
+            true => Some(self.latest),
+            false => self.kept.iter().position(is),
+        };
+        self.latest = match found {
             Some(index) => index,
             None => {
                 self.precision.check::<T>(isa)?;
                 let threads = threads::num_threads().0;
                 let plan = Plan::in_precision::<T>(network, mode, rows, (isa, self.precision), threads);
-                self.recent.retain(|(w, _)| w.plan.asked == threads); // others serve no longer
-                self.make_room(elements::<T>(network, &plan));
-                let made = match Workspace::new(network, plan.clone()) {
-                    Err(Error::Memory { .. }) if !self.recent.is_empty() => {
-                        self.recent.clear();
-                        Workspace::new(network, plan)
-                    }
-                    other => other,
-                }?;
-                self.recent.push((made, 0));
-                self.recent.len() - 1
+                self.kept.retain(|k| k.workspace.plan.asked == threads); // others serve no longer
+                if self.kept.len() == Self::KEPT {
+                    let oldest = (0..Self::KEPT).min_by_key(|&index| self.kept[index].used);
+                    oldest.map(|index| self.kept.swap_remove(index));
+                }
+                let workspace = Box::new(Workspace::without_memory(network, plan)?);
+                self.kept.push(Kept { mode, rows, used: 0, workspace });
+                self.kept.len() - 1
             }
         };
-        self.recent[..=index].rotate_right(1); // most recent first
-        let (workspace, used) = &mut self.recent[0];
-        *used = self.passes;
-        Ok(workspace)
+        self.equip(mode)?;
+        let kept = &mut self.kept[self.latest];
+        kept.used = self.passes;
+        Ok(&mut kept.workspace)
     }
 
-    fn elements(&self) -> usize {
-        self.recent.iter().map(|(w, _)| w.values.len()).sum()
-    }
-
-    /// Drops the oldest until there is room for another one.
-    fn make_room(&mut self, elements: usize) {
-        let largest = self.recent.iter().map(|(w, _)| w.values.len()).fold(elements, usize::max);
-        let most = Self::KEPT_ELEMENTS.max(2 * largest);
-        while self.recent.len() >= Self::KEPT || !self.recent.is_empty() && self.elements() + elements > most
-        {
-            self.recent.pop();
+    /// Sees to the memory of the latest, which is of this mode.
+    fn equip(&mut self, mode: Mode) -> Result<(), Error> {
+        let index = self.latest;
+        if self.kept[index].workspace.values.len() >= self.kept[index].workspace.len() {
+            return Ok(());
         }
+        let mut holders = self.kept.iter_mut().filter(|k| k.mode == mode && !k.workspace.values.is_empty());
+        let spare = holders.next().map_or(Buffer::empty(), Kept::memory);
+        match self.kept[index].workspace.equip(spare) {
+            Err(Error::Memory { .. }) => {
+                self.kept.iter_mut().for_each(|k| drop(k.memory()));
+                self.kept[index].workspace.equip(Buffer::empty())
+            }
+            other => other,
+        }
+    }
+
+    /// Forgets what has not been used for long.
+    fn forget(&mut self) {
+        let since = self.passes - Self::IDLE;
+        self.kept.retain(|k| k.used > since);
+        self.latest = 0;
+        for index in 0..self.kept.len() {
+            let (mode, held) = (self.kept[index].mode, self.kept[index].workspace.values.len());
+            let needed = self.kept.iter().filter(|k| k.mode == mode).map(|k| k.workspace.len()).max();
+            if held > 2 * needed.unwrap_or(0) {
+                self.kept[index].memory();
+            }
+        }
+    }
+
+    #[cfg(test)]
+    fn elements(&self) -> usize {
+        self.kept.iter().map(|k| k.workspace.values.len()).sum()
     }
 
     /// What the latest of them [keeps](Workspace::transposed).
     #[cfg(test)]
     pub fn transposed(&self) -> Option<u64> {
-        self.recent.first()?.0.transposed
+        self.kept.get(self.latest)?.workspace.transposed
     }
 
     #[cfg(test)]
     pub fn poison(&mut self) {
-        self.recent.iter_mut().for_each(|(w, _)| w.poison());
+        self.kept.iter_mut().for_each(|k| k.workspace.poison());
     }
 }
 
@@ -390,29 +461,29 @@ mod tests {
 
     /// Where the workspace for so many rows of a small network lies.
     fn place(kept: &mut Workspaces<f32>, network: &Network, rows: usize) -> *const f32 {
-        kept.get(network, Isa::Scalar, Mode::Apart, rows).unwrap().values.as_ptr()
+        let workspace = kept.get(network, Isa::Scalar, Mode::Apart, rows).unwrap();
+        assert!(workspace.values.len() >= workspace.layout.len);
+        workspace.values.as_ptr()
     }
 
     #[test]
-    fn what_is_kept_is_at_most_twice_the_largest_and_not_for_long() {
+    fn shapes_share_the_memory_of_the_largest_and_not_for_long() {
         let _turn = crate::tests::THREADS.lock().unwrap();
         let linear = |inputs, outputs| {
             Layer::Linear(Linear { inputs, outputs, bias: true, init: Init::KaimingUniform })
         };
         let network = Network::new(vec![linear(64, 100), linear(100, 10)]).unwrap();
         let mut kept = Workspaces::<f32>::default();
-        let mut place = |rows| place(&mut kept, &network, rows);
-        // Whole batches and the last one, in turns: memory is allocated once for each.
-        let places = [20_000, 19_000].map(&mut place);
-        for _ in 0..3 {
-            assert_eq!([20_000, 19_000].map(&mut place), places);
+        // Whole batches and the last one, in turns: memory is allocated once.
+        let first = place(&mut kept, &network, 20_000);
+        let one = kept.elements();
+        for rows in [19_000, 20_000, 18_000, 1, 20_000] {
+            assert_eq!(place(&mut kept, &network, rows), first);
         }
-        for rows in [18_000, 17_000, 16_000, 15_000] {
-            place(rows);
-        }
-        let large = kept.elements();
-        let one = kept.recent.iter().map(|(w, _)| w.values.len()).max().unwrap();
-        assert!(one > Workspaces::<f32>::KEPT_ELEMENTS && large > one && large <= 2 * one);
+        assert_eq!(kept.elements(), one);
+        // Another mode may have to leave alone what lies there.
+        kept.get(&network, Isa::Scalar, Mode::Step, 32).unwrap();
+        assert_eq!(place(&mut kept, &network, 20_000), first);
 
         for _ in 0..2 * Workspaces::<f32>::IDLE {
             kept.get(&network, Isa::Scalar, Mode::Apart, 32).unwrap();
@@ -421,19 +492,26 @@ mod tests {
     }
 
     #[test]
-    fn small_workspaces_of_many_shapes_are_kept() {
+    fn plans_of_many_shapes_are_kept_and_weights_are_transposed_anew_for_another() {
         let _turn = crate::tests::THREADS.lock().unwrap();
         let linear = Linear { inputs: 8, outputs: 4, bias: true, init: Init::KaimingUniform };
         let network = Network::new(vec![Layer::Linear(linear)]).unwrap();
         let mut kept = Workspaces::<f32>::default();
-        let mut place = |rows| place(&mut kept, &network, rows);
-        let shapes: Vec<usize> = (1..=Workspaces::<f32>::KEPT).collect();
-        let places: Vec<_> = shapes.iter().map(|&rows| place(rows)).collect();
-        for _ in 0..100 {
-            assert_eq!(shapes.iter().map(|&rows| place(rows)).collect::<Vec<_>>(), places);
+        let plan = |kept: &mut Workspaces<f32>, rows| {
+            let workspace = kept.get(&network, Isa::Scalar, Mode::Apart, rows).unwrap();
+            assert_eq!((workspace.plan.rows, workspace.losses.len()), (rows, rows));
+            let fresh = workspace.transposed.replace(1).is_none();
+            (std::ptr::from_ref(&workspace.plan), fresh)
+        };
+        let shapes = || (1..=Workspaces::<f32>::KEPT).rev();
+        let plans: Vec<_> = shapes().map(|rows| plan(&mut kept, rows)).collect();
+        assert!(plans.iter().all(|(_, fresh)| *fresh));
+        for _ in 0..3 {
+            assert_eq!(shapes().map(|rows| plan(&mut kept, rows)).collect::<Vec<_>>(), plans);
         }
-        place(100);
-        assert_eq!(kept.recent.len(), Workspaces::<f32>::KEPT);
+        assert!(!plan(&mut kept, 1).1, "the same shape as before");
+        plan(&mut kept, 1000);
+        assert_eq!(kept.kept.len(), Workspaces::<f32>::KEPT);
     }
 
     #[test]

@@ -216,6 +216,33 @@ impl Model {
         })
     }
 
+    /// The parameters and the running averages of one moment.
+    fn numbers(&self, py: Python<'_>) -> PyResult<(Py<PyAny>, Py<PyAny>)> {
+        with_dtype!(self.dtype, T => {
+            let (parameters, averages) = self.detached::<T, _>(py, |m| {
+                let mut flat = room("a copy of the parameters", self.network.num_parameters(), 1)?;
+                m.parameters(&mut flat);
+                Ok((flat, m.averages()))
+            })?;
+            Ok((vector_out(py, parameters), vector_out(py, averages)))
+        })
+    }
+
+    /// Sets both, for which no other thread sees one without the other.
+    fn set_numbers(
+        &self,
+        py: Python<'_>,
+        parameters: &Bound<'_, PyAny>,
+        averages: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        with_dtype!(self.dtype, T => {
+            let parameters = vector::<T>("parameters", parameters, self.network.num_parameters())?;
+            let len = self.network.averages().iter().map(|b| b.len()).sum();
+            let averages = vector::<T>("running averages", averages, len)?;
+            self.detached::<T, _>(py, |m| m.set_numbers(&parameters, &averages))
+        })
+    }
+
     /// Moves towards another model.
     fn follow(&self, py: Python<'_>, other: &Model, tau: f64) -> PyResult<()> {
         if std::ptr::eq(self, other) {

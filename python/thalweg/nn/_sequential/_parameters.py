@@ -176,8 +176,9 @@ class Parameters(SequentialBase):
             ``"1.bias"``, ``"1.running_mean"`` and ``"1.running_var"``, all (num_features,). Layer 0
             of a block, such as a `Residual`, at position 2 has ``"2.0.weight"``.
         """
-        arrays = _names.split(self._core.parameters(), self._blocks())
-        arrays |= _names.split(self._core.averages(), self._core.average_blocks())
+        parameters, averages = self._core.numbers()
+        arrays = _names.split(parameters, self._blocks())
+        arrays |= _names.split(averages, self._core.average_blocks())
         # In the order of the layers; a layer's parameters come before its averages.
         names = sorted(arrays, key=lambda name: [int(i) for i in name.split(".")[:-1]])
         return {name: arrays[name] for name in names}
@@ -231,8 +232,7 @@ class Parameters(SequentialBase):
 
     def _set_all(self, parameters: Array, averages: Array) -> None:
         """Set what has been checked; the core finds negative variances, before anything is set."""
-        self._core.set_averages(averages)
-        self._core.set_parameters(parameters)
+        self._core.set_numbers(parameters, averages)
 
     def _flat(self, blocks: list[tuple[str, tuple[int, ...]]], values: Mapping[str, Any]) -> Array:
         """Combine named arrays into one, checked and converted."""
