@@ -30,3 +30,45 @@ def accuracy_on_permuted_digits(make):
         trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
         means.append(continual.run(make(trainer), scenario, epochs=10).r[-1].mean())
     return np.mean(means)
+
+
+class Frame:
+    """As pandas' DataFrame: what becomes an array, and names of its columns."""
+
+    def __init__(self, array):
+        self.array, self.columns = array, list("abcde")
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.array, dtype)
+
+
+class FrameOfTypes(Frame):
+    """A frame whose fourth column has a given type. Polars makes numbers of dates among numbers."""
+
+    def __init__(self, array, fourth):
+        super().__init__(array)
+        number = Temporal("Float64")
+        self.dtypes = [number, number, number, fourth, number]
+
+
+class Temporal:
+    """As a type of Polars."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __str__(self):
+        return self.name
+
+    def is_temporal(self):
+        return self.name != "Float64"
+
+
+def kinds_in(module, base):
+    """The public classes of a module that are derived from a base."""
+    kinds = {kind for kind in vars(module).values() if isinstance(kind, type)}
+    return {kind for kind in kinds if issubclass(kind, base)} - {base}
+
+
+def types(things):
+    return {type(thing) for thing in things}

@@ -8,12 +8,15 @@ import decimal
 import pickle
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 
 import thalweg as tw
 from thalweg import nn, optim
+
+from .helpers import Frame, FrameOfTypes, Temporal
 
 NAN, INF = float("nan"), float("inf")
 
@@ -37,16 +40,6 @@ class NAType:
         return "<NA>"
 
 
-class Frame:
-    """As pandas' DataFrame: what becomes an array, and names of its columns."""
-
-    def __init__(self, array):
-        self.array, self.columns = array, list("abcde")
-
-    def __array__(self, dtype=None, copy=None):
-        return np.asarray(self.array, dtype)
-
-
 X = np.ones((20, 5), np.float32)
 Y = np.arange(20) % 3
 T = np.ones((20, 2))
@@ -62,6 +55,8 @@ BAD_X = {
     "no rows": (X[:0], tw.DataError, ["no rows"]),
     "an empty list": ([], tw.ShapeError, [r"x must be 2-D", r"\(0,\)"]),
     "None": (None, tw.DtypeError, [r"x is None"]),
+    "None in an array": (np.array(None), tw.DtypeError, [r"x is None; an array is needed"]),
+    "an object": (object(), tw.DtypeError, [r"x is an object; an array of numbers is needed"]),
     "a missing value of pandas": (
         np.where(x_with(9) == 9, NAType(), X.astype(object)),
         tw.DtypeError,
@@ -120,7 +115,41 @@ BAD_X = {
     "dates": (
         X.astype("datetime64[s]"),
         tw.DtypeError,
-        [r"datetime64", r'pass \(x - x\.min\(\)\) / np\.timedelta64\(1, "s"\)'],
+        [
+            r"x has dtype datetime64",
+            r'pass \(x - np\.datetime64\("2020-01-01"\)\) / np\.timedelta64\(1, "s"\)',
+        ],
+    ),
+    "dates beside numbers": (
+        FrameOfTypes(X, Temporal("Date")),
+        tw.DtypeError,
+        [
+            r"x has a column 'd' of type Date, which is not a number",
+            r"x\['d'\]\.dt\.epoch\(\"s\"\)$",
+        ],
+    ),
+    "durations beside numbers": (
+        FrameOfTypes(X, Temporal("Duration(time_unit='us')")),
+        tw.DtypeError,
+        [r"x has a column 'd' of type Duration", r"such as x\['d'\]\.dt\.total_seconds\(\)$"],
+    ),
+    "times of day beside numbers": (
+        FrameOfTypes(X, Temporal("Time")),
+        tw.DtypeError,
+        [r"x has a column 'd' of type Time", r"such as x\['d'\]\.dt\.hour\(\)$"],
+    ),
+    "a named column of dates": (
+        FrameOfTypes(
+            np.where(np.arange(5) == 3, np.datetime64("2020-01-01"), X.astype(object)),
+            np.dtype("datetime64[ns]"),
+        ),
+        tw.DtypeError,
+        [r"column 'd' of type datetime64\[ns\]", r"such as \(x\['d'\] - np\.datetime64"],
+    ),
+    "a named column of dates with a time zone": (
+        FrameOfTypes(X, types.SimpleNamespace(kind="M", tz="UTC")),
+        tw.DtypeError,
+        [r"such as \(x\['d'\]\.dt\.tz_convert\(None\) - np\.datetime64"],
     ),
     "durations": (
         X.astype("timedelta64[h]"),
@@ -130,7 +159,12 @@ BAD_X = {
     "records": (np.zeros((20, 5), "f4,f4"), tw.DtypeError, [r"pass .*to_unstructured\(x\)"]),
     "ragged": ([[1, 2], [3]], tw.ShapeError, [r"x cannot be made an array", r"inhomogeneous"]),
     "a mapping": ({"a": 1}, tw.DtypeError, [r"x is a dict"]),
-    "masked": (np.ma.masked_equal(x_with(9), 9), tw.DataError, [r"1 masked entries", r"filled"]),
+    "masked": (
+        np.ma.masked_equal(x_with(9), 9),
+        tw.DataError,
+        [r"x has 1 masked entry; fill it first, e\.g\. with x\.filled\(0\)"],
+    ),
+    "many masked": (np.ma.masked_equal(x_with(9, [1, 2]), 9), tw.DataError, ["10 masked entries"]),
     "NaN": (x_with(NAN), tw.DataError, [r"x\[7, 2\] is NaN"]),
     "infinity": (x_with(INF), tw.DataError, [r"x\[7, 2\] is inf"]),
     "minus infinity": (x_with(-INF), tw.DataError, [r"x\[7, 2\] is -inf"]),
@@ -383,6 +417,7 @@ BAD_OPTIMIZERS = {
     "beta2 of one": (lambda: optim.Adam(betas=(0.9, 1.0)), [r"betas\[1\]", r"\[0, 1\)", r"1\.0"]),
     "negative beta": (lambda: optim.Adam(betas=(-0.1, 0.9)), [r"betas\[0\]", r"-0\.1"]),
     "one beta": (lambda: optim.Adam(betas=0.9), ["betas", "two numbers", r"0\.9"]),
+    "betas without an order": (lambda: optim.Adam(betas={0.9, 0.99}), ["betas must be a sequence"]),
     "three betas": (lambda: optim.Adam(betas=(0.9, 0.9, 0.9)), ["betas", "two numbers"]),
     "eps": (lambda: optim.AdamW(eps=-1e-8), ["eps", "-1e-08"]),
 }

@@ -219,6 +219,31 @@ def test_other_callbacks_do_not_add_figures_of_a_fit(classifier, blobs):
     assert classifier.optimizer.steps == 0
 
 
+@pytest.mark.parametrize("change", [lambda record: record.pop("val_loss"), dict.clear, None])
+def test_the_figures_of_a_record_stay(change, classifier, blobs):
+    """Later callbacks saw the changed figure, and the history had the other one."""
+
+    class Changes:
+        def on_epoch_end(self, trainer, record):
+            if change:
+                change(record)
+            else:
+                record["val_loss"] = 0.9 * record["val_loss"]
+
+    message = "may only add to the record; it changed '(val_loss|epoch)' from .*another name"
+    with pytest.raises(tw.ArgumentError, match=message):
+        classifier.fit(
+            blobs.x, blobs.y, validation_data=(blobs.x, blobs.y), callbacks=[Changes()]
+        )  # fmt: skip
+    assert classifier.history["val_loss"][0] > 0
+
+    class Same:
+        def on_epoch_end(self, trainer, record):
+            record["loss"] = np.float64(record["loss"])
+
+    classifier.fit(blobs.x, blobs.y, callbacks=[Same()])
+
+
 def test_weights_that_were_not_kept_cannot_be_restored(classifier, blobs):
     stop = EarlyStopping("loss", patience=99)
     with pytest.raises(KeyboardInterrupt):
@@ -492,10 +517,11 @@ def test_what_is_nearly_a_callback_says_what_to_write(thing, advice, classifier,
 )
 def test_methods_that_would_not_be_called_are_told_ours(name, ours, classifier, blobs):
     """A class derived from Callback is one whatever it has, and nothing would happen."""
-    other = type("Other", (Callback,), {name: lambda self, *args: None})()
     message = rf"Other\.{name} would not be called by Trainer\.fit: {ours}"
-    with pytest.raises(tw.ArgumentError, match=message):
-        classifier.fit(blobs.x, blobs.y, callbacks=[other])
+    for base in (Callback, object):
+        other = type("Other", (base,), {name: lambda self, *args: None})()
+        with pytest.raises(tw.ArgumentError, match=message):
+            classifier.fit(blobs.x, blobs.y, callbacks=[other])
 
 
 @pytest.mark.parametrize(
@@ -784,6 +810,7 @@ def test_figures_added_to_batches_are_those_of_the_epoch(classifier, blobs):
     [
         ("accuracy", 0.5, "a callback added 'accuracy' to the records of batches, but the fit"),
         ("text", "0.5", "may only add numbers to the record; got 'text': '0.5'"),
+        ("loss", 0.5, r"may only add to the record; it changed 'loss' from [\d.]+ to 0\.5: add"),
         (
             "grad_norm",
             None,

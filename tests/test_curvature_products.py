@@ -23,6 +23,9 @@ from thalweg.curvature import (
     jvp,
     sample_gradients,
 )
+from thalweg.nn._losses import CoreLoss
+
+from .helpers import kinds_in, types
 
 torch = pytest.importorskip("torch")
 torch.set_num_threads(1)
@@ -364,6 +367,14 @@ LOSSES = {
 }  # fmt: skip
 
 
+def test_every_layer_and_loss_is_here():
+    lists = ACTIVATIONS, *OTHERS.values(), *ENCODERS.values()
+    there = types(layer for layers in lists for layer in layers)
+    # The first has tests of its own, and the others say what an input means.
+    assert there | {nn.Dropout, nn.Embedding, nn.Flatten} == kinds_in(nn, nn.Layer)
+    assert types(loss for loss, *_ in LOSSES.values()) == kinds_in(nn, CoreLoss)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_loss_has_the_hessian_that_torch_finds(name, rng):
     loss, targets, theirs = LOSSES[name]
@@ -590,6 +601,7 @@ CROSS_ENTROPY = nn.CrossEntropyLoss()
 SMOOTH = nn.CrossEntropyLoss(label_smoothing=0.1)
 #: What is called with a model, a batch and a vector; what it raises; what it says.
 OWN = nn.CustomLoss(lambda output, target, weight=None: (output.sum(), np.ones_like(output)))
+RATES = nn.PoissonNLLLoss(log_input=False)  # undefined for negative outputs
 SLOPES = nn.DerivativeLoss(lambda u, du, d2u, target: (0.0, (None, None, None)))
 
 
@@ -644,6 +656,19 @@ BAD = [
     (lambda m, x, y, v: sample_gradients(m, x, y + 9, loss=SMOOTH), "DataError", "label"),
     (lambda m, x, y, v: sample_gradients(m, x, y, loss="mse"), "ArgumentError", "MSELoss"),
     (lambda m, x, y, v: sample_gradients(m, x, y, loss=SLOPES), "UnsupportedError", "alone"),
+    (
+        lambda m, x, y, v: sample_gradients(m, x, 0 * m(x), loss=RATES),
+        "ArgumentError",
+        r"model\(x\)\[\d, \d\] is -.* outputs are rates",
+    ),
+    *(
+        (
+            lambda m, x, y, v, product=product: product(m, x, 0 * m(x), v, loss=RATES),
+            "DataError",
+            r"loss is nan: output\[\d, \d\] is -.* outputs are rates",
+        )
+        for product in (hvp, gnvp, fisher_vp)
+    ),
     (lambda m, x, y, v: jvp(m, x), "ArgumentError", "needs a direction: v, .* or dx"),
 ]
 

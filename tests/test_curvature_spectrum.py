@@ -240,6 +240,15 @@ def test_a_model_in_float32_has_its_digits(mlp):
     assert abs(single - double).max() < 1e-5 * double[0]
 
 
+def test_results_are_equal_to_themselves_only(rng):
+    """Arrays do not tell whether they are equal by one truth value."""
+    a = symmetric(rng, np.arange(5.0))
+    for measure in (top_eigenvalues, curvature.spectral_density):
+        one, other = measure(a), measure(a)
+        assert one != other
+        assert len({one, other, one}) == 2
+
+
 def test_a_density_is_drawn(rng):
     plt = pytest.importorskip("matplotlib.pyplot")
     found = curvature.spectral_density(symmetric(rng, np.arange(20.0)), steps=10, probes=3)

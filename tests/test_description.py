@@ -111,7 +111,11 @@ def test_signatures_and_help_are_those_of_the_fields():
         ),
         (lambda: schedules.StepLR(), "StepLR: .*'step_size'; it takes"),
         (lambda: nn.Hardtanh(0, 1, 2), "Hardtanh: too many .*.* takes min_val, max_val"),
-        (lambda: nn.MSELoss("sum"), "MSELoss: too many .*.* takes reduction"),
+        (lambda: nn.MSELoss("sum"), "MSELoss takes no .* without a name: pass reduction=...$"),
+        (
+            lambda: nn.QuantileLoss([0.1, 0.9], "sum"),
+            "QuantileLoss takes only quantiles without a name; pass the rest by name: reduction=",
+        ),
     ],
 )
 def test_a_wrong_argument_says_which_there_are(make, message):

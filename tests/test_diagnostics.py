@@ -236,6 +236,7 @@ def drift(optimizer, rng, epochs):
     y = np.sin(x.sum(axis=1))
     trainer.fit(x, y, epochs=epochs, batch_size=40, callbacks=[monitor])
     assert len(monitor.values) == epochs + 1
+    assert repr(monitor) == f"BalanceMonitor({epochs + 1} records; drift: {monitor.drift:.3g})"
     return monitor.drift
 
 
@@ -367,12 +368,23 @@ def test_symmetries_that_are_not_there_are_refused(rng):
         lambda: diagnostics.jacobian("model", np.ones((3, 2))),
         lambda: diagnostics.ntk_eigenvalues("model", np.ones((3, 2))),
         lambda: diagnostics.balance("model"),
-        lambda: diagnostics.distance("model", "model", np.ones((3, 2))),
+        lambda: diagnostics.align("model", relu_net(2, 3, 1)),
     ],
 )
 def test_what_is_no_model_is_refused(call):
-    with pytest.raises(tw.ArgumentError, match=r"model must be an nn.Sequential; got 'model'"):
+    with pytest.raises(tw.ArgumentError, match=r"^model must be an nn.Sequential; got 'model'"):
         call()
+
+
+def test_of_two_models_the_one_that_is_none_is_named():
+    model, x = relu_net(2, 3, 1), np.ones((3, 2))
+    for name, call in {
+        "reference": lambda: diagnostics.align(model, "other"),
+        "a": lambda: diagnostics.distance("other", model, x),
+        "b": lambda: diagnostics.barrier(model, "other", None, x, x),
+    }.items():
+        with pytest.raises(tw.ArgumentError, match=f"^{name} must be an nn.Sequential; got 'other"):
+            call()
 
 
 def test_alignment_without_scipy_says_what_to_install(monkeypatch):
@@ -605,6 +617,8 @@ def test_a_barrier_is_between_models_with_their_own_running_averages(rng):
     assert found == pytest.approx(max(0, losses[1] - (losses[0] + losses[2]) / 2), abs=1e-12)
     with pytest.raises(tw.ArgumentError, match="trainer must be a Trainer"):
         diagnostics.barrier(one, other, None, x, y)
+    with pytest.raises(tw.ArgumentError, match=r"trainer must be a Trainer; got a list$"):
+        diagnostics.barrier(one, other, x.tolist(), x, y)
 
 
 def test_models_of_other_layers_are_not_compared():

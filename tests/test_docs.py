@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg import callbacks, nn, optim
+from thalweg import callbacks, continual, curvature, diagnostics, nn, optim
 from thalweg.optim import schedules
 
 DOCS = Path(__file__).parent.parent / "docs"
-BASES = {"Layer", "Loss", "Optimizer", "Schedule", "Callback"}
+#: Classes that have no name elsewhere: bases, and what functions return.
+BASES = {"Layer", "Loss", "Optimizer", "Schedule", "Callback", "Buffer"}
+RETURNED = {"Conditioning", "StageConditioning", "Distance", "GradientNoise"}
+NAMED = [nn, optim, schedules, callbacks, continual, curvature, diagnostics]
 
 
 def public(module):
@@ -26,9 +29,12 @@ def read(*pages):
     return "\n".join((DOCS / page).read_text(encoding="utf-8") for page in pages)
 
 
-@pytest.mark.parametrize("module", [nn, optim, schedules, callbacks], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("module", NAMED, ids=lambda m: m.__name__)
 def test_every_class_is_on_the_page_of_names(module):
-    assert not public(module) - set(re.findall(r"\w+", read("names.md"))) - BASES
+    """In the first column of a table, where ours are: the page also says what is missing."""
+    tables = re.findall(r"^\| thalweg.*\n(?:\|.*\n)+", read("names.md"), re.M)
+    ours = " ".join(row.split("|")[1] for table in tables for row in table.splitlines())
+    assert not public(module) - set(re.findall(r"\w+", ours)) - BASES - RETURNED
 
 
 def listed():
@@ -67,6 +73,56 @@ def test_every_name_is_in_the_reference(part):
     assert things
     there = [*listed(), tw.datasets.Digits]  # which is shown beside the function that makes one
     assert [name for name, thing in things.items() if thing not in there] == []
+
+
+def explained(thing):
+    """The arguments that a docstring explains as numpydoc writes it; None if it explains none."""
+    form = r"^Parameters\n-+\n(.*?)(?=^\w[^\n]*\n--|\Z)"
+    if (section := re.search(form, inspect.getdoc(thing), re.M | re.S)) is None:
+        return None
+    lines = re.findall(r"^(\S[^:\n]*)", section[1], re.M)
+    return {name.strip(" *") for line in lines for name in line.split(",")}
+
+
+def arguments(thing):
+    """The arguments that a signature names; none if it cannot be read, or for an error."""
+    if inspect.isclass(thing) and issubclass(thing, Exception | tw.History):
+        return set()
+    parameters = inspect.signature(thing).parameters.values() if callable(thing) else ()
+    return {it.name for it in parameters if it.kind is not it.VAR_KEYWORD} - {"self"}
+
+
+#: Of whose arguments another docstring tells, or that no user calls.
+NOT_EXPLAINED = {
+    tw.curvature.gnvp: "as hvp",
+    tw.curvature.fisher_vp: "as hvp",
+    tw.continual.DERpp: "as DER",
+    optim.Optimizer: "a base",
+    tw.curvature.Estimate: "returned",
+    tw.curvature.KroneckerFactors: "returned",
+    tw.datasets.Digits: "returned",
+}
+
+
+@pytest.mark.parametrize("part", [*PARTS_OF_THALWEG, ".nn.init", ".errors"])
+def test_every_name_and_argument_is_documented(part):
+    """Methods may leave the arguments to those of their base."""
+    pytest.importorskip("sklearn")
+    module = importlib.import_module(f"thalweg{part}")
+    assert module.__doc__
+    for name in getattr(module, "__all__", dir(module)):
+        thing = getattr(module, name)
+        if name.startswith("_") or not getattr(thing, "__module__", "").startswith("thalweg"):
+            continue
+        assert thing.__doc__, name
+        own = vars(thing).items() if inspect.isclass(thing) else ()
+        for one in (thing, *(x for n, x in own if n[0] != "_" and inspect.isfunction(x))):
+            said, needed = explained(one), arguments(one)
+            if said is None:  # a method's base says it; what functions return has attributes
+                excused = one is not thing or "\nAttributes\n" in inspect.getdoc(one)
+                assert excused or one in NOT_EXPLAINED or not needed, one
+            else:
+                assert "..." in said or needed <= said, one
 
 
 def test_the_reference_leads_to_each_of_its_pages():

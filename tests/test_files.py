@@ -4,6 +4,7 @@ import copy
 import errno
 import importlib
 import inspect
+import io
 import json
 import os
 import pickle
@@ -878,9 +879,71 @@ def test_a_number_is_no_file(tmp_path):
     make().save(tmp_path / "model")
     with (tmp_path / "model").open("rb") as file:
         for load in (nn.Sequential.load, tw.Trainer.load):
-            with pytest.raises(TypeError, match="not int"):
+            with pytest.raises(tw.ArgumentError, match=r"^path must be text, a path or a file obj"):
                 load(file.fileno())
         assert file.read(1)  # still open
+
+
+def test_models_and_trainings_come_and_go_through_file_objects(tmp_path, rng):
+    """As over a network, where there is no file."""
+    x, y = rng.standard_normal((20, 5)), rng.standard_normal((20, 3))
+    trainer = trained()
+    trainer.fit(x, y)
+    for thing, load in ((trainer.model, nn.Sequential.load), (trainer, tw.Trainer.load)):
+        thing.save(tmp_path / "file")
+        thing.save(memory := io.BytesIO())
+        assert memory.getvalue() == (tmp_path / "file").read_bytes()
+        with (tmp_path / "file").open("rb") as file:
+            again = [load(file), load(io.BytesIO(memory.getvalue()))]
+        for one in again:
+            model = one if isinstance(one, nn.Sequential) else one.model
+            np.testing.assert_array_equal(model(x), trainer.model(x))
+    assert again[1].epochs == 1
+
+
+@pytest.mark.parametrize("load", [nn.Sequential.load, tw.Trainer.load])
+def test_errors_name_file_objects(load):
+    trained().save(memory := io.BytesIO())
+    with pytest.raises(tw.DataError, match=r"^<_io\.BytesIO .*nothing left to read; seek\(0\)"):
+        load(memory)  # it is at its end
+    with pytest.raises(tw.DataError, match=r"^<_io\.BytesIO .* is not a complete safetensors file"):
+        load(io.BytesIO(memory.getvalue()[:-1]))
+    with pytest.raises(tw.ArgumentError, match=r"^path must .*; for bytes, io\.BytesIO\(path\)$"):
+        load(memory.getvalue())
+
+
+@pytest.mark.parametrize("path", [3, True, None, b"model", "", io.StringIO(), io.RawIOBase()])
+def test_what_is_no_path_is_refused_before_anything_is_written(path, tmp_path, monkeypatch):
+    """A number would be that of an open file; an unbuffered file may take a part of the bytes."""
+    monkeypatch.chdir(tmp_path)
+    thing = "name a file; it is empty" if path == "" else "be text, a path or a file object"
+    with pytest.raises(tw.ArgumentError, match=rf"^path must {thing}"):
+        make().save(path)
+    with pytest.raises(tw.ArgumentError, match=rf"^path must {thing}"):
+        trained().save(path)
+    assert not list(tmp_path.iterdir())
+
+
+class Npc(nn.Sequential):
+    """With a method, and an attribute that only its ``__init__`` knows."""
+
+    def __init__(self, name):
+        self.name = name
+        super().__init__(nn.Linear(2, 3))
+
+    def act(self, x):
+        return self(x).argmax(axis=1)
+
+
+def test_a_class_of_the_users_own_loads_its_own(tmp_path):
+    """It was a plain model, without the methods."""
+    npc = Npc("Bob")
+    npc.save(tmp_path / "model")
+    again = Npc.load(tmp_path / "model")
+    assert type(again) is Npc
+    np.testing.assert_array_equal(again.act(np.eye(2)), npc.act(np.eye(2)))
+    assert not hasattr(again, "name")  # which is not in the file
+    assert type(nn.Sequential.load(tmp_path / "model")) is nn.Sequential
 
 
 OVERFLOWED = {
@@ -961,10 +1024,11 @@ def test_a_training_whose_optimizer_refuses_the_model_comes_back(tmp_path):
     trainer.optimizer.lr = 0.3
     trainer.save(tmp_path / "training")
     again = tw.Trainer.load(tmp_path / "training")
-    assert again.optimizer.lr == 0.3
-    np.testing.assert_array_equal(again.model.flat_parameters, model.flat_parameters)
-    with pytest.raises(tw.ArgumentError, match=r"^Muon has no weight to work on"):
-        again.step(np.ones((2, 5)), [0, 1])
+    for twin in (again, trainer.copy(), pickle.loads(pickle.dumps(trainer))):
+        assert twin.optimizer.lr == 0.3
+        np.testing.assert_array_equal(twin.model.flat_parameters, model.flat_parameters)
+        with pytest.raises(tw.ArgumentError, match=r"^Muon has no weight to work on"):
+            twin.step(np.ones((2, 5)), [0, 1])
 
 
 def damage(path, part, change):

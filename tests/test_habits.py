@@ -67,6 +67,7 @@ def test_what_models_of_others_have(name, advice):
         ("learn_one", r"trainer\.step\(\[x\], \[y\]\)"),
         ("predict_one", r"trainer\.model\(\[x\]\)\[0\]"),
         ("current_epoch", "it is trainer.epochs"),
+        ("summary", r"trainer\.model\.summary\(\) returns it"),
         ("global_step", "it is trainer.optimizer.steps"),
         ("reset", r"twin = trainer\.copy\(\)"),
         ("stop_training", "on_epoch_end returns True"),
@@ -631,6 +632,14 @@ def with_model(**options):
         (lambda: with_model().fit([[1, 2]], [1], metrics=[]), r"'metrics': .*record\["),
         (lambda: with_model().fit([[1, 2]], [1], verbose=0), "fit.* 'verbose': progress=True"),
         (lambda: with_model().fit([[1, 2]], [1], validation_split=0.1), "validation_data="),
+        (lambda: with_model().fit([[1, 2]], [1], validation_freq=5), r"trainer\.evaluate\(x, y\)"),
+        (lambda: nn.Linear(2, 1, kernel_regularizer="l2"), r"weight_decay=.*trainer\.set_penalty"),
+        (
+            lambda: optim.SGD(0.1, 0.9, 0, 0, False, "torch"),
+            "SGD takes only lr, .*, nesterov without a name; pass the rest by name: convention=",
+        ),
+        (lambda: nn.MSELoss().gradient(), r"^Loss\.gradient\(\) missing"),
+        (lambda: optim.LBFGS().add_group(), r"^Optimizer\.add_group\(\) missing"),
         (lambda: with_model().fit([[1, 2]], [1], class_weight={0: 1}), r"nn\.CrossEntropyLoss"),
         (lambda: with_model().fit([[1, 2]], [1], epoch=3), r"'epoch'; did you mean epochs\?"),
         (
@@ -768,6 +777,7 @@ def test_losses_of_other_libraries_are_no_functions_of_ours():
             r"model must be an nn\.Sequential.*got a list",
         ),
         (lambda: nn.utils.clip_grad_value_(None, 1.0), tw.ArgumentError, "got a NoneType"),
+        (lambda: nn.utils.clip_grad_norm_(np.array(3.0), 1.0), tw.ArgumentError, "got an ndarray"),
         (lambda: nn.utils.quantile_edges(["a", "b"]), tw.DtypeError, "column has dtype <U1"),
         (
             lambda: with_model().fit([[0.5, 1.0], [2.0, 3.0]]),
@@ -788,7 +798,7 @@ def test_losses_of_other_libraries_are_no_functions_of_ours():
         (
             lambda: with_model().fit([[1, 2]], [1], sample_weight=[[1]]),
             tw.ShapeError,
-            r"\(1, 1\): pass sample_weight\.ravel\(\)",
+            r"\(1, 1\): pass np\.array\(sample_weight\)\.ravel\(\)",
         ),
         (
             lambda: tw.find_lr(with_model(optimizer=optim.LBFGS()), [[1, 2]], [1]),

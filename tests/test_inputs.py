@@ -326,6 +326,12 @@ def test_moments_of_a_memory_map_do_not_need_its_size_in_memory(tmp_path, rng):
     ("make", "error", "text"),
     [
         (lambda: nn.Standardize([np.nan], [1]), tw.DataError, r"mean\[0\] is nan"),
+        (
+            lambda: nn.Standardize(np.ma.masked_equal([0, 9, 9], 9), [1, 1, 1]),
+            tw.DataError,
+            r"^Standardize: mean has 2 masked entries; .* with mean\.filled\(0\)$",
+        ),
+        (lambda: nn.Standardize(["a"], [1]), tw.DtypeError, "^Standardize: mean has dtype"),
         (lambda: nn.Standardize([0], [1, 1]), tw.ShapeError, r"shapes \(1,\) and \(2,\)"),
         (lambda: nn.Standardize([[1]], [1]), tw.ShapeError, r"mean must have .*; got \(1, 1\)$"),
         (
@@ -502,6 +508,8 @@ def test_edges_lie_where_pieces_hold_equally_many(rng):
     ):
         with pytest.raises(tw.DataError, match=message):
             nn.utils.quantile_edges(column)
+    with pytest.raises(tw.ShapeError, match="column cannot be made an array"):
+        nn.utils.quantile_edges([[1, 2], [3]])
     with pytest.raises(tw.ArgumentError, match="dtype must be one of"):
         nn.utils.quantile_edges(x, dtype="int64")
 
@@ -621,6 +629,14 @@ BAD = {
     "a column of pieces alone": (
         lambda: nn.TabularInput(3, pieces=[2]),
         r"pieces must be a dict \{column: edges\}; got 2",
+    ),
+    "columns without an axis": (
+        lambda: nn.TabularInput(3, [np.array(2)]),
+        r"a dict \{column: \(codes, length\)\}; got \(array\(2\),\)",
+    ),
+    "edges without an order": (
+        lambda: nn.TabularInput(3, pieces={1: {0, 1}}),
+        r"pieces\[1\] must be a sequence; got \{0, 1\}",
     ),
     "one edge": (lambda: nn.TabularInput(3, pieces={1: [0]}), r"pieces\[1\].*2 increasing edges"),
     "equal edges": (lambda: nn.TabularInput(3, pieces={1: [0, 1, 1]}), "increasing edges"),

@@ -190,7 +190,6 @@ def test_a_trainer_without_a_loss_makes_updates(way, tmp_path):
         lambda t: t.evaluate([(X, Y)]),
         lambda t: t.backward(X, Y),
         lambda t: tw.find_lr(t, X, Y),
-        lambda t: tw.gradcheck(t.model, X, Y, loss=t.loss),
     ],
 )
 def test_what_needs_a_loss_says_so(call):

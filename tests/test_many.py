@@ -161,6 +161,12 @@ def test_a_fit_that_diverges_lets_the_others_finish(workers, blobs):
     histories = tw.train_many(trainers, *data, epochs=20, workers=workers, diverged="keep")
     assert [history.epochs for history in histories] == [20, trainers[1].history.epochs, 20]
     assert histories[1].epochs < 20
+
+    trainers = of_rates(0.01, 3e38)
+    history = tw.train_many(trainers, *data, epochs=20, diverged="keep")[1]
+    assert history.epochs == 0
+    with pytest.raises(KeyError, match=r"no figures 'loss'; .* no epoch was completed\"$"):
+        history["loss"]  # trainer.figures has nothing without a custom loss
     with pytest.raises(tw.errors.ArgumentError, match=r"diverged must be .*got 'ignore'"):
         tw.train_many(trainers, *data, diverged="ignore")
 

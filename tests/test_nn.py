@@ -10,6 +10,9 @@ import pytest
 
 import thalweg as tw
 from thalweg import nn
+from thalweg.nn._layers import Activation
+
+from .helpers import kinds_in, types
 
 erf = np.vectorize(math.erf)
 
@@ -43,6 +46,11 @@ ACTIVATIONS = {
     nn.Hardswish(): lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
     nn.Identity(): lambda x: x,
 }
+
+
+def test_every_activation_is_here():
+    others = {nn.Dropout, nn.Flatten}  # which have tests of their own
+    assert types(ACTIVATIONS) | others == kinds_in(nn, Activation)
 
 
 @pytest.mark.parametrize(("layer", "formula"), ACTIVATIONS.items(), ids=map(repr, ACTIVATIONS))

@@ -15,7 +15,7 @@ import pytest
 import thalweg as tw
 from thalweg import nn, optim
 
-from .helpers import squares
+from .helpers import kinds_in, squares
 
 
 def sgd(lr, momentum=0.0, dampening=0.0, nesterov=False, weight_decay=0.0):
@@ -152,6 +152,12 @@ ALL = [
     (optim.Prodigy, {}),
 ]
 EVERY = pytest.mark.parametrize(("kind", "options"), ALL, ids=name)
+
+
+def test_every_method_is_here():
+    """But for those that evaluate the loss themselves: test_full_batch.py and test_sam.py."""
+    others = {optim.LBFGS, optim.LevenbergMarquardt, optim.SAM}
+    assert {kind for kind, _ in ALL} | others == kinds_in(optim, optim.Optimizer)
 
 
 @EVERY
@@ -483,6 +489,7 @@ BAD = [
     (lambda: optim.LBFGS(line_search_fn="x"), '"strong_wolfe" or None; got .x'),
     (lambda: optim.Muon(matrices="0.weight"), 'matrices must be one of "hidden", "all", "none"'),
     (lambda: optim.Shampoo(betas=(0.9, 1.1)), r"betas\[1\] must be a finite number in \[0, 1\]"),
+    (lambda: optim.Shampoo(betas={0.9, 0.8}), "betas must be a sequence"),
     (lambda: optim.Shampoo(betas=0.9), r"betas must be two numbers, in \[0, 1\) and in \[0, 1\]"),
     (lambda: optim.Shampoo(grafting="adm"), '"none", "adam" or None.*did you mean "adam"'),
     (lambda: optim.Shampoo(precondition_frequency=0), "precondition_frequency must be an integer"),

@@ -13,6 +13,8 @@ import pytest
 import thalweg as tw
 from thalweg import nn, optim
 
+from .helpers import kinds_in, types
+
 METHODS = {
     "LAMB": lambda: optim.LAMB(lr=0.02, weight_decay=0.1),
     "Adafactor": lambda: optim.Adafactor(lr=0.05, weight_decay=0.1),
@@ -29,6 +31,14 @@ METHODS = {
     "Prodigy": lambda: optim.Prodigy(d0=1e-4, weight_decay=0.1),
 }
 EVERY = pytest.mark.parametrize("method", METHODS)
+
+
+def test_every_such_method_is_here():
+    """Schedule-Free AdamW, too, whose average is a whole of its own."""
+    others = {optim.SAM, optim.LBFGS, optim.LevenbergMarquardt}
+    made = {kind(lr=0.1) for kind in kinds_in(optim, optim.Optimizer) - others}
+    whole = types(optimizer for optimizer in made if not optimizer._core.is_elementwise)
+    assert types(make() for make in METHODS.values()) == whole | {optim.ScheduleFreeAdamW}
 
 
 def make(dtype="float64", widths=(20, 70, 40, 3)):

@@ -34,6 +34,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from thalweg.sklearn import MLPClassifier, MLPRegressor
 from thalweg.sklearn import _base as sklearn_base
 
+from .helpers import FrameOfTypes, Temporal
+
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
 #: Ours and theirs, by the kind of targets.
@@ -1381,6 +1383,9 @@ def test_losses_and_weights_of_classes_can_be_searched():
         ({"beta_1": 1.0}, "beta_1"),
         ({"n_iter_no_change": 0.5}, "n_iter_no_change"),
         ({"dtype": "float16"}, "dtype must be one of"),
+        ({"hidden_layer_sizes": {8, 4}}, "hidden_layer_sizes must be a sequence; got"),
+        ({"verbose": np.array([1, 2])}, "verbose must be True, False or an integer >= 0"),
+        ({"verbose": "no"}, "verbose must be True, False or an integer >= 0; got 'no'"),
         ({"scoring": "roc_auc"}, "scoring must be None .* or \"loss\" .*; got 'roc_auc'"),
     ],
 )
@@ -1441,6 +1446,14 @@ def test_losses_that_do_not_fit_classes_are_told(kind, loss, message):
     with pytest.raises(ValueError, match=message):
         network.fit(*data(kind))
     assert vars(network) == vars(clone(network))
+
+
+def test_a_loss_whose_outputs_they_do_not_know_is_refused(monkeypatch):
+    """As a new one would be: its predictions might be wrong."""
+    monkeypatch.setattr("thalweg.sklearn._losses._OF_NUMBERS", (nn.MSELoss,))
+    for kind, what in ((MLPRegressor, "a number"), (MLPClassifier, "two classes")):
+        with pytest.raises(tw.ArgumentError, match=r"no estimator takes: they cannot make pred"):
+            kind(loss=nn.HuberLoss()).fit(*data(what))
 
 
 @pytest.mark.parametrize(
@@ -1541,6 +1554,40 @@ def test_wrong_targets_are_told():
     for words in (["1.5", "2.5"] * 60, np.array(["1.5", "2.5"] * 60, object)):
         with pytest.raises(tw.DtypeError, match=r"y has dtype .*encode text as numbers"):
             MLPRegressor().fit(x, words)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (lambda x: np.ma.masked_less(x, -2), r"X has \d+ masked entries; fill them first"),
+        (lambda x: FrameOfTypes(x, Temporal("Date")), "X has a column 'd' of type Date"),
+        (lambda x: x.astype("timedelta64[h]"), r"pass X / np.timedelta64\(1, \"s\"\)"),
+    ],
+    ids=["masked", "dates among numbers", "durations"],
+)
+@pytest.mark.parametrize("kind", ["a number", "three classes"])
+def test_masks_and_dates_are_not_taken_for_numbers(kind, bad, message):
+    """As scikit-learn's checks take them, some in `fit` alone."""
+    x, y = data(kind)
+    fitted, network = PAIRS[kind][0](max_iter=1).fit(x, y), PAIRS[kind][0](early_stopping=True)
+    for call in (
+        lambda: network.fit(bad(x), y),
+        lambda: network.fit(x, y, X_val=bad(x), y_val=y),
+        lambda: fitted.partial_fit(bad(x), y),
+        lambda: fitted.predict(bad(x)),
+    ):
+        with pytest.raises((tw.DataError, tw.DtypeError), match=message):
+            call()
+
+
+def test_targets_are_not_taken_from_under_a_mask():
+    x, y = data("a number")
+    with pytest.raises(tw.DataError, match=r"y has \d+ masked entries"):
+        MLPRegressor().fit(x, np.ma.masked_less(y, 0))
+    with pytest.raises(tw.DtypeError, match="y has a column 'd' of type Date"):
+        MLPRegressor().fit(x, FrameOfTypes(x, Temporal("Date")))
+    days = np.where(y > 0, np.datetime64("2020-01-01"), np.datetime64("2020-01-02"))
+    assert MLPClassifier(max_iter=1).fit(x, days).predict(x).dtype == days.dtype  # classes
 
 
 def test_partial_fit_needs_the_classes_once():
@@ -1669,6 +1716,21 @@ def test_weights_of_samples_must_be_such():
     ):
         with pytest.raises((tw.ShapeError, tw.DataError), match=message):
             network.fit(x, y, sample_weight=weight)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_weights_and_alpha_can_be_multiplied_together(solver):
+    """As the error about weights that are too small says."""
+    x, y = data("a number")
+    weight = 1e-40 * np.arange(1.0, 121.0)
+    network = MLPRegressor(max_iter=3, alpha=1e-37, solver=solver, random_state=0)
+    with pytest.raises(tw.DataError, match=r"multiply all weights \(and an estimator's alpha\)"):
+        network.fit(x, y, sample_weight=weight)
+    scaled = clone(network).set_params(alpha=1e3).fit(x, y, sample_weight=1e40 * weight)
+    network.set_params(dtype="float64").fit(x, y, sample_weight=weight)  # as it says, too
+    assert_same_weights(scaled, network, tolerance=1e-4)
+    plain = clone(network).set_params(alpha=0.0).fit(x, y, sample_weight=weight)
+    assert np.abs(plain.coefs_[0] - network.coefs_[0]).max() > 1e-3
 
 
 def test_one_weight_is_that_of_all_samples():

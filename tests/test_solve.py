@@ -243,6 +243,8 @@ def test_bad_fits_are_refused(rng):
         (tw.DataError, "0 in every row", lambda: solve.least_squares(x, y, sample_weight=0 * y)),
         (tw.ShapeError, "weight", lambda: solve.least_squares(x, y, sample_weight=[1.0])),
         (tw.ArgumentError, "alpha must be", lambda: solve.ridge(x, y, alpha=-1)),
+        (tw.ArgumentError, r"alpha\[0\] must", lambda: solve.ridge(x, y, alpha=[[1, 2], [3]])),
+        (tw.ArgumentError, "alpha must be a seq", lambda: solve.ridge(x, y, alpha={1, 2})),
         (tw.ArgumentError, "reduction", lambda: solve.ridge(x, y, alpha=1, reduction="men")),
         (tw.ArgumentError, "rank_def", lambda: solve.least_squares(x, y, rank_deficient="pinv")),
         (tw.ShapeError, "columns", lambda: solve.least_squares(x, y).predict(np.ones((1, 3)))),
@@ -693,6 +695,11 @@ def test_a_last_layer_before_a_scale_of_raw_targets_is_fitted_to_standardized_on
 def test_a_last_layer_that_is_not_linear_is_refused(rng):
     with pytest.raises(tw.UnsupportedError, match="Sigmoid"):
         solve.last_layer(nn.Sequential(nn.Linear(2, 1), nn.Sigmoid()), np.ones((3, 2)), np.ones(3))
+
+
+def test_a_last_layer_is_not_fitted_to_rows_of_different_lengths():
+    with pytest.raises(tw.ShapeError, match="y cannot be made an array"):
+        solve.last_layer(nn.Sequential(nn.Linear(2, 1)), np.ones((2, 2)), [[1, 2], [3]])
 
 
 @pytest.mark.parametrize("size", [1e-34, 1e-12, 1.0, 1e12])

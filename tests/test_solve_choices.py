@@ -359,6 +359,15 @@ def test_the_covariance_is_that_of_what_maps_targets_to_estimates(name, intercep
     np.testing.assert_allclose(one.covariance(), estimated[1], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(("unit", "noise"), [(1e-60, 1e-170), (1e60, 1e160)])
+def test_the_noise_may_have_any_unit(unit, noise, rng):
+    """The square of its deviation is no number; the variance of the coefficients is one."""
+    x, y = rng.standard_normal((9, 2)), rng.standard_normal(9)
+    exact = solve.least_squares(x, y, intercept=False).covariance(noise=1)
+    found = solve.least_squares(unit * x, y, intercept=False).covariance(noise=noise)
+    np.testing.assert_allclose(found * (unit / noise) ** 2, exact, rtol=1e-12)
+
+
 def test_covariances_are_the_spread_over_draws_of_the_noise(rng):
     """With a penalty less than without: the noise pulls less, and the prior is not in it."""
     x, w = rng.standard_normal((30, 5)), np.arange(5.0)

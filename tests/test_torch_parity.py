@@ -8,6 +8,9 @@ import pytest
 
 import thalweg as tw
 from thalweg import nn, optim
+from thalweg.nn._layers import Activation
+
+from .helpers import kinds_in, types
 
 torch = pytest.importorskip("torch")
 
@@ -222,6 +225,11 @@ PLACES = {
     "last": lambda layer: [nn.Linear(9, 9), layer],
     "twice": lambda layer: [nn.Linear(9, 9), layer, layer],
 }
+
+
+def test_every_activation_is_here():
+    """And every layer is in `exchange`, whose models are compared with PyTorch's, too."""
+    assert kinds_in(nn, Activation) - {nn.Flatten} <= types(LAYERS)
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=repr)

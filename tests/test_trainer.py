@@ -1286,6 +1286,21 @@ def test_histories_are_added_with_the_figures_of_both():
         first + {"loss": [1.0]}
 
 
+def test_a_history_stays_one():
+    history = tw.History(loss=[0.5])
+    assert type(history.copy()) is type(copy.copy(history)) is tw.History
+    assert history.copy() == history
+    history.append({"epoch": 2, "loss": np.float32(0.25)})
+    for record, message in (
+        (3, "record must be a dict of numbers; got 3"),
+        ({"loss": "abc"}, "figures must be numbers; got 'loss': 'abc'"),
+        ({"loss": 0.1, "mine": [1.0]}, r"figures must be numbers; got 'mine': \[1\.0\]"),
+    ):
+        with pytest.raises(tw.ArgumentError, match=message):
+            history.append(record)
+    assert history == {"loss": [0.5, 0.25]}
+
+
 class Frame:
     """As pandas and Polars have them."""
 
@@ -1316,6 +1331,42 @@ def test_columns_of_validation_data_are_those_of_the_training_data(columns, mess
     with refused:
         trainer.fit(Frame(X2, ["a", "b"]), Y2, validation_data=(held_out, Y2))
     assert trainer.epochs == (0 if message else 1)
+
+
+def batches_of(*frames):
+    """The arguments of a fit to both frames, or validated with the second one, in two forms."""
+    return {
+        "training": {"x": list(frames)},
+        "validation": {"x": frames[0][0], "y": frames[0][1], "validation_data": [frames[1]]},
+        "arrays": {"x": frames[0][0], "y": frames[0][1], "validation_data": frames[1]},
+    }
+
+
+@pytest.mark.parametrize("way", ["training", "validation", "arrays"])
+@pytest.mark.parametrize(
+    ("x_columns", "y_columns", "message"),
+    [
+        ("ab", "uv", None),
+        ("ba", "uv", "column 0 of x is 'a', but that of (this|validation) x is 'b'"),
+        ("ab", "vu", "column 0 of y is 'u', but that of (this|validation) y is 'v'"),
+        ("ab", "uw", None),  # another name for the same
+    ],
+)
+def test_frames_have_one_order_of_columns_in_a_fit(way, x_columns, y_columns, message):
+    """Batches in another order trained the wrong weights, and targets were taken for each other."""
+    trainer = tw.Trainer(
+        nn.Sequential(nn.Linear(2, 2)), loss=nn.MSELoss(), optimizer=optim.SGD(0.1)
+    )
+    first = Frame(X2, list("ab")), Frame(X2, list("uv"))
+    data = batches_of(first, (Frame(X2, list(x_columns)), Frame(X2, list(y_columns))))[way]
+    before = trainer.model.flat_parameters
+    if message is None:
+        trainer.fit(**data)
+        return
+    place = {"training": "batch 2 of epoch 1: ", "validation": "validation_data batch 1: "}
+    with pytest.raises(tw.DataError, match=f"^{place.get(way, '')}{message}"):
+        trainer.fit(**data)
+    np.testing.assert_array_equal(trainer.model.flat_parameters, before)
 
 
 @pytest.mark.filterwarnings("error")

@@ -84,15 +84,12 @@ def as_array(value: Any, name: str) -> npt.NDArray[Any]:
     ShapeError
         If nested sequences have rows of different lengths.
     DtypeError
-        If it is sparse, or a tensor that cannot be converted.
+        If it is sparse, a tensor that cannot be converted, or a table whose dates would become
+        numbers.
     DataError
         If it is a masked array with masked entries.
     """
-    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
-        raise DataError(
-            f"{name} has {int(np.ma.getmaskarray(value).sum())} masked entries; "
-            f"fill them first, e.g. with {name}.filled(0)"
-        )
+    refuse_masked(value, name)
     if hasattr(value, "toarray"):
         raise DtypeError(f"{name} is a sparse {type(value).__name__}; pass {name}.toarray()")
     try:
@@ -104,7 +101,36 @@ def as_array(value: Any, name: str) -> npt.NDArray[Any]:
 
         more = _bad_arrays.of_tensor(value, name)
         raise DtypeError(f"{name} cannot be made an array: {error}{more}") from None
+    if array.dtype.kind in "biuf":
+        refuse_times(value, name)  # from Polars, beside numbers: days, microseconds, nanoseconds
     return array
+
+
+def refuse_masked(value: Any, name: str) -> None:
+    """Raise `DataError` if `value` is a masked array with masked entries."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        from thalweg import _bad_arrays
+
+        raise DataError(_bad_arrays.masked(value, name))
+
+
+def refuse_times(value: Any, name: str) -> None:
+    """Raise `DtypeError` if `value` is a table with a column of dates or times."""
+    if times(value):
+        from thalweg import _bad_arrays
+
+        raise DtypeError(_bad_arrays.of_times(value, name))
+
+
+def times(value: Any) -> tuple[Any, Any] | None:
+    """Return the name and type of a table's first column of dates or times, if it has any."""
+    if not (hasattr(value, "columns") and hasattr(value, "dtypes")):
+        return None
+    for name, dtype in zip(value.columns, value.dtypes, strict=False):
+        in_polars = hasattr(dtype, "is_temporal") and dtype.is_temporal()
+        if in_polars or getattr(dtype, "kind", "") in ("M", "m"):  # of pandas
+            return name, dtype
+    return None
 
 
 def _of_objects(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
@@ -154,7 +180,7 @@ def as_dtype(array: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> Array:
             raise DataError(
                 f"{name}[{', '.join(map(str, place))}] = {array[place]:g} is too large for "
                 f"{dtype}, whose largest number is {np.finfo(dtype).max:g}; "
-                f'scale {name}, or use a model with dtype="float64"'
+                f'scale {name}, or use dtype="float64"'
             )
     return result
 
@@ -297,10 +323,12 @@ def weights(value: Any, dtype: np.dtype[Any], name: str) -> Array | None:
         )
     array = as_numeric(value, name)
     if array.ndim != 1:
+        from thalweg import _bad_arrays
+
         column = array.ndim == 2 and array.shape[1] == 1
         raise ShapeError(
             f"{name} must be 1-D, (rows,); got shape {array.shape}"
-            + (f": pass {name.rpartition(' ')[2]}.ravel()" if column else "")
+            + (f": pass {_bad_arrays.code(value, name)}.ravel()" if column else "")
         )
     _check_weights(array, dtype, name)
     return as_dtype(array, dtype, name)
@@ -320,11 +348,12 @@ def _check_weights(array: npt.NDArray[Any], dtype: np.dtype[Any], name: str) -> 
     small = (array > 0) & (array < least)
     if small.any():
         row = int(small.argmax())
-        wider = "" if dtype.itemsize == 8 else ', or use a model with dtype="float64"'
+        wider = "" if dtype.itemsize == 8 else ', use dtype="float64"'
         raise DataError(
             f"{name}[{row}] is {array[row]:g}, which {dtype} arithmetic treats as 0, since its "
-            f"smallest number above 0 is {least:.3g}: multiply all weights by the same number, "
-            f"since only their ratios matter in a mean{wider}; to leave the row out, set it to 0"
+            f"smallest number above 0 is {least:.3g}: set it to 0 to leave the row out{wider}, or "
+            "multiply all weights (and an estimator's alpha) by the same number, which changes "
+            "only losses that are sums"
         )
 
 

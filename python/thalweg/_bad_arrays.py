@@ -5,12 +5,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from thalweg._arrays import is_real
+from thalweg import _habits
+from thalweg._arrays import is_real, times
 
 
 def code(value: Any, name: str) -> str:
     """Return the code that converts `value` to an array: some lack an array's methods."""
-    name = name.rpartition(" ")[2]  # of "validation x"
+    name = _variable(name)
     if hasattr(value, "to_numpy"):  # pandas, Polars
         return f"{name}.to_numpy()"
     return name if hasattr(value, "reshape") else f"np.array({name})"
@@ -36,12 +37,15 @@ def not_finite(value: Any, array: npt.NDArray[Any], name: str) -> str:
 
 def not_numbers(value: Any, array: npt.NDArray[Any], name: str, labels: bool) -> str:
     """Describe the contents of an array that does not hold real numbers."""
-    if value is None:
-        return f"{name} is None; an array is needed"
     if array.dtype.kind == "O" and array.ndim == 0:
-        return f"{name} is a {type(value).__name__}; an array of numbers is needed"
+        item = array.item()
+        if item is None:
+            return f"{name} is None; an array is needed"
+        return f"{name} is {_habits.named(item)}; an array of numbers is needed"
+    if times(value) and not labels:
+        return of_times(value, name)
     text = f"{name} has dtype {array.dtype}, expected real numbers; "
-    short = name.rpartition(" ")[2]
+    short = _variable(name)
     kind = array.dtype.kind
     if array.dtype.type.__module__ == "ml_dtypes":  # JAX's bfloat16 and the like
         return text + f'pass {short}.astype("{"int64" if labels else "float32"}")'
@@ -68,14 +72,49 @@ def not_numbers(value: Any, array: npt.NDArray[Any], name: str, labels: bool) ->
             "numpy.lib.recfunctions"
         )
     if kind in "mM":
-        since = f"({short} - {short}.min())" if kind == "M" else short
-        return text + f'pass {since} / np.timedelta64(1, "s")'
+        return text + f"pass {_seconds(short, getattr(value, 'dtype', array.dtype))}"
     return text + "encode its values as numbers first"
+
+
+def of_times(value: Any, name: str) -> str:
+    """Describe the first column of dates or times in a table, and how to convert it."""
+    found = times(value)
+    assert found is not None
+    column, dtype = found
+    return (
+        f"{name} has a column {column!r} of type {dtype}, which is not a number: put numbers in "
+        f"its place, such as {_seconds(f'{_variable(name)}[{column!r}]', dtype)}"
+    )
+
+
+def _seconds(short: str, dtype: Any) -> str:
+    """Return the code that makes numbers of dates or times of a type."""
+    if hasattr(dtype, "is_temporal"):  # Polars
+        kind = str(dtype).partition("(")[0]
+        methods = {"Duration": "total_seconds()", "Time": "hour()"}
+        return f"{short}.dt." + methods.get(kind, 'epoch("s")')
+    if getattr(dtype, "tz", None) is not None:  # pandas, with a time zone
+        short += ".dt.tz_convert(None)"
+    # Since a fixed date: the first of the data is another one in use than in training.
+    since = f'({short} - np.datetime64("2020-01-01"))' if dtype.kind == "M" else short
+    return f'{since} / np.timedelta64(1, "s")'
+
+
+def masked(value: Any, name: str) -> str:
+    """Describe a masked array with masked entries."""
+    count = int(np.ma.getmaskarray(value).sum())
+    what = "1 masked entry; fill it" if count == 1 else f"{count} masked entries; fill them"
+    return f"{name} has {what} first, e.g. with {_variable(name)}.filled(0)"
+
+
+def _variable(name: str) -> str:
+    """Return what the user's code calls it: x of "validation x", mean of "Standardize: mean"."""
+    return name.rpartition(" ")[2]
 
 
 def of_tensor(value: Any, name: str) -> str:
     """Say how to convert a PyTorch tensor that NumPy cannot."""
-    short = name.rpartition(" ")[2]
+    short = _variable(name)
     written = f"{short}.detach()" if getattr(value, "requires_grad", False) else short
     if str(getattr(value, "dtype", "")) == "torch.bfloat16":
         written += ".float()"
@@ -91,7 +130,7 @@ def not_rows(value: Any, array: npt.NDArray[Any], name: str) -> str:
             f"or {written}.reshape(1, -1) if they are one row"
         )
     if array.ndim == 0:
-        return "; one row of one feature is [[" + name.rpartition(" ")[2] + "]]"
+        return f"; one row of one feature is [[{_variable(name)}]]"
     return (
         f"; reshape it with {written}.reshape(-1, {array.shape[-1]}) if its last axis holds the "
         "features; for images, begin the model with nn.Flatten()"

@@ -4,11 +4,13 @@ They raise `ArgumentError`, with messages of one form: the argument, what is acc
 given.
 """
 
+import io
 import math
 import operator
+import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -102,12 +104,31 @@ def norm_limit(name: str, value: Any) -> float:
     return real(name, value, 0, closed="()")
 
 
-def sequence(name: str, value: Any) -> tuple[Any, ...]:
-    """Return `value` as a tuple, if it is a sequence (and not text)."""
-    no_axis = getattr(value, "ndim", 1) == 0  # as of NumPy's array(3.0), a class that is iterable
-    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)) and not no_axis:
+def is_several(value: Any) -> bool:
+    """Return whether `value` can be iterated over (and is not text)."""
+    # Of NumPy's array(3.0), only the class can.
+    has_axis = getattr(value, "ndim", 1) != 0
+    return isinstance(value, Iterable) and not isinstance(value, (str, bytes)) and has_axis
+
+
+def sequence(name: str, value: Any, *, ordered: bool = True) -> tuple[Any, ...]:
+    """Return `value` as a tuple, if it is a sequence (and not text).
+
+    Unless `ordered` is false, a set is an error: it has an order, but not one that was chosen. So
+    is a dict, whose keys are hardly meant.
+    """
+    unordered = (dict, set, frozenset) if ordered else dict
+    if is_several(value) and not isinstance(value, unordered):
         return tuple(value)
     raise ArgumentError(f"{name} must be a sequence; got {short(value)}")
+
+
+def two(name: str, value: Any, what: str) -> tuple[Any, ...]:
+    """Return `value` as a tuple of two, if it is a sequence of two; `what` describes the two."""
+    given = sequence(name, value) if is_several(value) else ()
+    if len(given) != 2:
+        raise ArgumentError(f"{name} must be two numbers{what}; got {short(value)}")
+    return given
 
 
 def function(name: str, value: Any, of: str = "theta") -> Callable[..., Any]:
@@ -115,6 +136,34 @@ def function(name: str, value: Any, of: str = "theta") -> Callable[..., Any]:
     if callable(value):
         return value  # type: ignore[no-any-return]
     raise ArgumentError(f"{name} must be a function of {of}; got {short(value)}")
+
+
+def path(name: str, value: Any, *, also: str = "") -> str:
+    """Return the path of a file as text, if it is given as text or an object such as `Path`.
+
+    `also` is what else the argument may be, which the caller has checked.
+    """
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str):
+        wanted = f"text, a path or {also}" if also else "text or a path"
+        raise ArgumentError(f"{name} must be {wanted}; got {short(value)}")
+    if not text:
+        raise ArgumentError(f"{name} must name a file; it is empty")
+    return text
+
+
+def file(name: str, value: Any, method: Literal["read", "write"]) -> str | BinaryIO:
+    """Return a path as text, or a file object of bytes that has the `method`."""
+    if isinstance(value, (str, os.PathLike)):
+        return path(name, value)
+    # Unbuffered files may write a part of what they are given, and go on.
+    if hasattr(value, method) and not isinstance(value, (io.TextIOBase, io.RawIOBase)):
+        return value  # type: ignore[no-any-return]
+    mode = {"read": "rb", "write": "wb"}[method]
+    also = f'a file object like open(..., "{mode}") and io.BytesIO()'
+    if isinstance(value, (bytes, bytearray, memoryview)) and method == "read":
+        raise ArgumentError(f"{name} must be text, a path or {also}; for bytes, io.BytesIO({name})")
+    return path(name, value, also=also)
 
 
 def flag(name: str, value: Any) -> bool:

@@ -70,6 +70,8 @@ class Description(_habits.Extended):
                 known = tuple(inspect.signature(type(self)).parameters)
                 elsewhere = {**_habits.OF_LAYERS, **self._arguments_elsewhere}
                 _habits.refuse_unknown(type(self).__name__, known, kwargs, elsewhere)
+                parameters = inspect.signature(type(self)).parameters.values()
+                _habits.refuse_unnamed(type(self).__name__, parameters, args)
                 takes = ", ".join(known) or "no arguments"
                 raise TypeError(f"{type(self).__name__}: {error}; it takes {takes}") from None
             bound.apply_defaults()

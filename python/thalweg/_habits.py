@@ -154,6 +154,11 @@ OF_LAYERS: Mapping[str, str] = {
     "from_logits": "outputs are always logits",
     "cycle_momentum": "schedules do not change the momentum",
     "optimizer": "tw.Trainer(..., optimizer=..., schedule=...) takes both",
+    **dict.fromkeys(
+        ("kernel_regularizer", "bias_regularizer", "activity_regularizer"),
+        "optim.AdamW(weight_decay=...) pulls parameters to 0, and trainer.set_penalty each with "
+        "its own strength",
+    ),
     "padding_idx": "not supported: the vectors of all codes are trained",
     **dict.fromkeys(("omega_0", "omega0", "w0"), "it is omega"),
 }
@@ -191,25 +196,34 @@ def refuse_unknown(
             )
 
 
+def refuse_unnamed(
+    what: str, parameters: Iterable[inspect.Parameter], args: tuple[Any, ...]
+) -> None:
+    """Raise if arguments are given without a name that must be named."""
+    kinds = [(it.name, it.kind) for it in parameters if it.name not in ("self", "cls")]
+    placed = [name for name, kind in kinds if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    by_name = [f"{name}=..." for name, kind in kinds if kind is inspect.Parameter.KEYWORD_ONLY]
+    any_number = any(kind is inspect.Parameter.VAR_POSITIONAL for _, kind in kinds)
+    if len(args) > len(placed) and by_name and not any_number:
+        which = "no argument without a name: pass"
+        if placed:
+            which = f"only {', '.join(placed)} without a name; pass the rest by name:"
+        raise TypeError(f"{what} takes {which} {', '.join(by_name)}")
+
+
 def takes(what: str, elsewhere: Mapping[str, str]) -> Callable[[_F], _F]:
     """Make a function explain wrong argument names, and arguments that must be named."""
 
     def decorate(function: _F) -> _F:
         known = argument_names(function)
         arguments = inspect.signature(function).parameters.values()
-        placed = [it.name for it in arguments if it.kind is it.POSITIONAL_OR_KEYWORD]
-        first = 1 if placed[:1] in (["self"], ["cls"]) else 0
-        by_name = [it.name for it in arguments if it.kind is it.KEYWORD_ONLY]
-        any_number = any(it.kind is it.VAR_POSITIONAL for it in arguments)
-        most = sys.maxsize if any_number else len(placed)
+        first = 1 if {"self", "cls"} & {it.name for it in arguments} else 0
+        most = sum(it.kind is it.POSITIONAL_OR_KEYWORD for it in arguments)
 
         @functools.wraps(function)
         def guided(*args: Any, **kwargs: Any) -> Any:
-            if len(args) > most and by_name:
-                raise TypeError(
-                    f"{what} takes only {', '.join(it for it in placed[first:])} without a name; "
-                    f"pass the rest by name: {', '.join(f'{it}=...' for it in by_name)}"
-                )
+            if len(args) > most:
+                refuse_unnamed(what, arguments, args[first:])
             refuse_unknown(what, known, kwargs, elsewhere)
             return function(*args, **kwargs)
 

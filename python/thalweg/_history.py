@@ -1,10 +1,10 @@
 """The figures of a training run, epoch by epoch."""
 
 import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from thalweg import _arrays, _habits
+from thalweg import _arrays, _checks, _habits
 from thalweg.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -16,14 +16,22 @@ else:  # what typing.get_type_hints finds
 KEYS = ("loss", "accuracy", "penalty", "val_loss", "val_accuracy", "seconds")
 
 
-def added(record: Mapping[str, Any], there: Container[str]) -> dict[str, float]:
-    """Return what callbacks have added to a record, beside the keys that were there.
+def added(record: Mapping[str, Any], there: Mapping[str, float]) -> dict[str, float]:
+    """Return what callbacks have added to a record, beside the figures that were there.
 
     Raises
     ------
     ArgumentError
-        If it is no number.
+        If it is no number, or a figure that was there is another one now.
     """
+    for key, value in there.items():
+        now = record.get(key)
+        if not (now is value or (_arrays.is_real(type(now)) and now == value)):
+            raise ArgumentError(
+                f"a callback may only add to the record; it changed {key!r} from {value!r} to "
+                f"{_checks.short(now)}: add that under another name, which callbacks after it can "
+                "monitor"
+            )
     more = {key: value for key, value in record.items() if key not in there}
     for key, value in more.items():
         if not _arrays.is_real(type(value)):
@@ -89,10 +97,9 @@ class History(dict[str, list[float]]):
                 " ignored label, or a label whose class has weight 0"
             )
         elif not there:
-            there = (
-                "none, as no epoch was completed; trainer.figures has what a custom loss returned "
-                "for its latest batch"
-            )
+            there = "none, as no epoch was completed"
+            if key not in KEYS:
+                there += "; trainer.figures has what a custom loss returned for its latest batch"
         known = str(key).removeprefix("val_") in self
         more = _habits.did_you_mean(key, self)
         if known and str(key).startswith("val_"):
@@ -113,8 +120,29 @@ class History(dict[str, list[float]]):
             }
         )
 
+    def copy(self) -> "History":
+        """Return a history with the same lists, as `dict.copy` does."""
+        return History(self)
+
     def append(self, record: dict[str, float]) -> None:
-        """Add the figures of one epoch; its number is its position and is not stored."""
+        """Add the figures of one epoch; its number is its position and is not stored.
+
+        Parameters
+        ----------
+        record : dict of str to float
+            Numbers under the keys of a history.
+
+        Raises
+        ------
+        ArgumentError
+            If it is no dict, or a figure is no number.
+        """
+        given: Any = record
+        if not isinstance(given, Mapping):
+            raise ArgumentError(f"record must be a dict of numbers; got {_checks.short(given)}")
+        for key, value in given.items():
+            if not _arrays.is_real(type(value)):
+                raise ArgumentError(f"figures must be numbers; got {key!r}: {_checks.short(value)}")
         self._add({})
         self._put(self.epochs, {key: [figure] for key, figure in record.items() if key != "epoch"})
 

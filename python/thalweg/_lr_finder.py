@@ -217,7 +217,7 @@ def find_lr(
     True
     """
     if not isinstance(trainer, Trainer):
-        raise ArgumentError(f"trainer must be a Trainer; got {trainer!r}")
+        raise ArgumentError(f"trainer must be a Trainer; got {_checks.given(trainer)}")
     if isinstance(trainer.optimizer, FullBatchOptimizer):
         raise UnsupportedError(
             f"find_lr is for optimizers that take batches; {type(trainer.optimizer).__name__} "

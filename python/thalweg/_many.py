@@ -1,5 +1,7 @@
 """Training several models at once: ensembles, seeds, sweeps."""
 
+from __future__ import annotations
+
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,8 +9,10 @@ from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _checks, _core
+from thalweg._arrays import Batches, Targets
 from thalweg._config import get_num_threads
 from thalweg._history import History
 from thalweg._trainer import Trainer
@@ -23,11 +27,11 @@ Diverged: TypeAlias = Literal["raise", "keep"]
 
 def train_many(
     trainers: Sequence[Trainer],
-    x: Any,
-    y: Any,
+    x: npt.ArrayLike | Batches | list[Any],
+    y: Targets | list[Any] | None,
     *,
     workers: int | None = None,
-    callbacks: "Callable[[Trainer], Sequence[AnyCallback]] | None" = None,
+    callbacks: Callable[[Trainer], Sequence[AnyCallback]] | None = None,
     diverged: Diverged = "raise",
     **options: Any,
 ) -> list[History]:
@@ -57,7 +61,8 @@ def train_many(
     diverged : {"raise", "keep"}, keyword only
         What to do if fits diverge, as some of a sweep may. The others finish in any case, and each
         that diverges is undone, as `Trainer.fit` undoes it. Then "raise" raises the error of the
-        first one, and "keep" returns for each of them the history up to then, which is shorter.
+        first one, and "keep" returns for each of them the history up to then, which is shorter, or
+        empty: ``history.epochs`` is 0 if the first epoch diverged.
     **options
         Other arguments of `Trainer.fit`; ``epochs`` and ``batch_size`` may also be lists with one
         entry per trainer.
@@ -119,11 +124,12 @@ def train_many(
     if callbacks is not None and not callable(callbacks):
         raise ArgumentError(
             "callbacks must be a function that returns a trainer's callbacks, since each fit "
-            f"needs its own: lambda trainer: [...]; got {callbacks!r}"
+            f"needs its own: lambda trainer: [...]; got {_checks.short(callbacks)}"
         )
     for index, trainer in enumerate(trainers):
         if not isinstance(trainer, Trainer):
-            raise ArgumentError(f"trainers[{index}] must be a Trainer; got {trainer!r}")
+            got = _checks.given(trainer)
+            raise ArgumentError(f"trainers[{index}] must be a Trainer; got {got}")
     for what in ("model", "optimizer"):
         if len({id(getattr(trainer, what)) for trainer in trainers}) < len(trainers):
             raise ArgumentError(f"two of the trainers share their {what}; each needs its own")
@@ -224,7 +230,7 @@ def _begin(pool: ThreadPoolExecutor, work: Callable[[], None], workers: int) -> 
     return workers
 
 
-def _goes_on(fit: "Future[History]") -> bool:
+def _goes_on(fit: Future[History]) -> bool:
     """Return whether others may go on: this one has no error, or has diverged."""
     return not fit.done() or isinstance(fit.exception(), (DivergedError, type(None)))
 
@@ -235,17 +241,17 @@ def _noted(error: BaseException, index: int) -> BaseException:
     return error
 
 
-def _refuse_shared_files(of: "list[tuple[AnyCallback, ...]]") -> None:
+def _refuse_shared_files(of: list[tuple[AnyCallback, ...]]) -> None:
     """Raise if a fit would replace the files of another."""
     owner: dict[str, int] = {}
     for index, mine in enumerate(of):
         for callback in mine:
             if isinstance(callback, ModelCheckpoint):
-                path = os.path.realpath(callback._path)
+                path = os.path.realpath(callback.path)
                 if (other := owner.setdefault(path, index)) != index:
                     raise ArgumentError(
                         f"the fits of trainers[{other}] and trainers[{index}] would replace each "
-                        f"other's file, {callback._path!r}; each needs its own, for instance "
+                        f"other's file, {callback.path!r}; each needs its own, for instance "
                         'lambda t: [ModelCheckpoint(f"best-{trainers.index(t)}.safetensors")]'
                     )
 
@@ -264,7 +270,7 @@ class _Stop(Callback):
 def _check_data(
     trainers: Sequence[Trainer],
     each: list[dict[str, Any]],
-    callbacks: "list[tuple[AnyCallback, ...]]",
+    callbacks: list[tuple[AnyCallback, ...]],
 ) -> None:
     """Raise what any of the fits would raise before its first step."""
     seen = set()

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 
+@np.errstate(under="ignore")
 def length(v: Any) -> float:
     """Return the Euclidean norm, even if squares overflow or underflow, as of 1e200 or 1e-200."""
     largest = float(np.abs(v).max(initial=0.0))

@@ -20,8 +20,8 @@ from thalweg.nn import (
 from thalweg.nn._layers import Block, Layer, kind_of, scale_and_shift
 
 
-def checked(model: Any) -> Sequential:
-    """Return `model` if it is one."""
+def checked(model: Any, name: str = "model") -> Sequential:
+    """Return `model`, an argument of this name, if it is one."""
     if not isinstance(model, Sequential):
         # A trainer has one, and so does a fitted estimator of tw.sklearn.
         places = [it for it in ("model", "model_") if isinstance(getattr(model, it, 0), Sequential)]
@@ -31,7 +31,7 @@ def checked(model: Any) -> Sequential:
                 ": pass pipeline[-1].model_ of the fitted pipeline; the layer "
                 "nn.Standardize(scaler.mean_, scaler.scale_) replaces a StandardScaler before it"
             )
-        raise ArgumentError(f"model must be an nn.Sequential; got {got}")
+        raise ArgumentError(f"{name} must be an nn.Sequential; got {got}")
     return model
 
 

@@ -12,12 +12,12 @@ import contextlib
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _atomic
+from thalweg import _atomic, _checks
 from thalweg.errors import DataError, ThalwegError, UnsupportedError
 
 _DTYPES: dict[str, np.dtype[Any]] = {
@@ -55,17 +55,24 @@ def can_hold(array: npt.NDArray[Any]) -> bool:
 
 
 def save(
-    path: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray[Any]], text: Mapping[str, str]
+    path: str | os.PathLike[str] | BinaryIO,
+    arrays: Mapping[str, npt.NDArray[Any]],
+    text: Mapping[str, str],
 ) -> None:
     """Write arrays and text, all or nothing: an existing file is replaced at the end.
 
+    A file object is written to from where it is.
+
     Raises
     ------
+    ArgumentError
+        If the path is neither.
     OSError
         If the file cannot be written.
     """
     import json  # most programs write and read no file
 
+    target = _checks.file("path", path, "write")
     known = dict(text)
     header: dict[str, Any] = {"__metadata__": known}
     data: list[npt.NDArray[Any]] = []
@@ -79,7 +86,8 @@ def save(
     known[_CHECKSUM] = _checksum(header, data)
     encoded = json.dumps(header, allow_nan=False).encode()
     encoded += b" " * (-len(encoded) % 8)  # so that the arrays are aligned
-    with _atomic.replacing(path) as file:
+    place = _atomic.replacing(target) if isinstance(target, str) else contextlib.nullcontext(target)
+    with place as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for array in data:
             file.write(array.data)
@@ -96,7 +104,7 @@ def _checksum(header: dict[str, Any], data: Iterable[Any]) -> str:
 
 
 @contextlib.contextmanager
-def whole(path: str | os.PathLike[str]) -> Iterator[None]:
+def whole(path: str | os.PathLike[str] | BinaryIO) -> Iterator[None]:
     """Turn errors caused by the contents of a file into a `DataError` about the file.
 
     `UnsupportedError` remains one, with the name of the file: that of a later version is not
@@ -105,17 +113,26 @@ def whole(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except UnsupportedError as error:
-        raise UnsupportedError(f"{os.fspath(path)!r}: {error}") from None
+        raise UnsupportedError(f"{named(path)}: {error}") from None
     except (ThalwegError, *_OF_DAMAGE) as error:
         what = error if isinstance(error, ThalwegError) else repr(error)
-        raise DataError(f"{os.fspath(path)!r} is a damaged file: {what}") from None
+        raise DataError(f"{named(path)} is a damaged file: {what}") from None
 
 
-def load(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
-    """Read arrays and text.
+def named(path: str | os.PathLike[str] | BinaryIO) -> str:
+    """Return how an error names a file, or a file object."""
+    return repr(os.fspath(path) if isinstance(path, os.PathLike) else path)
+
+
+def load(
+    path: str | os.PathLike[str] | BinaryIO,
+) -> tuple[dict[str, npt.NDArray[Any]], dict[str, str]]:
+    """Read arrays and text; of a file object, to its end.
 
     Raises
     ------
+    ArgumentError
+        If the path is neither.
     OSError
         If the file cannot be read.
     DataError
@@ -123,17 +140,22 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dic
     """
     import json
 
-    with open(os.fspath(path), "rb") as file:  # a number would be a file descriptor
-        try:
-            raw = file.read()
-        except MemoryError:
-            size = os.fstat(file.fileno()).st_size
-            raise MemoryError(
-                f"there is not enough memory to read {os.fspath(path)!r}, which has {size} bytes"
-            ) from None
+    source = _checks.file("path", path, "read")
+    empty = "it is empty"
+    if isinstance(source, str):
+        with open(source, "rb") as file:
+            try:
+                raw = file.read()
+            except MemoryError:
+                size = os.fstat(file.fileno()).st_size
+                raise MemoryError(
+                    f"there is not enough memory to read {source!r}, which has {size} bytes"
+                ) from None
+    else:
+        raw, empty = source.read(), "there is nothing left to read; seek(0) goes to the beginning"
     try:
         if not raw:
-            raise ValueError("it is empty")
+            raise ValueError(empty)
         start = 8 + int.from_bytes(raw[:8], "little")
         header: dict[str, Any] = json.loads(raw[8:start])
         data = memoryview(raw)[start:]  # arrays share it: a slice of bytes would be a copy
@@ -169,7 +191,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, npt.NDArray[Any]], dic
             raise ValueError(f"{len(data) - end} bytes follow its last array")
     except _OF_DAMAGE as error:
         what = _of_others(raw) or f"is not a complete safetensors file: {error}"
-        raise DataError(f"{os.fspath(path)!r} {what}") from None
+        raise DataError(f"{named(path)} {what}") from None
     return arrays, text
 
 

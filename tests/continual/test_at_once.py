@@ -1,5 +1,6 @@
 """Buffers that several threads use, processes that fork meanwhile, and signals in between."""
 
+import contextlib
 import copy
 import dis
 import itertools
@@ -14,6 +15,7 @@ import pytest
 import thalweg as tw
 from thalweg import continual, nn, optim
 from thalweg.continual import BalancedBuffer, RecentBuffer, ReservoirBuffer, _buffers
+from thalweg.continual._memory import Drawing
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
 
@@ -97,6 +99,34 @@ def test_threads_that_step_a_replay_store_each_row_once(impatient):
     np.testing.assert_array_equal(np.sort(replay.buffer.rows()["x"][:, 0]), np.arange(1000))
     assert not mixed_up(replay.buffer.rows())
     assert trainer.optimizer.steps == 1000
+
+
+def test_a_refused_step_takes_its_draws_back_when_no_other_thread_draws():
+    """Setting a generator's state while it draws would leave it in neither of the two states."""
+    buffer, order = ReservoirBuffer(9), []
+    buffer.add(**numbered(range(9)))
+    before = buffer.state_dict()
+
+    def refused():
+        with contextlib.suppress(ZeroDivisionError), Drawing(buffer):
+            order.append("drawn")
+            buffer.sample(3)
+            drawn.set()
+            held.wait(10)
+            1 / 0  # noqa: B018
+        order.append("taken back")
+
+    drawn, held = threading.Event(), threading.Event()
+    thread = threading.Thread(target=refused, daemon=True)
+    thread.start()
+    drawn.wait(10)
+    with _buffers.LOCK:
+        held.set()
+        thread.join(0.2)
+        order.append("released")
+    thread.join(10)
+    assert order == ["drawn", "released", "taken back"]
+    assert buffer.state_dict()["generator"] == before["generator"]
 
 
 def in_child(use, seconds=20):

@@ -1,6 +1,7 @@
 """What is wrong in what `continual` is given is said, in words of what was given."""
 
 import copy
+import inspect
 import pickle
 import warnings
 from decimal import Decimal
@@ -1233,3 +1234,37 @@ def test_samples_that_are_too_large_for_directions_are_named():
         strategy.fit(task)
     np.testing.assert_array_equal(model.flat_parameters, before)
     assert strategy._ended == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda path: continual.Naive(learner()).save(path), "path"),
+        (lambda path: continual.Naive(learner()).load(path), "path"),
+        (lambda path: continual.run(learner(), scenario(), log=path), "log"),
+        (lambda path: continual.run(learner(), scenario(), checkpoint=path), "checkpoint"),
+        (lambda path: continual.Result(("a",), "task", "accuracy").save(path), "path"),
+        (continual.Result.load, "path"),
+    ],
+)
+def test_what_is_no_path_is_refused_by_its_argument(call, name):
+    for wrong in (True, 3, np.ones(1)):
+        with pytest.raises(ArgumentError, match=rf"^{name} must be text or a path; got "):
+            call(wrong)
+
+
+def test_errors_of_calls_name_classes_that_users_know():
+    """And not the bases that these share."""
+    public = {name for name, thing in vars(continual).items() if isinstance(thing, type)}
+    for kind in (vars(continual)[name] for name in public):
+        for base in kind.__mro__:
+            if base.__module__.startswith("thalweg.continual"):
+                for thing in filter(inspect.isfunction, vars(base).values()):
+                    assert thing.__qualname__.partition(".")[0] in public, thing
+    for call, message in (
+        (lambda: continual.RecentBuffer(3).add(X), r"^Buffer\.add\(\) takes 1"),
+        (lambda: continual.DER(learner(), 9).step(X), r"^Strategy\.step\(\) missing .* 'y'"),
+        (lambda: continual.GEM(learner(), 9).begin(), r"^Strategy\.begin\(\) missing .* 'task'"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()

@@ -254,12 +254,27 @@ def test_a_rate_that_was_set_is_loaded(optimizer, tmp_path):
     with pytest.raises(ArgumentError, match=message):
         other.load(path)
     assert other.trainer.optimizer.lr == 0.125
-    other.trainer.optimizer.lr, other._batch_size = 0.25, 7
+    other.trainer.optimizer.lr, vars(other)["batch_size"] = 0.25, 7  # as if it was made with it
     with pytest.raises(ArgumentError, match=r"batch_size was None, .* everything as before$"):
         other.load(path)  # which cannot be set
     set_since.trainer.optimizer.lr = 0.25
     set_since.load(path)
     assert set_since.step(*batch) == same.step(*batch) == strategy.step(*batch)
+
+
+@pytest.mark.parametrize(
+    ("make", "advice"),
+    [
+        (lambda strength: continual.L2(learner(), strength), "a strength can also be set to what"),
+        (lambda strength: continual.LwF(learner(), strength=strength), "everything as before$"),
+        (lambda strength: continual.FROMP(learner(), 3, strength), "everything as before$"),
+    ],
+    ids=["L2", "LwF", "FROMP"],
+)
+def test_a_strength_that_cannot_be_set_is_not_to_be_set(make, advice, tmp_path):
+    make(1.0).save(tmp_path / "strategy")
+    with pytest.raises(ArgumentError, match=rf"strength was 1\.0, now it is 2\.0\. .*{advice}"):
+        make(2.0).load(tmp_path / "strategy")
 
 
 def test_a_strategy_is_loaded_as_it_was_made(scenario, tmp_path):

@@ -774,6 +774,8 @@ class Forgets(Strategy):
         for name, value in vars(self).items():
             if name == "ema":
                 value.flat_parameters = 0.5 * value.flat_parameters
+            if name in ("anchor", "_latest"):
+                setattr(self, name, x[0].copy())
         return super().step(x, y)
 
 
@@ -787,6 +789,8 @@ def network():
         ({"buffer": continual.ReservoirBuffer(9)}, r"ReservoirBuffer Forgets\.buffer"),
         ({"_rng": np.random.default_rng(0)}, r"Generator Forgets\._rng"),
         ({"ema": network()}, r"Sequential Forgets\.ema"),
+        ({"anchor": None}, r"array Forgets\.anchor"),
+        ({"anchor": np.zeros(2)}, r"array Forgets\.anchor"),
     ],
 )
 def test_state_that_is_not_gathered_is_not_lost_silently(attributes, what, tmp_path):
@@ -798,6 +802,13 @@ def test_state_that_is_not_gathered_is_not_lost_silently(attributes, what, tmp_p
     with pytest.raises(UnsupportedError, match=message):
         continual.run(strategy, SCENARIO, checkpoint=tmp_path / "file")
     assert not (tmp_path / "file").exists()
+
+
+def test_arrays_that_stay_as_they_were_made_or_serve_a_moment_are_no_state(tmp_path):
+    strategy = Forgets(learner(), scales=np.ones(2), _latest=None)
+    strategy.step(X, Y)
+    assert strategy._latest is not None
+    strategy.save(tmp_path / "file")
 
 
 @pytest.mark.parametrize(

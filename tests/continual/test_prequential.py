@@ -229,6 +229,7 @@ def test_a_metric_of_ones_own(batches, trainer):
         (lambda t, s: prequential(t, [], start=[0.5, 0.5, 0.5, 4, -1]), ArgumentError, "-1"),
         (lambda t, s: prequential(t, [], start=[0.5, 0.5, 0.5, -4, 4]), ArgumentError, "-4"),
         (lambda t, s: prequential(t, [], delay=-1), ArgumentError, "delay must be"),
+        (lambda t, s: prequential(t, np.array(3.0)), ArgumentError, r"pairs .* got array\(3\.0*\)"),
         (lambda t, s: list(prequential(t, [s[0].x])), ArgumentError, r"pairs .*batch 0 is"),
         (lambda t, s: list(prequential(t, [(s[0].x[:, :1], s[0].y)])), ShapeError, "expected"),
         (lambda t, s: list(prequential(t, [(s[0].x[0], 1)])), ShapeError,

@@ -274,6 +274,9 @@ X, Y = np.zeros((4, 9)), np.arange(4) % 2
         (lambda: continual.split(X, Y, X, Y, 2, order=[0, 0]), ArgumentError, r"\[0, 1\] once"),
         (lambda: continual.split(X, Y, X, Y, 2, order=[0, 1], seed=1), ArgumentError, "not both"),
         (lambda: continual.split(X[0], Y, X, Y, 2), ShapeError, r"\(n, in_features\)"),
+        (lambda: continual.split(X + 1j, Y, X, Y, 2), DtypeError, r"x has dtype complex.* x\.real"),
+        (lambda: continual.split(X, Y, X + 1j, Y, 2), DtypeError, "x_test has dtype complex"),
+        (lambda: continual.from_arrays([(X + 1j, Y)]), DtypeError, r"tasks\[0\]\.x has dtype comp"),
         (lambda: continual.rotated(X[:, :8], Y, X[:, :8], Y), ShapeError, "square"),
         (lambda: continual.rotated(X, Y, X, Y, angles=[np.inf]), ArgumentError, "finite"),
         (

@@ -367,6 +367,9 @@ def test_what_is_too_large_for_a_file_is_an_error(monkeypatch):
 
 
 def test_a_folder_that_is_not_there_is_an_error_of_the_users_path(tmp_path):
+    for what in (True, 3, b"model.onnx"):
+        with pytest.raises(tw.ArgumentError, match=r"^path must be text or a path; got"):
+            tw.onnx.export(MODEL, what)
     path = tmp_path / "nowhere" / "model.onnx"
     with pytest.raises(FileNotFoundError, match=r"model\.onnx'$"):
         tw.onnx.export(MODEL, path)

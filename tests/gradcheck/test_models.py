@@ -1,5 +1,6 @@
 """Gradients of models, parameter by parameter: kinks, float32, and what is left alone."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -168,6 +169,26 @@ def test_what_is_not_finite_is_named(check, rng):
 def test_what_is_no_model_is_refused(check, model):
     with pytest.raises(tw.ArgumentError, match=r"model must be an nn\.Sequential; got"):
         check(model, np.ones((2, 3)), [0, 1], loss=nn.CrossEntropyLoss())
+
+
+@pytest.mark.parametrize("check", [tw.gradcheck, tw.gradgradcheck])
+def test_what_has_no_loss_is_said(check, rng):
+    model = nn.Sequential(nn.Linear(3, 2), seed=1)
+    x, y = rng.standard_normal((6, 3)), np.ones((6, 2))
+    with pytest.raises(tw.ArgumentError, match=r"loss must be a Loss, .*; got None"):
+        check(model, x, y, loss=None)
+    with pytest.raises(tw.DataError, match="no row counts"):
+        check(model, x, y, loss=nn.MSELoss(), sample_weight=np.zeros(6))
+    with pytest.raises(tw.ArgumentError, match=r"model\(x\)\[\d, \d\] is -.* outputs are rates"):
+        check(model, x, y, loss=nn.PoissonNLLLoss(log_input=False))
+
+
+def test_reports_cannot_be_changed():
+    report = tw.check_gradient(lambda t: t.sum(), np.ones(3), np.ones(3))
+    for part in (report, report.blocks[0]):
+        for name in ("verdict", "note"):
+            with pytest.raises(dataclasses.FrozenInstanceError, match=name):
+                setattr(part, name, "ok")
 
 
 def test_differences_that_are_not_numbers_do_not_pass(rng):

@@ -81,6 +81,15 @@ def test_the_hessian_of_models_passes(deep, activation, loss, rng):
     ]  # fmt: skip
 
 
+def test_the_hessian_of_a_custom_loss_passes(deep, rng):
+    """Its products are differences themselves, but only of the function."""
+    loss, y = nn.CrossEntropyLoss(), rng.integers(0, 10, 32)
+    model = deep("float32", nn.Tanh())
+    by_hand = lambda output, y: (loss(output, y), loss.gradient(output, y))  # noqa: E731
+    report = tw.gradgradcheck(model, rng.standard_normal((32, 20)), y, loss=by_hand)
+    assert report.passed, f"\n{report}"
+
+
 def test_a_gauss_newton_product_is_no_hessian(rng, monkeypatch):
     from thalweg import curvature
 

@@ -15,9 +15,17 @@ BAD_LOSSES = {
     "weights": (lambda: nn.CrossEntropyLoss([1, -1]), [r"weight\[1\]", "-1"]),
     "a table of weights": (lambda: nn.CrossEntropyLoss([[1, 2]]), ["weight", r"\(1, 2\)"]),
     "no weights": (lambda: nn.CrossEntropyLoss([]), ["weight", r"\(0,\)"]),
+    "masked weights": (
+        lambda: nn.CrossEntropyLoss(np.ma.masked_equal([1, 9], 9)),
+        [r"weight has 1 masked entry; fill it first"],
+    ),
     "text weights": (lambda: nn.CrossEntropyLoss("balanced"), ["weight", "balanced"]),
     "smoothing": (lambda: nn.CrossEntropyLoss(label_smoothing=1.1), ["label_smoothing", r"1\.1"]),
     "a number of heads": (lambda: nn.CrossEntropyLoss(heads=5), ["heads must be a sequence", "5"]),
+    "heads without an order": (
+        lambda: nn.CrossEntropyLoss(heads={2, 3}),
+        ["heads must be a sequence"],
+    ),
     "an empty head": (lambda: nn.CrossEntropyLoss(heads=[2, 0]), [r"heads\[1\]", "0"]),
     "no active": (lambda: nn.CrossEntropyLoss(active=[]), ["active", "at least one"]),
     "twice active": (lambda: nn.CrossEntropyLoss(active=[1, 1]), ["active", r"\(1, 1\)"]),
@@ -25,6 +33,14 @@ BAD_LOSSES = {
     "pos_weight": (lambda: nn.BCEWithLogitsLoss(pos_weight=-1), ["pos_weight", "-1"]),
     "eps": (lambda: nn.GaussianNLLLoss(eps=0), ["eps", "0"]),
     "full": (lambda: nn.PoissonNLLLoss(full="yes"), ["full", "yes"]),
+    "a masked pos_weight": (
+        lambda: nn.BCEWithLogitsLoss(pos_weight=np.ma.masked_equal([1, 9], 9)),
+        ["pos_weight has 1 masked entry"],
+    ),
+    "masked quantiles": (
+        lambda: nn.QuantileLoss(np.ma.masked_equal([0.1, 0.9], 0.9)),
+        ["quantiles has 1 masked entry"],
+    ),
     "quantile": (lambda: nn.QuantileLoss(1), ["quantiles", "1"]),
     "quantiles": (lambda: nn.QuantileLoss([0.1, 90]), [r"quantiles\[1\]", "90"]),
     "temperature": (lambda: nn.DistillationLoss(0), ["temperature", "0"]),

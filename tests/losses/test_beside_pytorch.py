@@ -5,8 +5,14 @@ import pytest
 
 import thalweg as tw
 from thalweg import nn, optim
+from thalweg.nn._losses import CoreLoss
 
+from ..helpers import kinds_in, types
 from .cases import NEEDS_K, TWINS, K, N, gradient, network, targets
+
+
+def test_every_loss_is_here():
+    assert types(loss for loss, *_ in TWINS.values()) == kinds_in(nn, CoreLoss)
 
 
 @pytest.mark.parametrize("case", TWINS)

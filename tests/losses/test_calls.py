@@ -1,13 +1,16 @@
 """Losses that are called with outputs, and those of each sample."""
 
 import dataclasses
+from typing import get_args
 
 import numpy as np
 import pytest
 
 import thalweg as tw
 from thalweg import nn, optim
+from thalweg.nn._losses import _base, _named
 
+from ..helpers import kinds_in, types
 from .cases import LOSSES, NEEDS_K, TWINS, K, N, W, gradient, network, targets
 
 
@@ -155,10 +158,15 @@ EACH = {
 
 
 def test_every_loss_is_here():
-    losses = {x for x in vars(nn).values() if isinstance(x, type) and issubclass(x, nn.Loss)}
-    assert losses - {nn.Loss, nn.CustomLoss, nn.DerivativeLoss} == {
-        type(loss) for loss, *_ in EACH.values()
-    }
+    losses = kinds_in(nn, nn.Loss) - {nn.CustomLoss, nn.DerivativeLoss}
+    assert losses == types(loss for loss, *_ in EACH.values())
+
+
+def test_every_loss_says_what_its_outputs_are_and_has_no_name_of_a_function():
+    """The estimators and ONNX ask the one; an error would advise writing the other."""
+    for loss, *_ in EACH.values():
+        assert loss._outputs in get_args(_base.Outputs)
+        assert not type(loss).__name__.lower().startswith(_named._FUNCTIONS)
 
 
 @pytest.mark.parametrize("case", EACH)

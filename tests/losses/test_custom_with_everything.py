@@ -10,6 +10,7 @@ import thalweg as tw
 from thalweg import nn, optim
 from thalweg.optim import schedules
 
+from ..helpers import kinds_in
 from .cases import K
 
 N = 40
@@ -59,8 +60,7 @@ WHOLE = {name for name in OPTIMIZERS if name.startswith("LBFGS")}
 
 
 def test_every_optimizer_is_here():
-    kinds = {x for x in vars(optim).values() if isinstance(x, type)}
-    optimizers = {x.__name__ for x in kinds if issubclass(x, optim.Optimizer)} - {"Optimizer"}
+    optimizers = {kind.__name__ for kind in kinds_in(optim, optim.Optimizer)}
     assert optimizers == {name.split()[0].rstrip(",") for name in OPTIMIZERS}
 
 

@@ -5,9 +5,25 @@ import pytest
 
 from thalweg import optim
 
+from ..helpers import kinds_in
 from .keras import KERAS, Keras
 from .runs import assert_same_path, gradients, our_path
 from .tables import CHANGED, FACTOR, OPTAX, STEPS, TORCH, blocks, name
+
+#: Optimizers that no peer here has, or that evaluate the loss themselves, and where else they are
+#: compared with a formula or a peer.
+ELSEWHERE = {
+    optim.Shampoo: "test_optim_whole.py, its published formula",
+    optim.SAM: "test_sam.py, its formula",
+    optim.LBFGS: "test_full_batch.py, PyTorch",
+    optim.LevenbergMarquardt: "test_full_batch.py, SciPy",
+}
+
+
+def test_every_optimizer_is_here_or_compared_elsewhere():
+    compared = {kind for kind, *_ in (*TORCH, *OPTAX)}
+    assert not compared & ELSEWHERE.keys()
+    assert compared | ELSEWHERE.keys() == kinds_in(optim, optim.Optimizer)
 
 
 @pytest.mark.parametrize(("kind", "options"), TORCH, ids=name)

@@ -4,6 +4,7 @@ What is wrong on purpose has the error that is due behind it; ``mypy`` says so i
 """
 
 import dataclasses
+import io
 from array import array
 from typing import Any, assert_type
 
@@ -51,6 +52,42 @@ def right() -> None:
     trainer.loss = dataclasses.replace(loss, label_smoothing=0.0)
     trainer.optimizer.lr = 0.1
     model.flat_parameters = 0.5 * model.flat_parameters + 0.5 * model(x)[0, 0]
+
+
+def squares(output: Any, target: Any) -> tuple[float, Any]:
+    return float(((output - target) ** 2).sum()), 2 * (output - target)
+
+
+class Own(nn.Sequential):
+    pass
+
+
+def files_and_options() -> None:
+    model.save(file := io.BytesIO())
+    assert_type(Own.load(file), Own)
+    model.save(b"bytes")  # type: ignore[arg-type]
+    trainer = tw.Trainer.load(file, loss=squares)
+    tw.Trainer.load("file", loss="mse")  # type: ignore[arg-type]
+    trainer.set_penalty(np.ones(3), [0.0, 0.0, 0.0])
+    trainer.set_penalty(model)  # type: ignore[arg-type]
+    tw.train_many([trainer], [x], [y])
+    tw.train_many([trainer], lambda: iter([(x, y)]), None)
+    tw.train_many([trainer], x, model)  # type: ignore[arg-type]
+    model(x, training=True)  # type: ignore[call-arg]
+
+
+def second_derivatives() -> None:
+    v = np.ones(model.num_parameters)
+    tw.curvature.hvp(model, x, y, v, loss=squares)
+    tw.curvature.hvp(model, x, {"labels": y}, v, loss=nn.CustomLoss(squares))
+    tw.curvature.hvp(model, x, y, v, loss="mse")  # type: ignore[arg-type]
+    tw.curvature.top_eigenvalues(model, x, y, loss=squares)
+    tw.curvature.trace(model, x, y, loss=squares)
+    tw.curvature.sample_gradients(model, x, {"labels": y}, loss=squares)
+    tw.gradgradcheck(model, x, y, loss=squares)
+    tw.gradgradcheck(model, model, y, loss=loss)  # type: ignore[arg-type]
+    tw.check_gradient(lambda t: t["w"].sum(), {"w": v}, {"w": v})
+    tw.diagnostics.SpectralBias(v, np.sin, range(1, 3))
 
 
 def data_of_all_kinds() -> None:

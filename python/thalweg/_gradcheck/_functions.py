@@ -1,5 +1,7 @@
 """Checking the gradient of any function of NumPy arrays."""
 
+from __future__ import annotations
+
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _checks
+from thalweg._arrays import Targets
 from thalweg._gradcheck import _blocks
 from thalweg._gradcheck._blocks import Vector
 from thalweg._gradcheck._differences import (
@@ -32,8 +35,8 @@ _STEPS = {"complex": COMPLEX_STEP, "richardson": RICHARDSON_STEP}
 @takes("check_gradient", {})
 def check_gradient(
     f: Callable[[Any], Any],
-    grad: Any,
-    theta: Any,
+    grad: Callable[[Any], Any] | Targets,
+    theta: Targets,
     *,
     method: Name | Literal["complex", "richardson"] = "central",
     h: float | None = None,

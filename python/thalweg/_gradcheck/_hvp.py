@@ -1,5 +1,7 @@
 """Checking products of a Hessian with vectors."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, get_args
@@ -7,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 
 from thalweg import _checks
+from thalweg._arrays import Targets
 from thalweg._gradcheck import _blocks
 from thalweg._gradcheck._blocks import Blocks, Vector
 from thalweg._gradcheck._differences import EPS, METHODS, Method, Name
@@ -23,7 +26,7 @@ _SYMMETRIC = 1e-10
 def check_hvp(
     grad: Callable[[Any], Any],
     hvp: Callable[[Any, Any], Any],
-    theta: Any,
+    theta: Targets,
     *,
     directions: int = 3,
     method: Name = "central",

@@ -18,7 +18,7 @@ from thalweg._gradcheck._report import RTOL, Columns, GradcheckReport, report
 from thalweg._gradcheck._task import Task
 from thalweg._habits import takes
 from thalweg.nn import Loss, Sequential
-from thalweg.nn._losses import LossFunction
+from thalweg.nn._losses import LossFunction, loss_of
 
 #: Above this number of parameters, directions are compared by default instead of parameters.
 _MANY = 10_000
@@ -81,9 +81,9 @@ def gradcheck(
     Raises
     ------
     ArgumentError
-        If an option is outside its range.
+        If an option is outside its range, or the loss is infinite, or not defined for an output.
     ShapeError, DataError, DtypeError
-        If `x` and `y` do not fit the model.
+        If the arrays do not fit the model, or every row has weight 0.
 
     Notes
     -----
@@ -126,6 +126,7 @@ def gradcheck(
     directions = _checks.integer("directions", directions, 0)
     rng = np.random.default_rng(_checks.integer("seed", seed, 0))
 
+    loss = loss_of(loss)
     own = Trainer(model.astype(model.dtype), loss=loss, optimizer=SGD(lr=0.0))
     x, y, weight = own._ready(x, y, sample_weight)
     x = model._matrix(x, "x")  # rounded as by the model
@@ -161,11 +162,11 @@ def gradcheck(
 @takes("gradgradcheck", {})
 def gradgradcheck(
     model: Sequential,
-    x: Any,
-    y: Any,
+    x: npt.ArrayLike,
+    y: Targets,
     *,
-    loss: Loss,
-    sample_weight: Any = None,
+    loss: Loss | LossFunction,
+    sample_weight: npt.ArrayLike | None = None,
     directions: int = 3,
     h: float | None = None,
     rtol: float = 1e-6,
@@ -179,8 +180,9 @@ def gradgradcheck(
         Not changed. A float32 model is checked through a float64 copy of it.
     x, y, sample_weight
         A batch, as in `gradcheck`.
-    loss : Loss, keyword only
-        A loss of thalweg's.
+    loss : Loss or callable, keyword only
+        As for `Trainer`. Of a custom loss, products themselves are differences, of the gradient
+        with respect to the outputs; see `thalweg.curvature.Operator`.
     directions, h, rtol, seed
         As in `check_hvp`; the differences are central.
 
@@ -192,11 +194,10 @@ def gradgradcheck(
     Raises
     ------
     ArgumentError
-        If an option is outside its range, or there are kinks in every direction.
-    UnsupportedError
-        If the loss is a custom one.
+        If an option is outside its range, the loss is infinite, or not defined for an output, or
+        there are kinks in every direction.
     ShapeError, DataError, DtypeError
-        If `x` and `y` do not fit the model.
+        If the arrays do not fit the model, or every row has weight 0.
 
     Examples
     --------
@@ -213,6 +214,7 @@ def gradgradcheck(
     directions = _checks.integer("directions", directions, 1)
     rtol = _checks.real("rtol", rtol, 0, closed="()")
     rng = np.random.default_rng(_checks.integer("seed", seed, 0))
+    loss = loss_of(loss)
     task = _task.of(_parts.checked(model), x, y, loss, sample_weight)
     copy = task.trainer.model
     hessian = Operator(copy, task.x, task.y, loss=loss, sample_weight=task.weight)

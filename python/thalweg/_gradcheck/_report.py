@@ -32,7 +32,7 @@ _FLOATS = {float(np.finfo(kind).eps): kind for kind in ("float16", "float32", "f
 RTOL = 1e-7
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class BlockReport:
     r"""The comparison for one block of parameters, such as one weight matrix.
 

@@ -31,8 +31,10 @@ def of(model: Sequential, x: Any, y: Any, loss: Any, weight: Any) -> "Task":
     # A user-defined loss decides what targets mean; NaN may mark missing ones.
     if isinstance(trainer._loss, FunctionLoss):
         check(copy, x, y, weight)
-    elif y.dtype.kind == "f":
-        y = _arrays.finite(y, "y")
+    else:
+        if y.dtype.kind == "f":
+            y = _arrays.finite(y, "y")
+        trainer.evaluate(x, y, weight)  # raises if no row counts, or the loss is not defined
     kind = TaskOfDerivatives if isinstance(trainer._loss, DerivativeLoss) else Task
     return kind(trainer, x, y, weight)
 

@@ -108,6 +108,7 @@ class TrainerBase(Guided):
             ("stop_training", "should_stop"),
             "a callback whose on_step_end or on_epoch_end returns True stops a fit",
         ),
+        "summary": "trainer.model.summary() returns it",
         "current_epoch": "it is trainer.epochs",
         "global_step": "it is trainer.optimizer.steps",
         "reset": "twin = trainer.copy(), before training, keeps the beginning; or make another "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from thalweg import _core
 from thalweg._arrays import Array
 from thalweg._figures import Evaluation, Figures, Sums, of_validation
+from thalweg._trainer import _frames
 from thalweg._trainer._python_fit import PythonFit
 from thalweg._trainer._slices import raise_again, undoes
 from thalweg._trainer._snapshot import Snapshot
@@ -31,11 +32,14 @@ def is_source(data: Any) -> bool:
 
 
 def evaluate(
-    trainer: "TrainerBase", source: Callable[[], Iterable[Any]], name: str = ""
+    trainer: "TrainerBase",
+    source: Callable[[], Iterable[Any]],
+    name: str = "",
+    columns: _frames.Columns = ([], []),
 ) -> Evaluation:
     """Return loss, accuracy and figures of all batches, in evaluation mode; errors name the batch.
 
-    They equal those of all rows together up to rounding.
+    They equal those of all rows together up to rounding. Frames must have these `columns`, if any.
     """
     batches = source()
     if not hasattr(batches, "__iter__"):
@@ -49,6 +53,7 @@ def evaluate(
         place = f"{name} batch {number}".lstrip()
         x, y, *weight = pair_of(batch, place)
         try:
+            _frames.check(columns, _frames.of(x, y), "this")
             x, y, w = trainer._ready(x, y, weight[0] if weight else None)
             added = core.evaluate_sums(x, y, w) or _without_loss(trainer, x, y, w)
             # A fit goes on with a loss of, say, infinity; asked for alone, it is an error.

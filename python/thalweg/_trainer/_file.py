@@ -3,9 +3,8 @@
 import copy
 import dataclasses
 import os
-from collections.abc import Callable
 from types import FunctionType, MethodType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, BinaryIO, Self, TypeAlias, TypeVar
 
 from thalweg import _arrays, _checks, _habits, _safetensors, _spec, optim
 from thalweg._arrays import Array
@@ -15,7 +14,7 @@ from thalweg._trainer._penalties import OWN, Penalties, Penalty
 from thalweg._trainer._rates import Rates
 from thalweg.errors import ArgumentError, DataError
 from thalweg.nn import CustomLoss, DerivativeLoss, Loss, Sequential, _losses
-from thalweg.nn._losses import FunctionLoss, NoLoss, loss_of
+from thalweg.nn._losses import FunctionLoss, LossFunction, NoLoss, loss_of
 from thalweg.optim._optimizer import NOT_KEPT
 
 #: Marks a file whose loss is a function, which the file does not contain.
@@ -44,7 +43,7 @@ Held: TypeAlias = tuple[tuple[Array, int] | None, dict[int, Penalty], tuple[Arra
 class Resumable(TrainerBase):
     """The part of a trainer that saves everything further training depends on."""
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str] | BinaryIO) -> None:
         """Write everything that further training depends on to a file.
 
         The file holds the model, the loss, the optimizer with its averages, the schedule, counts,
@@ -63,12 +62,13 @@ class Resumable(TrainerBase):
 
         Parameters
         ----------
-        path : str or path-like
-            The file; its format is that of `nn.Sequential.save`, and `nn.Sequential.load` can read
-            it. An existing file is replaced once the new one is complete.
+        path : str, path-like or file object
+            As for `nn.Sequential.save`, with the same format: `nn.Sequential.load` can read it.
 
         Raises
         ------
+        ArgumentError
+            If `path` is none of these.
         OSError
             If the file cannot be written.
         UnsupportedError
@@ -117,17 +117,17 @@ class Resumable(TrainerBase):
     @_habits.takes("Trainer.load()", _OF_LOAD)
     def load(
         cls,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | BinaryIO,
         *,
         precision: Precision | None = None,
-        loss: Loss | Callable[..., tuple[float, Any]] | None = None,
+        loss: Loss | LossFunction | None = None,
     ) -> Self:
         """Read a file written by `save`.
 
         Parameters
         ----------
-        path : str or path-like
-            The file.
+        path : str, path-like or file object
+            As for `nn.Sequential.load`.
         precision : str, keyword only, optional
             Continue in a different precision from the file's, which this machine may not support.
         loss : callable, keyword only, optional
@@ -147,9 +147,9 @@ class Resumable(TrainerBase):
         DataError
             If it is not a complete file of a trainer.
         ArgumentError
-            If the precision is unknown; or if a loss is missing, is of a different kind from the
-            file's, or is given although the file has its own. Or if it is called on a trainer
-            instead of the class: it would not change that trainer.
+            If `path` is none of these, or the precision is unknown; or if a loss is missing, is of
+            a different kind from the file's, or is given although the file has its own. Or if it is
+            called on a trainer instead of the class: it would not change that trainer.
         UnsupportedError
             If a later version of thalweg wrote it, or this machine does not support the precision.
         """
@@ -160,7 +160,7 @@ class Resumable(TrainerBase):
         arrays, text = _safetensors.load(path)
         if "thalweg.trainer" not in text:
             raise DataError(
-                f"{os.fspath(path)!r} holds no trainer; nn.Sequential.load reads models"
+                f"{_safetensors.named(path)} holds no trainer; nn.Sequential.load reads models"
             )
         of_optimizer = {
             name.removeprefix("optimizer."): arrays.pop(name)
@@ -179,8 +179,8 @@ class Resumable(TrainerBase):
             if of_file["type"] == NoLoss.__name__:
                 has, then = "none", "make a Trainer with it of trainer.model and trainer.optimizer"
             raise ArgumentError(
-                f"loss is for files of trainers with a custom loss; {os.fspath(path)!r} has {has}: "
-                f"leave loss out, and {then}"
+                "loss is for files of trainers with a custom loss; "
+                f"{_safetensors.named(path)} has {has}: leave loss out, and {then}"
             )
         own = _with_function(path, of_file, loss) if is_own else None
         with _safetensors.whole(path):
@@ -372,7 +372,7 @@ def _described(loss: Loss) -> Any:
 
 
 def _with_function(
-    path: str | os.PathLike[str], described: dict[str, Any], given: Any
+    path: str | os.PathLike[str] | BinaryIO, described: dict[str, Any], given: Any
 ) -> FunctionLoss:
     """Restore the function of a loss whose other fields come from a file."""
     with _safetensors.whole(path):
@@ -383,8 +383,9 @@ def _with_function(
         kind = kinds[options.pop("of")]
     if given is None:
         raise ArgumentError(
-            f"{os.fspath(path)!r} is of a trainer with a custom loss, an nn.{kind.__name__}, "
-            "whose function is not in the file: pass it again, Trainer.load(path, loss=function)"
+            f"{_safetensors.named(path)} is of a trainer with a custom loss, an "
+            f"nn.{kind.__name__}, whose function is not in the file: pass it again, "
+            "Trainer.load(path, loss=function)"
         )
     loss = loss_of(given)
     if isinstance(loss, CustomLoss) and not isinstance(given, Loss):
@@ -392,8 +393,8 @@ def _with_function(
             return kind(loss.function, **options)
     if not isinstance(loss, kind):
         raise ArgumentError(
-            f"{os.fspath(path)!r} is of a trainer with an nn.{kind.__name__}: loss must be its "
-            f"function, or an nn.{kind.__name__} of it; got {loss!r}"
+            f"{_safetensors.named(path)} is of a trainer with an nn.{kind.__name__}: loss must be "
+            f"its function, or an nn.{kind.__name__} of it; got {loss!r}"
         )
     return loss
 

@@ -15,14 +15,14 @@ from thalweg import _checks, _core, _habits
 from thalweg._arrays import Array, Batches, Samples, Targets
 from thalweg._figures import Evaluation
 from thalweg._history import KEYS, History, added
-from thalweg._trainer import _steps
+from thalweg._trainer import _frames, _steps
 from thalweg._trainer._auto import safe_lr
 from thalweg._trainer._base import WHEN_MADE, TrainerBase
 from thalweg._trainer._rates import Rates
 from thalweg._trainer._undefined import explain
 from thalweg.callbacks import _monitored, _watch
 from thalweg.callbacks._base import AnyCallback
-from thalweg.errors import ArgumentError, DataError, DivergedError, UnsupportedError
+from thalweg.errors import ArgumentError, DivergedError, UnsupportedError
 from thalweg.nn._losses import FunctionLoss
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim.schedules import ReduceLROnPlateau
@@ -43,6 +43,8 @@ _OF_FITS = {
     **dict.fromkeys(("max_iter", "max_epochs", "n_epochs", "nb_epoch"), "it is epochs"),
     **dict.fromkeys(("loss", "optimizer", "schedule"), "tw.Trainer(model, ...) takes it"),
     "verbose": "progress=True shows a bar",
+    "validation_freq": "validation data are evaluated after every epoch; a callback can call "
+    "trainer.evaluate(x, y) less often",
     "validation_split": "split the arrays yourself: validation_data=(x[k:], y[k:])",
     "class_weight": _habits.CLASS_WEIGHT,
     "steps_per_epoch": "an epoch of an iterable is all batches that it yields",
@@ -148,8 +150,9 @@ class Fitting(TrainerBase):
         Raises
         ------
         ShapeError, DataError, DtypeError
-            If the arrays do not fit, or `x` and the validation data are frames whose columns have
-            other names or another order. They are all checked before the first step; the model is
+            If the arrays do not fit. Or, of frames, if the columns of `x` have other names or
+            another order in the validation data or a later batch, or those of `y` another order.
+            Arrays are checked before the first step, batches when they come; the model is
             unchanged.
         ArgumentError
             If an option is out of range, or for arrays and given with an iterable, or a callback or
@@ -219,11 +222,11 @@ class Fitting(TrainerBase):
         """Begin a fit to arrays or to batches, after checking them."""
         held_out = None
         if validation_data is not None and not isinstance(validation_data, tuple):
-            held_out = self._batches_to_validate(validation_data, epochs)
+            held_out = self._batches_to_validate(validation_data, epochs, x, y)
         arrays = None if held_out is not None else validation_data
         vx, vy, validation_weight = self._ready_to_validate(arrays)
         if arrays is not None:
-            _check_columns(x, arrays[0])
+            _frames.check(_frames.of(x, y), _frames.of(*arrays[:2]), "validation")
         run: _core.Fit | PythonFit | StreamFit
         if y is None:
             from thalweg._trainer._stream import batches_of
@@ -296,14 +299,16 @@ class Fitting(TrainerBase):
             )
         return overridden
 
-    def _batches_to_validate(self, data: Any, epochs: int) -> Callable[[], Evaluation] | None:
+    def _batches_to_validate(
+        self, data: Any, epochs: int, x: Any, y: Any
+    ) -> Callable[[], Evaluation] | None:
         """Return a function that evaluates validation data, if they come in batches."""
         from thalweg._trainer import _evaluation, _stream
 
         if not _evaluation.is_source(data):
             return None
         source = _stream.batches_of(data, epochs, "validation_data")
-        return lambda: _evaluation.evaluate(self, source, "validation_data")
+        return lambda: _evaluation.evaluate(self, source, "validation_data", _frames.of(x, y))
 
     def _validated(
         self,
@@ -460,7 +465,7 @@ class Fitting(TrainerBase):
                     stop = watch.step(run, bool(ended)) if watch.steps else False
                     if ended:  # only one, if anything looks at it
                         record = self._take_notes(ended, before)
-                        there = set(record)
+                        there = dict(record)
                         stop = watch.epoch(record) or stop
                         self._history._add(added(record, there))
                     if bar is not None:
@@ -550,19 +555,6 @@ def _bar(run: Any, epochs: int) -> ProgressBar:
     from thalweg._trainer._progress import ProgressBar
 
     return ProgressBar(run, epochs)
-
-
-def _check_columns(x: Any, validation_x: Any) -> None:
-    """Raise if two frames have columns of different names, or in another order."""
-    names, held_out = ([*getattr(data, "columns", ())] for data in (x, validation_x))
-    if len(names) != len(held_out) or not all(isinstance(n, str) for n in (*names, *held_out)):
-        return  # other numbers of columns have an error of their own
-    for place, (name, other) in enumerate(zip(names, held_out, strict=True)):
-        if name != other:
-            raise DataError(
-                f"column {place} of x is {name!r}, but that of validation x is {other!r}: both "
-                "need the same columns in the same order, validation_x[list(x.columns)]"
-            )
 
 
 def _length(source: Any) -> int | None:

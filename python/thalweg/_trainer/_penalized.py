@@ -1,8 +1,12 @@
 """Penalties on a trainer's parameters, and the path integrals that some are based on."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+
+import numpy.typing as npt
 
 from thalweg import _arrays, _checks, _core, _habits
 from thalweg._arrays import Array
@@ -23,7 +27,12 @@ class Penalized(TrainerBase):
     """The part of a trainer that pulls parameters towards given values."""
 
     @_habits.takes("Trainer.set_penalty()", _OF_PENALTIES)
-    def set_penalty(self, importance: Any, anchor: Any = None, strength: float = 1.0) -> None:
+    def set_penalty(
+        self,
+        importance: npt.ArrayLike | None,
+        anchor: npt.ArrayLike | None = None,
+        strength: float = 1.0,
+    ) -> None:
         r"""Pull the parameters towards given values from now on, each with its own importance.
 
         Every update then minimizes the loss plus

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from thalweg import _core
+from thalweg._trainer import _frames
 from thalweg._trainer._slices import Data, SlicedFit
 from thalweg._trainer._stepper import Stepper
 from thalweg.errors import ArgumentError, DataError, DivergedError, DtypeError, ThalwegError
@@ -71,6 +72,7 @@ class StreamFit(SlicedFit):
         self._source, self._ready, self._rate = source, ready, rate
         self._iterator: Iterator[Any] | None = None
         self._longest = 0
+        self._columns: _frames.Columns | None = None  # of the first batch
 
     @property
     def _batches(self) -> int:
@@ -99,6 +101,9 @@ class StreamFit(SlicedFit):
         place = f"batch {self._batch + 1} of epoch {self._epoch + 1}"
         batch = pair_of(batch, place)
         try:
+            columns = _frames.of(batch[0], batch[1])
+            self._columns = self._columns or columns
+            _frames.check(self._columns, columns, "this")
             ready = self._ready(batch[0], batch[1], (*batch, None)[2])
             if not self._begun:
                 self._begun = True

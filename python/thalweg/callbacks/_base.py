@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from thalweg._fixed import Fixed
 from thalweg.errors import DivergedError
 
 if TYPE_CHECKING:  # at run time, callbacks need not know the trainer
@@ -30,7 +31,7 @@ else:  # what typing.get_type_hints finds
     AnyCallback = Trainer = Any
 
 
-class Callback:
+class Callback(Fixed):
     """Base of all callbacks. Deriving from it is optional; any one of its methods is enough.
 
     If callbacks look at epochs only, whole epochs run in the compiled core. One with `on_step_end`
@@ -96,7 +97,7 @@ class Callback:
         record : dict of str to float
             ``"epoch"`` (from 1) and the figures of this epoch under the keys of `History`. Numbers
             added to it under other keys are seen by the callbacks after this one, and are recorded
-            in the history.
+            in the history. To change those that are there is an error.
 
         Returns
         -------

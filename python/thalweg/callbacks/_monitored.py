@@ -92,20 +92,15 @@ _OF_CALLBACKS = {
 }
 
 
-#: Arguments of callbacks that are fixed when one is made.
-_FIXED = (
-    "monitor", "min_delta", "patience", "mode", "restore_best_weights", "start_from_epoch", "path",
-)  # fmt: skip
-
-
 class Monitor(Callback):
     """Base of callbacks that monitor a figure: which values are better, and the best so far."""
 
     def __init__(self, monitor: str, mode: Mode, min_delta: float) -> None:
         kind = type(self).__name__
-        self._sign = 1.0 if _better.which(kind, monitor, mode) == "min" else -1.0
+        self.mode: str = _better.which(kind, monitor, mode)
+        self._sign = 1.0 if self.mode == "min" else -1.0
         self._monitor = monitor
-        self._min_delta = _checks.real(f"{kind}: min_delta", min_delta, 0)
+        self.min_delta: float = _checks.real(f"{kind}: min_delta", min_delta, 0)
         #: The best figure so far; None before the first epoch.
         self.best: float | None = None
 
@@ -114,27 +109,13 @@ class Monitor(Callback):
         """The figure, a key of `History`."""
         return self._monitor
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse to set an argument, which would have no effect."""
-        # Subclasses may have attributes of these names, but for the property.
-        own = type(self) not in (EarlyStopping, ModelCheckpoint)
-        if name in _FIXED and (name == "monitor" or not own):
-            raise AttributeError(
-                f"{type(self).__name__}.{name} cannot be set: make another one, "
-                f"{type(self).__name__}(..., {name}=...)",
-                name=name,
-                obj=self,
-            )
-        super().__setattr__(name, value)
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self._shown().items())})"
 
     def _shown(self) -> dict[str, Any]:
         """Return what `repr` shows: the arguments by name, if they differ from the defaults."""
-        mode = "min" if self._sign > 0 else "max"
         usual = {"mode": _better.by_name(self.monitor), "min_delta": 0.0}
-        given = {"mode": mode, "min_delta": self._min_delta}
+        given = {"mode": self.mode, "min_delta": self.min_delta}
         return {"monitor": self.monitor} | {n: v for n, v in given.items() if v != usual[n]}
 
     def _check(self, there: Sequence[str], own_loss: bool, adds: bool, later: bool) -> None:
@@ -155,7 +136,7 @@ class Monitor(Callback):
         if math.isnan(figure):  # no number would compare as better
             return False
         if self.best is not None:
-            least = self._sign * self.best - self._min_delta
+            least = self._sign * self.best - self.min_delta
             if not self._sign * figure < least:
                 return False
         self.best = figure
@@ -242,17 +223,22 @@ class EarlyStopping(Monitor):
         start_from_epoch: int = 0,
     ) -> None:
         super().__init__(monitor, mode, min_delta)
-        self._patience = _checks.integer("EarlyStopping: patience", patience, 0)
-        self._restore = _checks.flag("EarlyStopping: restore_best_weights", restore_best_weights)
-        self._from = _checks.integer("EarlyStopping: start_from_epoch", start_from_epoch, 0)
+        kind = "EarlyStopping"
+        self.patience: int = _checks.integer(f"{kind}: patience", patience, 0)
+        self.restore_best_weights: bool = _checks.flag(
+            f"{kind}: restore_best_weights", restore_best_weights
+        )
+        self.start_from_epoch: int = _checks.integer(
+            f"{kind}: start_from_epoch", start_from_epoch, 0
+        )
         self.best_epoch = self.stopped_epoch = 0
         self._weights: dict[str, Any] | None = None
         self._state: Any = None
         self._average: Any = None
 
     def _shown(self) -> dict[str, Any]:
-        restore = {"restore_best_weights": True} if self._restore else {}
-        return {**super()._shown(), "patience": self._patience, **restore}
+        restore = {"restore_best_weights": True} if self.restore_best_weights else {}
+        return {**super()._shown(), "patience": self.patience, **restore}
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
         """Reset the state of the previous fit."""
@@ -264,25 +250,25 @@ class EarlyStopping(Monitor):
     def on_epoch_end(self, trainer: "Trainer", record: dict[str, float]) -> bool:
         """Check the figure; return True if patience has run out."""
         epoch = int(record["epoch"])
-        if epoch <= self._from:
+        if epoch <= self.start_from_epoch:
             return False
         if self._improves(record):
             self.best_epoch, self._waited = epoch, 0
-            if self._restore:
+            if self.restore_best_weights:
                 self._weights = trainer.model.state_dict()
                 self._average = trainer._core.average()
                 if trainer._averaging is not None:
                     self._state = trainer.optimizer._state()
             return False
         self._waited += 1
-        if self._waited < self._patience:
+        if self._waited < self.patience:
             return False
         self.stopped_epoch = epoch
         return True
 
     def on_fit_end(self, trainer: "Trainer") -> None:
         """Restore the best weights, if `restore_best_weights` was set."""
-        if self._restore:
+        if self.restore_best_weights:
             self.restore(trainer)
 
     def restore(self, trainer: "Trainer") -> None:
@@ -300,7 +286,7 @@ class EarlyStopping(Monitor):
         ArgumentError
             If `restore_best_weights` is False: no weights were kept.
         """
-        if not self._restore:
+        if not self.restore_best_weights:
             raise ArgumentError(
                 "EarlyStopping kept no weights to restore: set restore_best_weights=True before "
                 "the fit"
@@ -358,17 +344,12 @@ class ModelCheckpoint(Monitor):
         mode: Mode = "auto",
     ) -> None:
         super().__init__(monitor, mode, 0.0)
-        given: Any = path
-        if not isinstance(given, (str, os.PathLike)) or isinstance(os.fspath(given), bytes):
-            raise ArgumentError(f"ModelCheckpoint: path must be text or a path; got {given!r}")
-        self._path: str = os.fspath(given)
-        if not self._path:
-            raise ArgumentError("ModelCheckpoint: path must name a file; it is empty")
+        self.path: str | os.PathLike[str] = _checks.path("ModelCheckpoint: path", path)
         self.save_best_only = _checks.flag("ModelCheckpoint: save_best_only", save_best_only)
 
     def _shown(self) -> dict[str, Any]:
         best = {**super()._shown(), "save_best_only": True} if self.save_best_only else {}
-        return {"path": self._path, **best}
+        return {"path": self.path, **best}
 
     def _check(self, there: Sequence[str], own_loss: bool, adds: bool, later: bool) -> None:
         if self.save_best_only:
@@ -379,19 +360,20 @@ class ModelCheckpoint(Monitor):
     def _filled(self, figures: dict[str, float]) -> str:
         """Return the path for an epoch."""
         try:
-            return self._path.format_map(figures | {"epoch": int(figures["epoch"])})
+            return os.fspath(self.path).format_map(figures | {"epoch": int(figures["epoch"])})
         except (LookupError, ValueError, TypeError, AttributeError) as error:
             raise ArgumentError(
-                f"ModelCheckpoint: path {self._path!r} cannot be filled in ({error!r}); the "
+                f"ModelCheckpoint: path {self.path!r} cannot be filled in ({error!r}); the "
                 f"figures are {', '.join(figures)}"
             ) from None
 
     def on_fit_begin(self, trainer: "Trainer") -> None:
         """Check that the folder exists; the best figure is still that of all fits so far."""
         # Up to the first placeholder whose figure is not known yet.
-        known = re.split(r"\{(?!epoch\b)", self._path)[0]
+        path = os.fspath(self.path)  # which may be a subclass's
+        known = re.split(r"\{(?!epoch\b)", path)[0]
         folder = os.path.dirname(known).format(epoch=1)
-        if known == self._path and os.path.isdir(first := known.format(epoch=1)):
+        if known == path and os.path.isdir(first := known.format(epoch=1)):
             raise IsADirectoryError(
                 errno.EISDIR, "ModelCheckpoint: path must name a file; this is a folder", first
             )

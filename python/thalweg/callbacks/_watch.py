@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from thalweg import _checks
 from thalweg._figures import Means
 from thalweg._history import added
 from thalweg.callbacks._base import METHODS, Callback, method_of
@@ -32,14 +33,17 @@ def check(callbacks: "Iterable[AnyCallback]") -> "tuple[AnyCallback, ...]":
     try:
         found = tuple(callbacks)
     except TypeError:
-        raise ArgumentError(f"callbacks must be a sequence; got {callbacks!r}") from None
+        got = _checks.short(callbacks)
+        raise ArgumentError(f"callbacks must be a sequence; got {got}") from None
     for callback in found:
+        if not isinstance(callback, type):
+            _refuse_others(callback)
         if not is_callback(callback):
             raise ArgumentError(
-                f"a callback needs one of the methods {', '.join(METHODS)}; got {callback!r}"
+                f"a callback needs one of the methods {', '.join(METHODS)}; got "
+                f"{_checks.short(callback)}"
                 f"{_meant(callback)}"
             )
-        _refuse_others(callback)
         _refuse_suspended(callback)
     return found
 
@@ -148,7 +152,7 @@ class Watch:
             return False
         figures = getattr(run, "last_figures", {})  # the core's fits have none
         record = {**figures, "epoch": epochs + 1, "batch": batch, "loss": run.last_loss}
-        there = set(record)
+        there = dict(record)
         stop = self._ask("on_step_end", record)
         self._means.add(added(record, there), 1.0)
         return stop

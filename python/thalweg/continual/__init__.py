@@ -4,6 +4,18 @@ A `Scenario` is a sequence of `Task`. A `Strategy` is wrapped around a `Trainer`
 strategy, and learns one task after another.
 """
 
+# Where what is:
+#
+#   tasks         _task, _scenarios, _stream
+#   strategies    a file for each family, named after what it does: _ewc, _replay, _masks ...; their
+#                 bases are _strategy (of all), _memory (with a buffer), _quadratic (penalties), and
+#                 _innermost (with a loss of their own); buffers are in _buffers and _balanced
+#   the run       _run asks _passes for the steps, which _batches draws, and _scores and _result
+#                 judge; _prequential is for streams, and metrics for what results are worth
+#   refusals      before anything is changed: _compatibility (strategy around strategy), _suitable
+#                 (with this scenario and trainer), _admission; _protocol (classes of users)
+#   files         _state (what strategies gather), _resume (the file), _undo (after an error)
+
 import typing as _typing
 
 from thalweg.continual import metrics as metrics
@@ -57,5 +69,12 @@ if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept 
 
     from thalweg import _habits
     from thalweg.continual import _elsewhere
+
+    # Errors of calls name classes that users know, not their private bases.
+    for _kind in [it for it in vars().values() if isinstance(it, type)]:
+        for _base in _kind.__mro__:
+            if _base.__module__.startswith(__name__) and _base.__name__ not in vars():
+                _habits.name_methods("Buffer" if issubclass(_base, Buffer) else "Strategy", _base)
+    del _kind, _base
 
     __getattr__ = _habits.of_module(_sys.modules[__name__], _elsewhere.NAMES)

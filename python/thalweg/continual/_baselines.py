@@ -35,6 +35,8 @@ class FromScratch(Strategy):
 
     Raises
     ------
+    ArgumentError
+        If `inner` is neither.
     UnsupportedError
         If combined with strategies that depend on the discarded parameters: penalties, `PackNet`,
         `ContinualBackprop`, or around `LwF`; in `step`, outside a task.
@@ -89,7 +91,7 @@ class Cumulative(Strategy):
             )
         if not isinstance(scenario, Scenario):
             raise ArgumentError(f"scenario must be a Scenario; got {scenario!r}")
-        self._scenario = scenario
+        self.scenario: Scenario = scenario
         self._union: Task | None = None
         self._known: Task | None = None  # the latest that was seen to be of the scenario
 
@@ -104,17 +106,17 @@ class Cumulative(Strategy):
 
     def _sources(self, task: Task) -> list[Task]:
         """Return the tasks whose rows are learned."""
-        return list(self._scenario.tasks[: task.index + 1])
+        return list(self.scenario.tasks[: task.index + 1])
 
     def _check_known(self, task: Task) -> None:
         """Refuse a task of another scenario: its own rows would be left out."""
         if task is self._known:
             return
-        if task.index >= len(self._scenario) or not _same(task, self._scenario[task.index]):
+        if task.index >= len(self.scenario) or not _same(task, self.scenario[task.index]):
             raise ArgumentError(
                 f"{task!r} is not in the scenario that {type(self).__name__} was created with, or"
                 f" has other rows there. Create {type(self).__name__} with the scenario that is to"
-                f" be learned; got {self._scenario!r}"
+                f" be learned; got {self.scenario!r}"
             )
         self._known = task
 
@@ -172,4 +174,4 @@ class Joint(Cumulative):
     """
 
     def _sources(self, task: Task) -> list[Task]:
-        return list(self._scenario)
+        return list(self.scenario)

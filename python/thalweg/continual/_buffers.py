@@ -5,6 +5,9 @@ logits). It has its own random number generator, so what it keeps does not depen
 drawn elsewhere. `_balanced` has those that keep classes apart.
 """
 
+from __future__ import annotations
+
+import copy
 import inspect
 import os
 import threading
@@ -12,8 +15,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _arrays, _checks
+from thalweg._fixed import Fixed
 from thalweg._habits import takes
 from thalweg.continual import _state
 from thalweg.continual._task import are_labels
@@ -25,7 +30,8 @@ Group: TypeAlias = int | tuple[int, ...]
 #: Held while a buffer changes or is drawn from: threads would mix up its rows. One for all buffers,
 #: since a fork has to wait for each of them: in the child process, NumPy's lock of a random
 #: generator that another thread draws from would stay locked. Whoever holds it calls nothing of a
-#: user's, which could fork or wait for a thread that needs it, and nothing of the core.
+#: user's, which could fork or wait for a thread that needs it, and nothing of the core; except
+#: for `rows` and ``__len__`` in a subclass of one of ours, whose rows would be mixed up without it.
 LOCK = threading.RLock()
 
 
@@ -43,7 +49,7 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-class Buffer:
+class Buffer(Fixed):
     """Base of all buffers.
 
     A new buffer overrides `add`, `rows` and ``__len__``. Its state is everything that it keeps in
@@ -110,8 +116,8 @@ class Buffer:
                 " number"
             )
         self.capacity: int = _checks.integer("capacity", capacity, 1)
-        self._seed = _checks.integer("seed", seed, 0)
-        self._generator = np.random.default_rng(self._seed)
+        self.seed: int = _checks.integer("seed", seed, 0)
+        self._generator = np.random.default_rng(self.seed)
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -121,7 +127,7 @@ class Buffer:
         *,
         group: int | tuple[int, ...] = 0,
         features: Callable[[Any], Any] | None = None,
-        **columns: Any,
+        **columns: npt.ArrayLike,
     ) -> None:
         """Offer samples.
 
@@ -186,8 +192,8 @@ class Buffer:
         return matching(as_columns(columns), kept)
 
     def __getstate__(self) -> dict[str, Any]:
-        with LOCK:
-            return dict(vars(self))  # of one moment
+        with LOCK:  # all of one moment: others may draw before this is copied or written
+            return {**vars(self), "_generator": copy.deepcopy(self._generator)}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the complete state, as arrays and plain data; all of it is copied.
@@ -196,7 +202,8 @@ class Buffer:
         """
         with LOCK:
             generator = self._generator.bit_generator.state
-            state = {"capacity": self.capacity, "generator": generator, **self._state_kept()}
+            state = {"kind": self._kind(), "capacity": self.capacity, "generator": generator}
+            state |= self._state_kept()
         if self._is_custom():
             state["attributes"] = {
                 name: _state.given(vars(self)[name]) for name in self._attributes()
@@ -230,6 +237,12 @@ class Buffer:
     def _keep_state(self, state: Mapping[str, Any]) -> None:
         """Keep a copy of what `_state_kept` returned."""
 
+    def _kind(self) -> str:
+        """Return the name of its class, or of the nearest base that is thalweg's."""
+        return next(
+            it.__name__ for it in type(self).__mro__ if it.__module__.startswith("thalweg.")
+        )
+
     def _is_custom(self) -> bool:
         return not type(self).__module__.startswith("thalweg.")
 
@@ -237,7 +250,7 @@ class Buffer:
         """Return the names of the attributes that belong to the state of a user's subclass."""
         if not self._is_custom():
             return []
-        known = {"_seed", "capacity", *(f"_{key}" for key in self._holds), "_generator"}
+        known = {"seed", "capacity", *(f"_{key}" for key in self._holds), "_generator"}
         parameters = inspect.signature(type(self).__init__).parameters
         known |= {
             name
@@ -266,6 +279,11 @@ class Buffer:
             raise ArgumentError(
                 f"the state does not match this {name}: it has no {', '.join(missing)}; load it"
                 " into a buffer of the kind that it came from"
+            )
+        if state.get("kind", self._kind()) != self._kind():
+            raise ArgumentError(
+                f"the state is from a {state['kind']}, but this is a {self._kind()}; load it into a"
+                " buffer of the kind that it came from"
             )
         for key, value in attributes.items():
             _state.check(name, key, value, vars(self).get(key))
@@ -307,7 +325,7 @@ class _OverwritingBuffer(Buffer):
         *,
         group: int | tuple[int, ...] = 0,
         features: Callable[[Any], Any] | None = None,
-        **columns: Any,
+        **columns: npt.ArrayLike,
     ) -> None:
         """Offer samples; `group` and `features` are ignored."""
         new = as_columns(columns)

@@ -68,8 +68,8 @@ class LwF(Innermost):
 
     def __init__(self, inner: Trainer, *, strength: float = 1.0, temperature: float = 2.0) -> None:
         super().__init__(inner)
-        self._strength = _checks.real("strength", strength, 0)
-        self._temperature = _checks.real("temperature", temperature, 0, closed="()")
+        self.strength: float = _checks.real("strength", strength, 0)
+        self.temperature: float = _checks.real("temperature", temperature, 0, closed="()")
         #: The state of the network before the task, during one that is not the first.
         self._teacher: dict[str, Any] | None = None
         self._learned: list[int] = []  # outputs that are distilled
@@ -119,7 +119,7 @@ class LwF(Innermost):
         heads, factor = self._heads(task, outputs)
         competing = _losses.competing(self.trainer, outputs)
         old = np.isin(np.arange(outputs), self._learned)
-        temperature = self._temperature
+        temperature = self.temperature
 
         def loss(output: Any, target: Any) -> tuple[float, Any]:
             labels, teacher = target[:, 0].astype(np.int64), target[:, 1:]
@@ -139,12 +139,12 @@ class LwF(Innermost):
         competition = self.trainer._loss._competition
         if competition.heads is not None:
             parts = np.split(np.arange(outputs), np.cumsum(competition.heads)[:-1])
-            return [p for p in parts if np.isin(p, self._learned).all()], self._strength
+            return [p for p in parts if np.isin(p, self._learned).all()], self.strength
         if competition.active is not None:
-            return [np.array(competition.active)], self._strength
+            return [np.array(competition.active)], self.strength
         mine, seen = task.classes or (), set(self._seen)
         classes_are_new = bool(mine and seen) and seen.isdisjoint(mine)
-        return [np.arange(outputs)], self._strength * (1 if classes_are_new else self._ended)
+        return [np.arange(outputs)], self.strength * (1 if classes_are_new else self._ended)
 
     def end(self, task: Task) -> None:
         """Note which outputs have been learned."""

@@ -37,6 +37,15 @@ def body(model: Sequential) -> Sequential:
 def activations(model: Sequential, x: npt.ArrayLike) -> list[Any]:
     """Return the output of every activation behind the first linear layer, except `nn.Identity`.
 
+    Parameters
+    ----------
+    model : Sequential
+    x : array_like, shape (n, in_features)
+
+    Returns
+    -------
+    list of ndarray of shape (n, units)
+
     Raises
     ------
     ThalwegError

@@ -6,7 +6,7 @@ import numpy as np
 
 from thalweg import _arrays, _checks
 from thalweg._trainer import Trainer
-from thalweg.continual import _batches, _compatibility, _protocol
+from thalweg.continual import _batches, _buffers, _compatibility, _protocol
 from thalweg.continual._balanced import classes_of
 from thalweg.continual._buffers import Buffer, ReservoirBuffer
 from thalweg.continual._features import body
@@ -20,18 +20,23 @@ _MASK = (1 << 62) - 1
 
 
 class Drawing:
-    """Restores a buffer's random generator if the step that drew from it is refused."""
+    """Restores a buffer's random generator if the step that drew from it is refused.
+
+    Draws of other threads since are undone, too, and come again.
+    """
 
     def __init__(self, buffer: Buffer) -> None:
         self._generator = buffer._generator.bit_generator
-        self._before = self._generator.state
+        with _buffers.LOCK:
+            self._before = self._generator.state
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, error: object, *where: object) -> None:
         if error is not None:
-            self._generator.state = self._before
+            with _buffers.LOCK:
+                self._generator.state = self._before
 
 
 class Keeping(Strategy):
@@ -40,12 +45,10 @@ class Keeping(Strategy):
     gathers: tuple[str, ...] = ("buffer",)
     replays = True
     buffer: Buffer
-    #: Buffer samples in each step; None means as many as there are new ones.
-    _batch_size: int | None = None
     #: The columns of its buffer.
     _keeps: tuple[str, ...] = ("x", "y")
 
-    def _keep_in(self, buffer: Buffer, batch_size: int | None = None) -> None:
+    def _keep_in(self, buffer: Buffer) -> None:
         """Take a buffer; to be called from the constructor."""
         name, there = type(self).__name__, tuple(buffer.rows()) if len(buffer) else self._keeps
         if set(there) != set(self._keeps):
@@ -60,9 +63,6 @@ class Keeping(Strategy):
                     " would add every sample to it: give each strategy a buffer of its own"
                 )
         self.buffer = buffer
-        self._batch_size = (
-            None if batch_size is None else _checks.integer("batch_size", batch_size, 1)
-        )
         if herds(buffer):
             self._does = (*self._does, "looks")
             needs = 'its buffer has select="herding", which needs all rows of a class at once'
@@ -133,6 +133,11 @@ def buffer_of(buffer: Buffer | int) -> Buffer:
 def size_of(buffer: Any) -> int:
     """Return the capacity of a buffer that is given by it."""
     return _checks.integer("buffer", buffer, 1, also="a Buffer")
+
+
+def some_rows(batch_size: int | None) -> int | None:
+    """Check how many kept samples a step takes; None means as many as there are new ones."""
+    return None if batch_size is None else _checks.integer("batch_size", batch_size, 1)
 
 
 def as_kept(buffer: Buffer, trainer: Trainer, y: Any) -> Any:

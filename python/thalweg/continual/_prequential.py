@@ -147,7 +147,7 @@ def prequential(
             "batches must yield pairs (x, y); got a Scenario, whose samples"
             " continual.stream(scenario, batch_size=...) yields"
         )
-    if not isinstance(batches, Iterable):
+    if not _checks.is_several(batches):
         raise ArgumentError(
             "batches must yield pairs (x, y), like continual.stream(scenario); got"
             f" {_checks.given(batches)}"

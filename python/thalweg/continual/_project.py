@@ -1,16 +1,27 @@
 """Strategies that keep gradients from going against earlier tasks."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _checks
+from thalweg._arrays import Targets
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _protocol
 from thalweg.continual._buffers import Buffer
-from thalweg.continual._memory import Drawing, KeepingTasks, buffer_of, check_competing, kept_rows
+from thalweg.continual._memory import (
+    Drawing,
+    KeepingTasks,
+    buffer_of,
+    check_competing,
+    kept_rows,
+    some_rows,
+)
 from thalweg.continual._passes import counting_steps, finish, mean_history, were_skipped
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, are_labels, counted
@@ -64,15 +75,16 @@ class Projecting(Strategy):
             history._counts = *history._counts[:2], updates
         return history
 
-    def step(self, x: Any, y: Any) -> float:
+    def step(self, x: npt.ArrayLike, y: Targets) -> float:
         """Take a step on a batch that does not go against what is remembered."""
         take = super().step
+        samples: Any = x
         if self._remembers():
-            x = self.trainer.model._samples(x, "x")
-            loss = self._projecting(len(x), lambda _: take(x, y))
+            samples = self.trainer.model._samples(x, "x")
+            loss = self._projecting(len(samples), lambda _: take(samples, y))
         else:
             loss = take(x, y)
-        self._rows_of_latest = len(x)
+        self._rows_of_latest = len(samples)
         return loss
 
     def _project_rest(self) -> None:
@@ -202,8 +214,9 @@ class AGEM(Projecting, KeepingTasks):
         eps: float = 0.0,
     ) -> None:
         super().__init__(inner)
-        self._keep_in(buffer_of(buffer), batch_size)
-        self._eps = _checks.real("eps", eps, 0)
+        self._keep_in(buffer_of(buffer))
+        self.batch_size: int | None = some_rows(batch_size)
+        self.eps: float = _checks.real("eps", eps, 0)
 
     def _remembers(self) -> bool:
         return len(self.buffer) > 0
@@ -212,15 +225,15 @@ class AGEM(Projecting, KeepingTasks):
         return False  # its steps store samples, too
 
     def _hand_over(self, core: Any, rows: int | None) -> None:
-        kept = self.buffer.rows() if rows is None else self.buffer.sample(self._batch_size or rows)
-        core.project(("average", 0.0, self._eps), [self._ready(kept)])
+        kept = self.buffer.rows() if rows is None else self.buffer.sample(self.batch_size or rows)
+        core.project(("average", 0.0, self.eps), [self._ready(kept)])
 
     def _projected(
         self, core: Any, task: Task, *, steps: int, start: int, batch_size: int, **options: Any
     ) -> History:
         # Create samples that are made on demand once, not for every chunk.
         task = task.with_data(task.x, task.y)
-        size, seed = min(self._batch_size or batch_size, len(self.buffer)), self.trainer.model.seed
+        size, seed = min(self.batch_size or batch_size, len(self.buffer)), self.trainer.model.seed
         # Batches in an update; the last update of a pass may have fewer.
         each = self.trainer._accumulate
         # A strategy inside may learn other rows than the task's, in passes of another length.
@@ -264,7 +277,7 @@ class AGEM(Projecting, KeepingTasks):
         super()._check_state(state)
         _checks.integer("rows_of_latest in the state", state.get("rows_of_latest", 0), 0)
 
-    def step(self, x: Any, y: Any) -> float:
+    def step(self, x: npt.ArrayLike, y: Targets) -> float:
         """Take a step on new samples, not against kept ones; those of a stream are kept then.
 
         Parameters

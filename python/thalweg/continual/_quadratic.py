@@ -1,5 +1,7 @@
 """Quadratic penalties that pull parameters back: the base class, `L2` and `L2Init`."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks
+from thalweg._arrays import Targets
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg._trainer._penalties import Penalty
@@ -40,7 +43,7 @@ class Quadratic(Strategy):
     _by_parameter: tuple[str, ...] = ("_importance", "_anchor")
     _does: tuple[str, ...] = ("penalty", "importance")
 
-    def __init__(self, inner: "Trainer | Strategy", strength: float) -> None:
+    def __init__(self, inner: Trainer | Strategy, strength: float) -> None:
         super().__init__(inner)
         self.trainer._elementary("penalty")  # refuse trainers without penalties before training
         self._strength = _checks.real("strength", strength, 0)
@@ -132,7 +135,7 @@ class Quadratic(Strategy):
             self._record(penalty, history["loss"][-1])
         return history
 
-    def step(self, x: Any, y: Any) -> float:
+    def step(self, x: npt.ArrayLike, y: Targets) -> float:
         """Take a step on a batch of a stream, or of a task; see `Strategy.step`."""
         try:
             loss = super().step(x, y)
@@ -281,7 +284,7 @@ class Consolidating(Quadratic):
 
     gathers: tuple[str, ...] = ("_seen",)
 
-    def __init__(self, inner: "Trainer | Strategy", strength: float) -> None:
+    def __init__(self, inner: Trainer | Strategy, strength: float) -> None:
         super().__init__(inner, strength)
         self._seen: list[int] = []  # classes of the tasks so far
         self._told = self._told_of_averages = False
@@ -396,7 +399,7 @@ class L2Init(Quadratic):
         if self._anchor is None:
             self._pull_to(self._parameters())
 
-    def step(self, x: Any, y: Any) -> float:
+    def step(self, x: npt.ArrayLike, y: Targets) -> float:
         """Take a step on a batch of a stream, or of a task; see `Strategy.step`."""
         if self._anchor is not None:
             return super().step(x, y)

@@ -1,10 +1,14 @@
 """Strategies that keep a network able to learn: remedies for the loss of plasticity."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _checks
+from thalweg._arrays import Targets
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _hidden_units
@@ -133,7 +137,7 @@ class ContinualBackprop(Strategy):
                 self._renew(hidden)
         return mean_history(self.trainer.loss, parts)
 
-    def step(self, x: Any, y: Any) -> float:
+    def step(self, x: npt.ArrayLike, y: Targets) -> float:
         """Take a step on a batch of a stream, and renew units."""
         hidden = self._given(x)
         loss = super().step(x, y)

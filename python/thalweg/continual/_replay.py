@@ -1,10 +1,14 @@
 """Replay: some of what was learned is learned again, together with what is new."""
 
+from __future__ import annotations
+
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _checks
+from thalweg._arrays import Targets
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches
@@ -20,6 +24,7 @@ from thalweg.continual._memory import (
     keep,
     kept_rows,
     size_of,
+    some_rows,
 )
 from thalweg.continual._outputs import largest
 from thalweg.continual._passes import mean_history, shares_of_rows, were_skipped
@@ -99,11 +104,12 @@ class Replay(KeepingTasks):
         batch_size: int | None = None,
         weighting: Weighting = "tasks",
     ) -> None:
-        self._weighting = _checks.one_of("weighting", weighting, get_args(Weighting))
+        self.weighting: str = _checks.one_of("weighting", weighting, get_args(Weighting))
         weights = ("weights",) if weighting == "tasks" else ()
         self._does = ("rows", "pieces", "plain rows", *weights)
         super().__init__(inner)
-        self._keep_in(buffer_of(buffer), batch_size)
+        self._keep_in(buffer_of(buffer))
+        self.batch_size: int | None = some_rows(batch_size)
 
     def _learn(
         self, task: Task, *, steps: int, start: int, batch_size: int, **options: Any
@@ -112,7 +118,7 @@ class Replay(KeepingTasks):
         if not len(self.buffer):
             return super()._learn(task, steps=steps, start=start, **options)
         seed, memory = self.trainer.model.seed, self.buffer.rows()
-        more = min(self._batch_size or batch_size, len(self.buffer))
+        more = min(self.batch_size or batch_size, len(self.buffer))
         size = batch_size + more
         y = np.asarray(as_kept(self.buffer, self.trainer, task.y))
         new, old = [np.asarray(task.x), y], [memory["x"], memory["y"]]
@@ -153,7 +159,7 @@ class Replay(KeepingTasks):
 
         `rows` is the number of new ones in all steps, and `y` has all targets.
         """
-        if self._weighting == "rows":
+        if self.weighting == "rows":
             return None
         # What is in the buffer before any task has ended, from a stream or by hand, counts as one.
         loss, share = self.trainer._loss, 1 / (max(self._ended, 1) + 1)
@@ -166,7 +172,7 @@ class Replay(KeepingTasks):
             weights *= totals[::2].repeat(2)
         return np.repeat(weights, counts)
 
-    def step(self, x: Any, y: Any) -> float:
+    def step(self, x: npt.ArrayLike, y: Targets) -> float:
         """Take a step on new samples with kept ones; those of a stream are kept then.
 
         Parameters
@@ -194,9 +200,9 @@ class Replay(KeepingTasks):
             loss = super().step(new["x"], new["y"])
         else:
             with Drawing(self.buffer):
-                kept = self.buffer.sample(self._batch_size or len(new["x"]))
+                kept = self.buffer.sample(self.batch_size or len(new["x"]))
                 x, y = (np.concatenate([new[name], kept[name]]) for name in "xy")
-                if self._begun is not None and self._weighting == "tasks":
+                if self._begun is not None and self.weighting == "tasks":
                     loss = self._weighted_step(x, y, len(new["x"]))
                 else:
                     loss = super().step(x, y)

@@ -158,7 +158,8 @@ class Result:
             If the file cannot be written.
         """
         text = io.StringIO(newline="")
-        if os.fsdecode(path).endswith(".csv"):
+        path = as_path("path", path)
+        if path.endswith(".csv"):
             records = self.records()
             writer = csv.DictWriter(text, records[0] if records else ["step"])
             writer.writeheader()
@@ -191,7 +192,8 @@ class Result:
         DataError
             If it holds no such figures; a CSV file has only the scores, for tables.
         """
-        text = Path(os.fsdecode(path)).read_bytes()
+        path = as_path("path", path)
+        text = Path(path).read_bytes()
         try:
             result = cls._of_plain(json.loads(text))
             wrong = result.curve.shape != (len(result.steps), len(result.names))
@@ -199,7 +201,7 @@ class Result:
                 raise ValueError
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             raise DataError(
-                f"{os.fspath(path)!r} does not contain the result of a run: Result.load reads the"
+                f"{path!r} does not contain the result of a run: Result.load reads the"
                 " JSON files that Result.save and continual.run(..., log=path) write"
             ) from None
         return result
@@ -292,3 +294,8 @@ def of_the_same_tasks(results: Any, name: str) -> tuple[Result, ...]:
     if not found:
         raise ArgumentError(f"{name} must hold at least one Result; got none")
     return tuple(found)
+
+
+def as_path(name: str, path: Any) -> str:
+    """Return the path of a file as text, if it is one; bytes may stand for text."""
+    return _checks.path(name, os.fsdecode(path) if isinstance(path, bytes) else path)

@@ -19,7 +19,7 @@ from thalweg import _safetensors
 from thalweg._trainer import Trainer
 from thalweg.continual import _protocol
 from thalweg.continual._buffers import Buffer
-from thalweg.continual._state import model_changed, without_model
+from thalweg.continual._state import changed, without_model
 from thalweg.continual._task import Changed, Scenario, Task
 from thalweg.errors import ArgumentError, DataError, DtypeError, UnsupportedError
 from thalweg.nn import Sequential
@@ -213,7 +213,11 @@ def load(
 def _can_be_set(difference: str, strategy: "Strategy") -> bool:
     """Whether what differs is a rate or a strength that can be set: not that of `LwF`."""
     name = difference.partition(" ")[0]
-    kinds = {type(link).__name__ for link in _protocol.links(strategy) if hasattr(link, "strength")}
+    kinds = {
+        type(link).__name__
+        for link in _protocol.links(strategy)
+        if isinstance(getattr(type(link), "strength", None), property)
+    }
     owner, _, what = re.sub(r"\[\d+\]", "", name).rpartition(".")
     return what == "lr" or (what == "strength" and owner in kinds)
 
@@ -253,11 +257,14 @@ def packed(strategy: "Strategy", arrays: dict[str, Any]) -> Any:
         value = vars(link)[name]
         if isinstance(value, Optimizer):
             raise without_model(link, name)
-        who, what = type(link).__name__, type(value).__name__
-        made = ", and create it in __init__" if isinstance(value, Sequential | Trainer) else ""
+        who, what, advice = type(link).__name__, type(value).__name__, ""
+        if isinstance(value, Sequential | Trainer):
+            advice = ", and create it in __init__"
+        if isinstance(value, np.ndarray):
+            what, advice = "array", f", or call it _{name} if no later step needs it"
         raise UnsupportedError(
             f"the {what} {who}.{name} would not be saved, so it would be lost when the file is"
-            f' loaded: list it in the class, as in gathers = ("{name}",){made}'
+            f' loaded: list it in the class, as in gathers = ("{name}",){advice}'
         )
     try:
         return _pack(strategy.state_dict(), "strategy", arrays)
@@ -285,9 +292,9 @@ def packed(strategy: "Strategy", arrays: dict[str, Any]) -> Any:
 def _unsaved(strategy: "Strategy") -> tuple["Strategy", str] | None:
     """Find a strategy of the user's, and an attribute of it that no file would hold.
 
-    That is a buffer, a random generator, an optimizer that has taken steps, or a model, alone or in
-    a trainer, that is not as the constructor made it, which is not in `gathers`. A class that
-    overrides `state_dict` is trusted to return what it needs.
+    That is a buffer, a random generator, an optimizer that has taken steps, or an array or a model,
+    alone or in a trainer, that is not as the constructor made it, which is not in `gathers`. A
+    class that overrides `state_dict` is trusted to return what it needs.
     """
     saved: list[Any] = [strategy.trainer]
     for link in _protocol.links(strategy):
@@ -301,8 +308,8 @@ def _unsaved(strategy: "Strategy") -> tuple["Strategy", str] | None:
         for name, value in vars(link).items():
             if id(value) in held:
                 continue
-            if isinstance(value, Sequential | Trainer):
-                lost = model_changed(link, name)
+            if isinstance(value, Sequential | Trainer | np.ndarray):
+                lost = changed(link, name)
             elif isinstance(value, Optimizer):
                 lost = value.steps > 0
             else:

@@ -19,7 +19,7 @@ from thalweg.continual._elsewhere import OF_RUNS
 from thalweg.continual._incomplete import called
 from thalweg.continual._passes import mean_history, were_skipped
 from thalweg.continual._quadratic import Quadratic
-from thalweg.continual._result import Result
+from thalweg.continual._result import Result, as_path
 from thalweg.continual._scores import Metric, metric_of, score
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._suitable import chain, suit
@@ -110,7 +110,7 @@ def run(
     UnsupportedError
         If a checkpoint is wanted for a trainer with a custom function, such as a loss, or for a
         custom strategy that gathers something that no file can hold, or does not gather a buffer,
-        a random generator, or a changed model or trainer that it has.
+        a random generator, or a changed array, model or trainer that it has.
     ThalwegError
         If the data do not fit the model, or training diverges.
     ImportError
@@ -148,15 +148,16 @@ def run(
         raise ArgumentError(
             "resume=True needs the checkpoint to continue from: pass checkpoint=path"
         )
-    log, checkpoint = (None if path is None else os.fsdecode(path) for path in (log, checkpoint))
+    log = None if log is None else as_path("log", log)
+    checkpoint = None if checkpoint is None else as_path("checkpoint", checkpoint)
     if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
         raise FileNotFoundError(
-            f"the folder of checkpoint={os.fspath(checkpoint)!r} does not exist: create it first,"
+            f"the folder of checkpoint={checkpoint!r} does not exist: create it first,"
             " since the file is written after each task"
         )
     if checkpoint is not None and Path(checkpoint).is_dir():
         raise IsADirectoryError(
-            f"checkpoint={os.fspath(checkpoint)!r} is a folder: give it the name of a file"
+            f"checkpoint={checkpoint!r} is a folder: give it the name of a file"
         )
     if metric is not None and not callable(metric):
         raise ArgumentError(

@@ -64,8 +64,12 @@ def split(
     ------
     ArgumentError
         If there are fewer classes than tasks, or `order` is not an order of the classes.
-    ShapeError, DataError
-        If the arrays do not match, or labels are tested that are never learned.
+    ShapeError
+        If the arrays do not match.
+    DtypeError
+        If samples are not numbers, or labels not all of one type that can be sorted.
+    DataError
+        If an array has masked entries, or labels are tested that are never learned.
 
     References
     ----------
@@ -158,6 +162,8 @@ def permuted(
     ------
     ArgumentError, ShapeError
         If an argument is out of range, or the arrays do not match.
+    DtypeError, DataError
+        If samples are not numbers, labels are not integers from 0, or an array has masked entries.
     """
     generator = np.random.default_rng(_checks.integer("seed", seed, 0))
     base = _base(x, y, x_test, y_test)
@@ -206,6 +212,8 @@ def rotated(
     ------
     ArgumentError, ShapeError
         If images are not square, an argument is out of range, or the arrays do not match.
+    DtypeError, DataError
+        As for `permuted`.
 
     References
     ----------
@@ -252,7 +260,9 @@ def from_arrays(
     Raises
     ------
     ArgumentError, ShapeError, DtypeError
-        If arrays or tasks do not match each other.
+        If arrays or tasks do not match each other, or do not hold numbers.
+    DataError
+        If an array has masked entries.
 
     Examples
     --------
@@ -321,7 +331,7 @@ def _labels(y: Any, y_test: Any, name: str) -> tuple[int, ...]:
 
 def _rows(x_name: str, x: Any, y_name: str, y: Any, dims: int | None) -> tuple[Any, Any]:
     """Check that samples and targets have equally many rows, at least one."""
-    x, y = _arrays.as_array(x, x_name), _arrays.as_array(y, y_name)
+    x, y = _arrays.as_numeric(x, x_name), _arrays.as_array(y, y_name)
     if dims is None and y.dtype.kind not in "iubf":
         raise DtypeError(
             f"{y_name}, passed with {x_name}, must hold labels from 0 or numbers; got dtype"
@@ -361,7 +371,6 @@ def _same_width(name: str, rows: Any, other: str, others: Any) -> None:
 def _base(x: Any, y: Any, x_test: Any, y_test: Any) -> Task:
     """Make the task from which the others are derived."""
     x, y, x_test, y_test = _both(x, y, x_test, y_test)
-    x, x_test = _arrays.as_numeric(x, "x"), _arrays.as_numeric(x_test, "x_test")
     y, y_test = _arrays.labels(y, "y"), _arrays.labels(y_test, "y_test")
     classes = tuple(range(int(max(y.max(), y_test.max())) + 1))
     return Task(x, y, x_test, y_test, classes=classes)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _arrays
 from thalweg._spec import classes, rebuild
@@ -122,8 +123,8 @@ class Stateful:
     gathers: tuple[str, ...]
     #: Those of a class that are arrays with a number for each parameter, in their last dimension.
     _by_parameter: tuple[str, ...] = ()
-    #: Checksums of the models that a user's constructor has made, by the names of attributes.
-    _made_models: Mapping[str, int] = {}
+    #: Checksums of models and arrays that a user's constructor has made, by names of attributes.
+    _made: Mapping[str, int] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Some of the state is in the core's trainer, which copies and pickles leave out.
@@ -226,18 +227,23 @@ class Stateful:
         return [name for kind in cls.__mro__ for name in vars(kind).get(listed, ())]
 
 
-def note_models(strategy: Stateful) -> None:
-    """Note the models that the constructor has made, and those of trainers."""
-    strategy._made_models = {
+def note_made(strategy: Stateful) -> None:
+    """Note the models that the constructor has made, those of trainers, and arrays."""
+    strategy._made = {
         name: _checksum(value)
         for name, value in vars(strategy).items()
-        if isinstance(value, Sequential | Trainer)
+        if isinstance(value, Sequential | Trainer | np.ndarray)
     }
 
 
-def model_changed(strategy: Stateful, name: str) -> bool:
-    """Whether a model, or that of a trainer, is not as the constructor made it."""
-    return strategy._made_models.get(name) != _checksum(vars(strategy)[name])
+def changed(strategy: Stateful, name: str) -> bool:
+    """Whether a model, that of a trainer, or an array is not as the constructor made it.
+
+    Arrays with private names are needed for a moment only, as some of ours are.
+    """
+    value = vars(strategy)[name]
+    momentary = isinstance(value, np.ndarray) and name.startswith("_")
+    return not momentary and strategy._made.get(name) != _checksum(value)
 
 
 def without_model(strategy: Stateful, name: str) -> UnsupportedError:
@@ -251,6 +257,6 @@ def without_model(strategy: Stateful, name: str) -> UnsupportedError:
     )
 
 
-def _checksum(of: Sequential | Trainer) -> int:
-    model = of.model if isinstance(of, Trainer) else of
-    return zlib.crc32(np.ascontiguousarray(model.flat_parameters).data)
+def _checksum(of: Sequential | Trainer | npt.NDArray[Any]) -> int:
+    of = of.model if isinstance(of, Trainer) else of
+    return zlib.crc32((of.flat_parameters if isinstance(of, Sequential) else of).tobytes())

@@ -1,18 +1,22 @@
 """Replay whose buffer changes with every step, and may keep more than the samples."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _checks
+from thalweg._arrays import Targets
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _losses
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._innermost import Innermost
-from thalweg.continual._memory import Drawing, Keeping, buffer_of, herds
+from thalweg.continual._memory import Drawing, Keeping, buffer_of, herds, some_rows
 from thalweg.continual._passes import entry, mean_history
 from thalweg.continual._task import Task, are_labels
 from thalweg.errors import DataError, UnsupportedError
@@ -31,7 +35,8 @@ class _Stepwise(Innermost, Keeping):
                 f'{name} stores samples after each step, but a buffer with select="herding" needs'
                 ' all rows of a class at once: use select="random", or Replay'
             )
-        self._keep_in(buffer, batch_size)
+        self._keep_in(buffer)
+        self.batch_size: int | None = some_rows(batch_size)
         #: The trainer with this strategy's loss, preceded by what it was made for.
         self._twin: tuple[Any, Trainer] | None = None
         self._classes: tuple[int, ...] | None = None  # of the task that has begun
@@ -54,7 +59,7 @@ class _Stepwise(Innermost, Keeping):
             parts.append(entry(loss, seconds, len(x)))
         return mean_history(self.trainer.loss, parts)
 
-    def step(self, x: Any, y: Any) -> float:
+    def step(self, x: npt.ArrayLike, y: Targets) -> float:
         """Take a step: learn new samples with kept ones, then keep the new ones.
 
         Parameters
@@ -183,8 +188,8 @@ class DER(_Stepwise):
         batch_size: int | None = None,
     ) -> None:
         super().__init__(inner, buffer, batch_size)
-        self._alpha = _checks.real("alpha", alpha, 0)
-        self._beta = _checks.real("beta", self._usual_beta if beta is None else beta, 0)
+        self.alpha: float = _checks.real("alpha", alpha, 0)
+        self.beta: float = _checks.real("beta", self._usual_beta if beta is None else beta, 0)
         self._given: Any = None  # the outputs of the latest step
 
     def _loss(self) -> Any:
@@ -203,14 +208,14 @@ class DER(_Stepwise):
 
     def _mixture(self, x: Any, y: Any, classes: Any) -> Iterator[tuple[Any, Any]]:
         yield x, self._packed(y, 1 / len(y), 0, 0)
-        size = self._batch_size or len(x)
-        if self._alpha and len(self.buffer):
+        size = self.batch_size or len(x)
+        if self.alpha and len(self.buffer):
             kept = self.buffer.sample(size)
-            square = self._alpha / kept["logits"].size
+            square = self.alpha / kept["logits"].size
             yield kept["x"], self._packed(kept["y"], 0, square, kept["logits"])
-        if self._beta and len(self.buffer):
+        if self.beta and len(self.buffer):
             kept = self.buffer.sample(size)
-            yield kept["x"], self._packed(kept["y"], self._beta / len(kept["y"]), 0, 0)
+            yield kept["x"], self._packed(kept["y"], self.beta / len(kept["y"]), 0, 0)
 
     def _packed(self, y: Any, weight: float, square: float, logits: Any) -> Any:
         columns = np.empty((len(y), 3 + self.trainer.model.out_features))
@@ -295,6 +300,6 @@ class ERACE(_Stepwise):
         self._mine = np.isin(np.arange(self.trainer.model.out_features), classes)
         yield x, np.column_stack([y, np.full(len(y), 1 / len(y)), np.ones(len(y))])
         if len(self.buffer):
-            kept = self.buffer.sample(self._batch_size or len(x))
+            kept = self.buffer.sample(self.batch_size or len(x))
             rows = len(kept["y"])
             yield kept["x"], np.column_stack([kept["y"], np.full(rows, 1 / rows), np.zeros(rows)])

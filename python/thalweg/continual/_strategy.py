@@ -4,6 +4,8 @@ What it is made of has its own modules: `_admission` refuses tasks and steps, `_
 `_state` is what a strategy gathers, and `_protocol` calls the strategies inside.
 """
 
+from __future__ import annotations
+
 import functools
 import inspect
 import os
@@ -11,8 +13,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _checks
+from thalweg._arrays import Targets
+from thalweg._fixed import Fixed
 from thalweg._habits import takes
 from thalweg._history import History
 from thalweg._trainer import Trainer
@@ -28,7 +33,7 @@ from thalweg.continual._elsewhere import (
 )
 from thalweg.continual._incomplete import called
 from thalweg.continual._outputs import largest
-from thalweg.continual._state import Stateful, note_models
+from thalweg.continual._state import Stateful, note_made
 from thalweg.continual._task import Task, check_rows
 from thalweg.errors import ArgumentError, DataError, UnsupportedError
 from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, CustomLoss, DistillationLoss, Sequential
@@ -40,7 +45,7 @@ if TYPE_CHECKING:
 _OF_CLASSES = (CrossEntropyLoss, BCEWithLogitsLoss, DistillationLoss, CustomLoss)
 
 
-class Strategy(Admission, Stateful):
+class Strategy(Admission, Stateful, Fixed):
     """A way of learning tasks one after another; by itself it does nothing against forgetting.
 
     Strategies are wrapped around a trainer, or around each other: ``EWC(Replay(trainer, 200), 1)``.
@@ -61,6 +66,9 @@ class Strategy(Admission, Stateful):
 
     Attributes
     ----------
+    inner : Strategy or None
+        The strategy inside; None around a trainer. This and the other arguments of a strategy can
+        be read under their names. They cannot be set, except for the ``strength`` of penalties.
     trainer : Trainer
         The innermost trainer.
     needs_task : bool
@@ -86,7 +94,7 @@ class Strategy(Admission, Stateful):
         short fits; if its optimizer needs all data at once.
     """
 
-    result: "Result | None" = None
+    result: Result | None = None
     gathers: tuple[str, ...] = ("_ended", "_begun")
     replays: bool = False
     #: Whether it is a user's, and learns a task by its own `step`.
@@ -102,13 +110,13 @@ class Strategy(Admission, Stateful):
         if not cls.__module__.startswith("thalweg."):
             _protocol.check_learn(cls)
             cls._by_step = _protocol.learns_by(cls) == "step" and not cls._only_learns
-            _protocol.noting(cls, "__init__", note_models)
+            _protocol.noting(cls, "__init__", note_made)
             _protocol.noting(cls, "learn", _protocol.note)
             _protocol.noting(cls, "step", _protocol.note)
         elif "__init__" in vars(cls):
             _guide(cls)
 
-    def __init__(self, inner: "Trainer | Strategy") -> None:
+    def __init__(self, inner: Trainer | Strategy) -> None:
         _check_inner(inner)
         self.inner: Strategy | None = inner if isinstance(inner, Strategy) else None
         self.trainer: Trainer = inner.trainer if isinstance(inner, Strategy) else inner
@@ -405,7 +413,7 @@ class Strategy(Admission, Stateful):
             raise
         return history
 
-    def step(self, x: Any, y: Any) -> float:
+    def step(self, x: npt.ArrayLike, y: Targets) -> float:
         """Take a step on a batch of a stream or, between `begin` and `end`, of that task.
 
         Parameters
@@ -454,8 +462,12 @@ class Strategy(Admission, Stateful):
 
     @takes("strategy.predict", OF_PREDICTIONS)
     def predict(
-        self, x: Any, classes: Sequence[int] | None = None, *, task: int | None = None
-    ) -> Any:
+        self,
+        x: npt.ArrayLike,
+        classes: Sequence[int] | None = None,
+        *,
+        task: int | None = None,
+    ) -> npt.NDArray[np.integer[Any]]:
         """Predict the class of each sample.
 
         Parameters
@@ -479,7 +491,8 @@ class Strategy(Admission, Stateful):
             If the loss is for regression, like `nn.MSELoss`, and `classes` does not name the
             outputs that stand for classes.
         """
-        return self._judge(self.network(task), x, classes)
+        found: npt.NDArray[np.integer[Any]] = self._judge(self.network(task), x, classes)
+        return found
 
     def _judge(self, network: Sequential, x: Any, classes: Sequence[int] | None) -> Any:
         """Classify samples with a network, as the strategies inside do."""
@@ -507,16 +520,19 @@ class Strategy(Admission, Stateful):
 
         Raises
         ------
+        ArgumentError
+            If `path` is neither.
         OSError
             If the file cannot be written.
         UnsupportedError
             If the trainer has a custom function, such as a loss; if a custom strategy gathers
             something that no file can hold, such as an optimizer without its model, or has a
-            buffer, a random generator, or a changed model or trainer that is not in `gathers`.
+            buffer, a random generator, or a changed array, model or trainer that is not in
+            `gathers`. (Arrays whose names begin with an underscore count as momentary.)
         DivergedError
             If a number of model or optimizer is infinite or NaN; no file is changed then.
         """
-        _resume.save(path, self, _resume.chosen(self), {})
+        _resume.save(_checks.path("path", path), self, _resume.chosen(self), {})
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Restore what `save`, or a checkpoint of `run`, has written.
@@ -535,12 +551,12 @@ class Strategy(Admission, Stateful):
         DataError
             If it holds no run or strategy, or is damaged.
         ArgumentError
-            If it was written from others: the message lists what differs, with both values, and
-            nothing is loaded.
+            If `path` is neither; or if the file was written from others: the message lists what
+            differs, with both values, and nothing is loaded.
         UnsupportedError
             If a version of thalweg with another format wrote it.
         """
-        _resume.load(path, self, _resume.chosen(self))
+        _resume.load(_checks.path("path", path), self, _resume.chosen(self))
 
 
 def _guide(cls: type[Strategy]) -> None:
@@ -552,7 +568,7 @@ def _guide(cls: type[Strategy]) -> None:
         # The class may inherit this constructor; and `inner` may be a model, followed by optimizer
         # and loss, rather than a trainer.
         called(type(self).__name__, ARGUMENTS, _check_inner)(make)(self, *args, **kwargs)
-        note_models(self)  # a user's class may inherit all of it
+        note_made(self)  # a user's class may inherit all of it
 
     cls.__init__ = init  # type: ignore[method-assign]
 

@@ -67,8 +67,8 @@ def average_accuracy(r: npt.ArrayLike) -> float:
 
     Raises
     ------
-    ShapeError, DtypeError, ArgumentError
-        If the matrix is not square, or a required element is not a number.
+    ShapeError, DtypeError, DataError, ArgumentError
+        If the matrix is not square, has masked entries, or a required element is not a number.
 
     Examples
     --------
@@ -97,7 +97,7 @@ def incremental_accuracy(r: npt.ArrayLike) -> float:
 
     Raises
     ------
-    ShapeError, DtypeError, ArgumentError
+    ShapeError, DtypeError, DataError, ArgumentError
         As for `average_accuracy`.
 
     Notes
@@ -132,9 +132,9 @@ def bwt(r: npt.ArrayLike, definition: Bwt = "gem") -> float:
 
     Raises
     ------
-    ShapeError, DtypeError, ArgumentError
-        If the matrix is not square or too small, a required element is not a number, or there is no
-        such definition.
+    ShapeError, DtypeError, DataError, ArgumentError
+        If the matrix is not square or too small or has masked entries, a required element is not a
+        number, or there is no such definition.
 
     Examples
     --------
@@ -177,7 +177,7 @@ def forgetting(r: npt.ArrayLike, definition: Forgetting = "max") -> float:
 
     Raises
     ------
-    ShapeError, DtypeError, ArgumentError
+    ShapeError, DtypeError, DataError, ArgumentError
         As for `bwt`.
 
     Examples
@@ -219,7 +219,7 @@ def fwt(r: npt.ArrayLike, baseline: npt.ArrayLike, definition: Fwt = "gem") -> f
 
     Raises
     ------
-    ShapeError, DtypeError, ArgumentError
+    ShapeError, DtypeError, DataError, ArgumentError
         As for `bwt`; also if the baseline has another length.
 
     Examples
@@ -255,7 +255,7 @@ def intransigence(r: npt.ArrayLike, reference: npt.ArrayLike) -> float:
 
     Raises
     ------
-    ShapeError, DtypeError, ArgumentError
+    ShapeError, DtypeError, DataError, ArgumentError
         As for `bwt`; also if the reference has another length.
 
     Notes
@@ -489,8 +489,8 @@ def effective_rank(matrix: npt.ArrayLike) -> float:
 
     Raises
     ------
-    ShapeError, DtypeError, ArgumentError
-        If `matrix` is not 2-D, or an element is not a finite number.
+    ShapeError, DtypeError, DataError, ArgumentError
+        If `matrix` is not 2-D or has masked entries, or an element is not a finite number.
     """
     numbers = _numbers("matrix", matrix)
     if numbers.ndim != 2:

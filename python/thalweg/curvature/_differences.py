@@ -91,7 +91,7 @@ class Differences(ABC):
         size = _size(v)
         if size == 0:
             return np.zeros_like(v)
-        with self._alone():
+        with self._alone(), np.errstate(all="ignore"):
             product: Vector = _finite(size * self._of_unit(v / size, whole))
         return product
 

@@ -9,23 +9,25 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks, _habits, _parts
+from thalweg._arrays import Targets
 from thalweg._norms import length
 from thalweg.curvature._lanczos import Tridiagonal, apply, lanczos
 from thalweg.curvature._operator import Kind, Matvec, Operator
 from thalweg.errors import ArgumentError, DataError, DivergedError
 from thalweg.nn import Loss, Sequential
+from thalweg.nn._losses import LossFunction
 
 Which: TypeAlias = Literal["largest", "smallest", "both"]
 Vector = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Eigenpairs:
     r"""Some eigenvalues of a symmetric matrix.
 
     Attributes
     ----------
-    values : ndarray, shape (k,)
+    values : ndarray, shape (k,), float64, as are all
         The largest first, or the smallest first if those were requested; first the largest, then
         the smallest, if both were.
     vectors : ndarray, shape (n, k)
@@ -128,9 +130,9 @@ def _expect_symmetric(a: npt.NDArray[Any]) -> None:
 def top_eigenvalues(
     model: Any,
     x: npt.ArrayLike | None = None,
-    y: npt.ArrayLike | None = None,
+    y: Targets | None = None,
     *,
-    loss: Loss | None = None,
+    loss: Loss | LossFunction | None = None,
     k: int = 1,
     which: Which = "largest",
     kind: Kind | None = None,

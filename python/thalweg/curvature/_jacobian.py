@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _calls, _checks, _core, _parts
-from thalweg._arrays import Array
+from thalweg._arrays import Array, Targets
 from thalweg._habits import takes
 from thalweg._trainer import Trainer
 from thalweg.errors import ArgumentError, ShapeError, UnsupportedError
@@ -39,6 +37,8 @@ def jacobian(model: Sequential, x: npt.ArrayLike) -> Array:
 
     Raises
     ------
+    ArgumentError
+        If `model` is not an `nn.Sequential`.
     ShapeError, DataError, DtypeError
         If `x` does not fit the model.
     MemoryError
@@ -66,7 +66,7 @@ def jacobian(model: Sequential, x: npt.ArrayLike) -> Array:
 def sample_gradients(
     model: Sequential,
     x: npt.ArrayLike,
-    y: Any,
+    y: Targets,
     *,
     loss: Loss | LossFunction,
     sample_weight: npt.ArrayLike | None = None,
@@ -124,13 +124,13 @@ def sample_gradients(
             "model.flat_gradients"
         )
     trainer = Trainer(model, loss=loss, optimizer=SGD(lr=0.0))  # knows how to read these arguments
-    samples, y, weight = trainer._ready(x, y, sample_weight)
-    trainer._core.evaluate(samples, y, weight)  # raises if they do not fit, or it is not finite
+    samples, targets, weight = trainer._ready(x, y, sample_weight)
+    trainer.evaluate(samples, targets, weight)  # raises if they do not fit, or it is not finite
     output = model(x)
     if isinstance(loss, FunctionLoss):
-        slopes = _calls.call(loss, (output,), y, weight)[1][0]
+        slopes = _calls.call(loss, (output,), targets, weight)[1][0]
     else:
-        slopes = loss.gradient(output, y, weight)
+        slopes = loss.gradient(output, targets, weight)
     return model._core.row_gradients(samples, slopes)
 
 
@@ -164,9 +164,9 @@ def jvp(
 
     Returns
     -------
-    output : ndarray, shape (n, out_features)
+    output : ndarray, shape (n, out_features), of the model's dtype
         :math:`f(x, \theta)`
-    derivative : ndarray, shape (n, out_features)
+    derivative : ndarray, shape (n, out_features), of the model's dtype
         :math:`\partial_\theta f \cdot v + \partial_x f \cdot dx`
 
     Raises

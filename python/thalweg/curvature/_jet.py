@@ -57,7 +57,7 @@ def jet(
 
     Returns
     -------
-    u : ndarray, shape (n, out_features)
+    u : ndarray, shape (n, out_features), of the model's dtype, as are the others
         The outputs.
     du : ndarray, shape (directions, n, out_features)
         Their derivatives along each direction v, :math:`\partial u / \partial x \cdot v`.

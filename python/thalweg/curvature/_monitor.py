@@ -106,48 +106,50 @@ class StabilityMonitor(Callback):
                     f"StabilityMonitor: {name} is None; pass arrays x and y to measure on, such as "
                     "a few hundred rows of the data"
                 )
-        self._data = (x, y, sample_weight)
-        self._every = _checks.integer("StabilityMonitor: every", every, 1)
-        self._action = _checks.one_of("StabilityMonitor: action", action, get_args(Action))
-        self._margin = _checks.real("StabilityMonitor: margin", margin, 0, 1, "(]")
+        self.x, self.y, self.sample_weight = x, y, sample_weight
+        self.every: int = _checks.integer("StabilityMonitor: every", every, 1)
+        self.action: str = _checks.one_of("StabilityMonitor: action", action, get_args(Action))
+        self.margin: float = _checks.real("StabilityMonitor: margin", margin, 0, 1, "(]")
         self.reports: list[Stability] = []
 
     def __repr__(self) -> str:
         """Show the settings, and the latest measurement."""
-        margin = f", margin={self._margin:g}" if self._action == "lower" else ""
-        text = f"StabilityMonitor(every={self._every}, action={self._action!r}{margin}"
+        margin = f", margin={self.margin:g}" if self.action == "lower" else ""
+        text = f"StabilityMonitor(every={self.every}, action={self.action!r}{margin}"
         if self.reports:
             text += f"; latest: {self.reports[-1].ratio:.3g} of the largest stable rate"
         return text + ")"
 
     def on_fit_begin(self, trainer: Trainer) -> None:
         """Measure before the first step, if that is possible."""
-        if self._action == "lower" and isinstance(trainer.schedule, Schedule):
+        if self.action == "lower" and isinstance(trainer.schedule, Schedule):
             raise ArgumentError(
                 "StabilityMonitor: action='lower' does not work with a schedule, which sets the "
                 "learning rate before every step; use another action, or no schedule"
             )
         self.reports = []
         self._beyond = False
-        x, y, weight = self._data
         try:
             check_known(trainer)
             # Before its first step an optimizer has no average of squared gradients to divide by.
             if trainer.optimizer.steps > 0 or isinstance(trainer.optimizer, SGD):
                 self._measure(trainer)
             else:  # fail now, not after an epoch, if the data do not fit
-                operator = Operator(trainer.model, x, y, loss=trainer.loss, sample_weight=weight)
+                operator = Operator(
+                    trainer.model, self.x, self.y, loss=trainer.loss,
+                    sample_weight=self.sample_weight,
+                )  # fmt: skip
                 operator.matvec(np.zeros(operator.shape[0]))
         except ThalwegError as error:
             raise type(error)(f"StabilityMonitor: {error}") from None
 
     def on_epoch_end(self, trainer: Trainer, record: dict[str, float]) -> bool:
         """Measure, if due, and act; return True if the fit is to stop."""
-        due = int(record["epoch"]) % self._every == 0
+        due = int(record["epoch"]) % self.every == 0
         report = self._measure(trainer) if due else None
         record["sharpness"] = report.sharpness if report else float("nan")
         record["stability"] = report.ratio if report else float("nan")
-        return self._beyond and self._action == "stop"  # as last measured
+        return self._beyond and self.action == "stop"  # as last measured
 
     def on_diverged(self, trainer: Trainer, error: DivergedError) -> None:
         """Add the latest report to the error."""
@@ -157,12 +159,12 @@ class StabilityMonitor(Callback):
     def _measure(self, trainer: Trainer) -> Stability | None:
         """Add a report, and act on it; return None if the weights are too large to measure."""
         try:
-            report = max_stable_lr(trainer, *self._data)
+            report = max_stable_lr(trainer, self.x, self.y, self.sample_weight)
         except (ArgumentError, DataError, DivergedError):
             if not self.reports:
                 raise
             # These data could be measured before: now the weights are too large for products.
-            if not self._beyond and self._action == "warn":
+            if not self._beyond and self.action == "warn":
                 warn(
                     "StabilityMonitor: the weights have become too large to measure the curvature, "
                     f"last measured at {self.reports[-1]}",
@@ -173,9 +175,9 @@ class StabilityMonitor(Callback):
         self.reports.append(report)
         began = report.verdict == "diverging" and not self._beyond
         self._beyond = report.verdict == "diverging"
-        if began and self._action == "warn":
+        if began and self.action == "warn":
             warn(f"StabilityMonitor, {report}", RuntimeWarning)
-        if self._beyond and self._action == "lower":
-            trainer.optimizer.lr = self._margin * report.max_lr
+        if self._beyond and self.action == "lower":
+            trainer.optimizer.lr = self.margin * report.max_lr
             self._beyond = False
         return report

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks, _core, _parts
-from thalweg._arrays import Array
+from thalweg._arrays import Array, Targets
 from thalweg._habits import takes
 from thalweg.curvature import _differences
 from thalweg.errors import ShapeError, UnsupportedError
 from thalweg.nn import DerivativeLoss, Loss, Sequential
-from thalweg.nn._losses import FunctionLoss, NoLoss, loss_of
+from thalweg.nn._losses import FunctionLoss, LossFunction, NoLoss, loss_of
 
 #: The names of the available matrices.
 Kind: TypeAlias = Literal["hessian", "gauss_newton", "fisher"]
@@ -38,10 +38,12 @@ class Operator:
         Left unchanged, but read in every product: after a training step, the matrix differs.
     x : array_like, shape (n, in_features)
         As in `Trainer.fit`. All rows form one batch.
-    y : array_like
-        As in `Trainer.fit`.
-    loss : Loss, keyword only
-        E.g. ``nn.CrossEntropyLoss()``.
+    y : array_like, or dict of these
+        As in `Trainer.fit`. Of `x`, `y` and `sample_weight`, what needs no conversion is not
+        copied: products see later changes of such arrays, but not of others. After changing one in
+        place, make a new operator.
+    loss : Loss or callable, keyword only
+        As for `Trainer`, e.g. ``nn.CrossEntropyLoss()``.
     kind : {"hessian", "gauss_newton", "fisher"}, keyword only
         See the notes.
     sample_weight : array_like, shape (n,), keyword only, optional
@@ -62,7 +64,9 @@ class Operator:
     Raises
     ------
     ArgumentError, ShapeError, DataError, DtypeError
-        If an argument is not as above.
+        If an argument is not as above. That shapes, labels, weights and numbers of rows fit the
+        model and each other, and that the loss is defined for the outputs, is checked by the
+        products; of a custom loss, already when the operator is made.
     UnsupportedError
         For the Fisher information of a custom loss, or one that is not a negative log-likelihood;
         and for "gauss_newton" of an `nn.DerivativeLoss`.
@@ -141,9 +145,9 @@ class Operator:
         self,
         model: Sequential,
         x: npt.ArrayLike,
-        y: npt.ArrayLike,
+        y: Targets,
         *,
-        loss: Loss,
+        loss: Loss | LossFunction,
         kind: Kind = "hessian",
         sample_weight: npt.ArrayLike | None = None,
         training: bool = True,
@@ -161,6 +165,7 @@ class Operator:
             self.dtype = np.dtype(np.float32 if self._differences.single else np.float64)
             return
         core_loss = found
+        self._loss = core_loss
         self._spec = core_loss._spec(model.out_features)
         self._point = _core.Point()
         self._x = model._matrix(x, "x")
@@ -201,7 +206,7 @@ class Operator:
 
         Returns
         -------
-        ndarray, shape (num_parameters,)
+        ndarray, shape (num_parameters,), of `dtype`
 
         Raises
         ------
@@ -212,9 +217,10 @@ class Operator:
         if self._differences is not None:
             whole = self.kind == "hessian"
             return self._differences.product(v.astype(np.float64), whole).astype(self.dtype)
-        return _core.curvature_product(
+        core = self._model._core
+        product = _core.curvature_product(
             self._point,
-            self._model._core,
+            core,
             self._spec,
             self._x,
             self._y,
@@ -223,6 +229,10 @@ class Operator:
             self._training,
             self._weight,
         )
+        if self._loss._why_nan("", None, None):  # is undefined for some outputs: derivatives exist
+            output, _ = _core.jvp(core, self._x, np.zeros_like(v), self._training)
+            self._loss(output, self._y, self._weight)  # raises there
+        return product
 
     def __matmul__(self, v: npt.ArrayLike) -> Array:
         """Multiply a vector, or the columns of a matrix, by the matrix."""
@@ -241,7 +251,7 @@ class Operator:
 
         Returns
         -------
-        ndarray, shape (num_parameters, num_parameters)
+        ndarray, shape (num_parameters, num_parameters), of `dtype`
         """
         return self @ np.eye(self.shape[0], dtype=self.dtype)
 
@@ -264,10 +274,10 @@ def _expect_known(loss: FunctionLoss, kind: str) -> None:
 def hvp(
     model: Sequential,
     x: npt.ArrayLike,
-    y: npt.ArrayLike,
+    y: Targets,
     v: npt.ArrayLike,
     *,
-    loss: Loss,
+    loss: Loss | LossFunction,
     sample_weight: npt.ArrayLike | None = None,
     training: bool = True,
 ) -> Array:
@@ -285,6 +295,7 @@ def hvp(
     Returns
     -------
     ndarray, shape (num_parameters,)
+        Of the model's dtype; for a custom loss, of that of its gradient, as for `Operator`.
 
     Raises
     ------
@@ -311,14 +322,14 @@ def hvp(
 def gnvp(
     model: Sequential,
     x: npt.ArrayLike,
-    y: npt.ArrayLike,
+    y: Targets,
     v: npt.ArrayLike,
     *,
-    loss: Loss,
+    loss: Loss | LossFunction,
     sample_weight: npt.ArrayLike | None = None,
     training: bool = True,
 ) -> Array:
-    """Multiply a vector by the Gauss-Newton matrix of the loss; arguments as for `hvp`."""
+    """Multiply a vector by the Gauss-Newton matrix of the loss; everything as for `hvp`."""
     return _product("gauss_newton", model, x, y, v, loss, sample_weight, training)
 
 
@@ -333,7 +344,7 @@ def fisher_vp(
     sample_weight: npt.ArrayLike | None = None,
     training: bool = True,
 ) -> Array:
-    """Multiply a vector by the Fisher information of the parameters; arguments as for `hvp`.
+    """Multiply a vector by the Fisher information of the parameters; else as for `hvp`.
 
     Only the shape of `y` matters, and which labels are ignored: expectations are over targets drawn
     from the model. (A row of probabilities that do not sum to 1 counts as many times as its sum.)
@@ -343,7 +354,7 @@ def fisher_vp(
 
 
 def _product(
-    kind: Kind, model: Sequential, x: Any, y: Any, v: Any, loss: Loss, weight: Any, training: bool
+    kind: Kind, model: Sequential, x: Any, y: Any, v: Any, loss: Any, weight: Any, training: bool
 ) -> Array:
     operator = Operator(model, x, y, loss=loss, kind=kind, sample_weight=weight, training=training)
     if operator._differences is not None:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks
+from thalweg._arrays import Targets
 from thalweg._habits import takes
 from thalweg._norms import length
 from thalweg._warn import warn
@@ -28,6 +29,7 @@ from thalweg.curvature._lanczos import apply, lanczos
 from thalweg.curvature._operator import Kind, Matvec, Operator
 from thalweg.errors import ArgumentError, DataError
 from thalweg.nn import Loss, Sequential
+from thalweg.nn._losses import LossFunction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +54,7 @@ def _estimate(samples: Vector) -> Estimate:
     return Estimate(float(np.mean(samples)), error)
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SpectralDensity:
     """The distribution of the eigenvalues of a matrix, estimated from random probes.
 
@@ -150,9 +152,10 @@ class SpectralDensity:
             sigma = max((high - low) / 100, 1e-12 * max(abs(low), abs(high))) or 1e-12
         sigma = _checks.real("sigma", sigma, 0, closed="()")
         result = np.zeros(at.shape)
-        for node, weight in zip(self.nodes.ravel(), self.weights.ravel(), strict=True):
-            if weight > 0:
-                result += weight * np.exp(-0.5 * ((at - node) / sigma) ** 2)
+        with np.errstate(over="ignore", under="ignore"):  # far from a node
+            for node, weight in zip(self.nodes.ravel(), self.weights.ravel(), strict=True):
+                if weight > 0:
+                    result += weight * np.exp(-0.5 * ((at - node) / sigma) ** 2)
         result /= len(self.nodes) * sigma * np.sqrt(2 * np.pi)
         return result
 
@@ -189,9 +192,9 @@ class SpectralDensity:
 def spectral_density(
     model: Any,
     x: npt.ArrayLike | None = None,
-    y: npt.ArrayLike | None = None,
+    y: Targets | None = None,
     *,
-    loss: Loss | None = None,
+    loss: Loss | LossFunction | None = None,
     steps: int = 60,
     probes: int = 10,
     kind: Kind | None = None,
@@ -240,7 +243,7 @@ def _quadratures(
     model: Any,
     x: Any,
     y: Any,
-    loss: Loss | None,
+    loss: Any,
     steps: int,
     probes: int,
     kind: Kind | None,
@@ -293,9 +296,9 @@ def _expect_symmetric(matvec: Matvec, n: int) -> None:
 def trace(
     model: Any,
     x: npt.ArrayLike | None = None,
-    y: npt.ArrayLike | None = None,
+    y: Targets | None = None,
     *,
-    loss: Loss | None = None,
+    loss: Loss | LossFunction | None = None,
     probes: int = 100,
     kind: Kind | None = None,
     size: int | None = None,
@@ -350,9 +353,9 @@ def trace(
 def logdet(
     model: Any,
     x: npt.ArrayLike | None = None,
-    y: npt.ArrayLike | None = None,
+    y: Targets | None = None,
     *,
-    loss: Loss | None = None,
+    loss: Loss | LossFunction | None = None,
     shift: float = 0.0,
     steps: int = 60,
     probes: int = 10,

@@ -38,6 +38,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _checks, optim
+from thalweg._arrays import Targets
 from thalweg._habits import takes
 from thalweg._trainer import Trainer
 from thalweg.curvature._eigenvalues import top_eigenvalues
@@ -151,7 +152,7 @@ class Stability:
 def max_stable_lr(
     trainer: Trainer,
     x: npt.ArrayLike,
-    y: npt.ArrayLike,
+    y: Targets,
     sample_weight: npt.ArrayLike | None = None,
     *,
     tol: float = 1e-6,
@@ -227,10 +228,8 @@ def max_stable_lr(
     >>> round(found.max_lr, 6), found.verdict
     (0.25, 'diverging')
     """
-    from thalweg._trainer import Trainer
-
     if not isinstance(trainer, Trainer):
-        raise ArgumentError(f"trainer must be a Trainer; got {trainer!r}")
+        raise ArgumentError(f"trainer must be a Trainer; got {_checks.given(trainer)}")
     tol = _checks.real("tol", tol, 0, 1, "()")
     added = check_known(trainer)
     optimizer, lr = trainer.optimizer, _coming_lr(trainer)

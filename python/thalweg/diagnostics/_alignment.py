@@ -47,6 +47,8 @@ def align(model: Sequential, reference: Sequential, *, seed: int = 0) -> Sequent
     ------
     ImportError
         If SciPy is not installed.
+    ArgumentError
+        If one is not an `nn.Sequential`, or `seed` is out of range.
     UnsupportedError
         If a layer between two `nn.Linear` does not work element by element.
     ShapeError
@@ -61,7 +63,7 @@ def align(model: Sequential, reference: Sequential, *, seed: int = 0) -> Sequent
         from scipy.optimize import linear_sum_assignment
     except ImportError:
         raise ImportError("aligning models needs SciPy: pip install scipy") from None
-    _same(model, reference)
+    _same(model, reference, ("model", "reference"))
     pairs = hidden(model, homogeneous=False)
     a = {name: values.astype(np.float64) for name, values in model.state_dict().items()}
     b = {name: values.astype(np.float64) for name, values in reference.state_dict().items()}
@@ -87,8 +89,10 @@ def align(model: Sequential, reference: Sequential, *, seed: int = 0) -> Sequent
     return rebuilt(model, a)
 
 
-def _same(a: Sequential, b: Sequential) -> None:
-    _parts.checked(a), _parts.checked(b)
+def _same(a: Sequential, b: Sequential, names: tuple[str, str] = ("a", "b")) -> None:
+    """Raise unless two models, which the user calls by these names, have the same layers."""
+    for name, model in zip(names, (a, b), strict=True):
+        _parts.checked(model, name)
     pairs = itertools.zip_longest(a.layers, b.layers)
     for index, (one, other) in enumerate(pairs):
         if one is None or other is None or _computed(one) != _computed(other):
@@ -151,6 +155,8 @@ def distance(a: Sequential, b: Sequential, x: npt.ArrayLike) -> Distance:
     ------
     ImportError
         If SciPy is not installed.
+    ArgumentError
+        If `a` or `b` is not an `nn.Sequential`.
     UnsupportedError
         If a layer between two `nn.Linear` is not homogeneous.
     ShapeError, DataError, DtypeError
@@ -232,12 +238,11 @@ def barrier(
     ArgumentError, ShapeError, DataError, DtypeError
         If an argument is not as above.
     """
-    from thalweg._trainer import Trainer
     from thalweg.optim import SGD
 
     _same(a, b)
     if not isinstance(trainer, Trainer):
-        raise ArgumentError(f"trainer must be a Trainer; got {trainer!r}")
+        raise ArgumentError(f"trainer must be a Trainer; got {_checks.given(trainer)}")
     t = np.linspace(0, 1, _checks.integer("points", points, 3))
     middle = a.astype("float64")
     judge = Trainer(middle, loss=trainer.loss, optimizer=SGD(lr=0.0))

@@ -142,7 +142,7 @@ def conditioning(model: Sequential, x: npt.ArrayLike, *, samples: int = 32) -> C
     ShapeError, DataError, DtypeError
         If `x` does not fit the model.
     ArgumentError
-        If `samples` is not positive.
+        If `model` is not an `nn.Sequential`, or `samples` is not positive.
 
     Notes
     -----
@@ -215,6 +215,8 @@ def jacobian(model: Sequential, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
     Raises
     ------
+    ArgumentError
+        If `model` is not an `nn.Sequential`.
     ShapeError, DataError, DtypeError
         If `x` does not fit the model.
 
@@ -238,7 +240,7 @@ def jacobian(model: Sequential, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 @takes("diagnostics.batch_jacobian", {})
-def batch_jacobian(layer: BatchNorm1d, x: Any) -> npt.NDArray[np.float64]:
+def batch_jacobian(layer: BatchNorm1d, x: npt.ArrayLike) -> npt.NDArray[np.float64]:
     r"""Compute the Jacobian of an `nn.BatchNorm1d` over a whole batch, including its statistics.
 
     In training, the output for a row depends on all rows. For each column, the Jacobian is the
@@ -268,12 +270,14 @@ def batch_jacobian(layer: BatchNorm1d, x: Any) -> npt.NDArray[np.float64]:
     Raises
     ------
     ArgumentError
-        If `layer` is not a `BatchNorm1d`.
+        If `layer` is not a `BatchNorm1d`, or `x` is a single row.
     ShapeError, DataError, DtypeError
         If `x` does not fit the layer.
+    DivergedError
+        If `x` is so large that its variance is infinite.
     """
     if not isinstance(layer, BatchNorm1d):
-        raise ArgumentError(f"layer must be a BatchNorm1d; got {layer!r}")
+        raise ArgumentError(f"layer must be a BatchNorm1d; got {_checks.given(layer)}")
     k = layer.num_features
     model = Sequential(Linear(k, k, bias=False), layer, dtype="float64")
     state = model.state_dict()

@@ -160,7 +160,7 @@ def gradient_noise(
     0.0
     """
     if not isinstance(trainer, Trainer):
-        raise ArgumentError(f"trainer must be a Trainer; got {trainer!r}")
+        raise ArgumentError(f"trainer must be a Trainer; got {_checks.given(trainer)}")
     if not isinstance(trainer._loss, FunctionLoss) and trainer._loss.reduction != "mean":
         raise ArgumentError(
             f'gradient_noise needs a loss with reduction="mean"; got {trainer._loss.reduction!r}'

@@ -6,7 +6,7 @@ eigenvalues there. Rahaman et al. 2019, arXiv:1806.08734.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,13 +87,14 @@ class SpectralBias(Callback):
     @takes("SpectralBias", {})
     def __init__(
         self,
-        x: Any,
-        y: Any,
-        frequencies: Any,
+        x: npt.ArrayLike,
+        y: npt.ArrayLike | Callable[[Any], Any],
+        frequencies: Sequence[int] | npt.NDArray[np.integer],
         *,
-        inputs: Any = None,
+        inputs: npt.ArrayLike | None = None,
         every: int = 10,
     ) -> None:
+        self.x, self.y, self.inputs = x, y, inputs
         place = _column(x, "x")
         n = len(place)
         if n < 4:
@@ -143,7 +144,7 @@ class SpectralBias(Callback):
             raise DataError(
                 f"the target has no component at the frequencies {missing.tolist()}: leave them out"
             )
-        self._every = _checks.integer("every", every, 1)
+        self.every: int = _checks.integer("every", every, 1)
         self.steps: list[int] = []
         self.residuals: list[npt.NDArray[np.complex128]] = []
         self._updates = 0
@@ -151,7 +152,7 @@ class SpectralBias(Callback):
 
     def __repr__(self) -> str:
         """Show what is recorded, and the latest record."""
-        text = f"SpectralBias(frequencies={self.frequencies.tolist()}, every={self._every}; "
+        text = f"SpectralBias(frequencies={self.frequencies.tolist()}, every={self.every}; "
         text += f"{len(self.steps)} records"
         if self.residuals:
             text += f"; latest: {np.array2string(self.relative[-1], precision=2)}"
@@ -169,7 +170,7 @@ class SpectralBias(Callback):
         A record covers the updates until the next one. The last gets the width of the one before
         it; a single one, from a fit that ended early, gets the planned interval.
         """
-        last = self.steps[-1] - self.steps[-2] if len(self.steps) > 1 else self._every
+        last = self.steps[-1] - self.steps[-2] if len(self.steps) > 1 else self.every
         return np.array([*self.steps, self.steps[-1] + last])
 
     def learned_at(self, below: float = 0.1) -> npt.NDArray[np.float64]:
@@ -217,7 +218,7 @@ class SpectralBias(Callback):
     def on_step_end(self, trainer: Trainer, record: dict[str, float]) -> None:
         """Record, if a record is due."""
         self._updates += 1
-        if self._updates % self._every == 0:
+        if self._updates % self.every == 0:
             self._record(trainer)
 
     def on_fit_end(self, trainer: Trainer) -> None:
@@ -263,12 +264,12 @@ class SpectralBias(Callback):
 @takes("diagnostics.spectral_bias", {})
 def spectral_bias(
     trainer: Trainer,
-    x: Any,
-    y: Any,
-    frequencies: Any,
+    x: npt.ArrayLike,
+    y: npt.ArrayLike | Callable[[Any], Any],
+    frequencies: Sequence[int] | npt.NDArray[np.integer],
     *,
     steps: int = 1000,
-    inputs: Any = None,
+    inputs: npt.ArrayLike | None = None,
     every: int = 10,
 ) -> SpectralBias:
     """Train on a sampled function, in full-batch steps, and record which frequencies come first.
@@ -309,10 +310,8 @@ def spectral_bias(
     >>> found.relative.shape
     (6, 2)
     """
-    from thalweg._trainer import Trainer
-
     if not isinstance(trainer, Trainer):
-        raise ArgumentError(f"trainer must be a Trainer; got {trainer!r}")
+        raise ArgumentError(f"trainer must be a Trainer; got {_checks.given(trainer)}")
     watch = SpectralBias(x, y, frequencies, inputs=inputs, every=every)
     steps = _checks.integer("steps", steps, 1)
     target = watch._target[:, np.newaxis]
@@ -352,6 +351,8 @@ def ntk_eigenvalues(model: Sequential, x: npt.ArrayLike) -> _Vector:
 
     Raises
     ------
+    ArgumentError
+        If `model` is not an `nn.Sequential`.
     ShapeError, DataError, DtypeError
         If `x` does not fit the model.
     UnsupportedError

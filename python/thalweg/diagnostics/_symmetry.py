@@ -86,8 +86,8 @@ def rescale(model: Sequential, factors: npt.ArrayLike, *, layer: int = 0) -> Seq
     ------
     UnsupportedError
         If a layer between two `nn.Linear` is not homogeneous.
-    ArgumentError, ShapeError, DataError
-        If `factors` or `layer` is not as above.
+    ArgumentError, ShapeError, DataError, DtypeError
+        If an argument is not as above.
 
     Examples
     --------
@@ -151,6 +151,8 @@ def balancedness(model: Sequential) -> tuple[_Vector, ...]:
 
     Raises
     ------
+    ArgumentError
+        If `model` is not an `nn.Sequential`.
     UnsupportedError
         If a layer between two `nn.Linear` is not homogeneous.
     """
@@ -181,6 +183,8 @@ def balance(model: Sequential) -> Sequential:
 
     Raises
     ------
+    ArgumentError
+        If `model` is not an `nn.Sequential`.
     UnsupportedError
         If a layer between two `nn.Linear` is not homogeneous.
     """
@@ -227,6 +231,10 @@ class BalanceMonitor(Callback):
     @takes("BalanceMonitor", {})
     def __init__(self) -> None:
         self.values: list[tuple[_Vector, ...]] = []
+
+    def __repr__(self) -> str:
+        """Show how much has changed so far."""
+        return f"BalanceMonitor({len(self.values)} records; drift: {self.drift:.3g})"
 
     @property
     def drift(self) -> float:

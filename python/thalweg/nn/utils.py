@@ -4,6 +4,8 @@
 take the model where PyTorch's take its parameters.
 """
 
+from __future__ import annotations
+
 import math
 import sys
 import typing as _typing
@@ -11,6 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from thalweg import _arrays, _checks, _core
 from thalweg._habits import named, takes
@@ -115,7 +118,7 @@ def clip_grad_value_(model: Sequential | Iterable[Sequential], clip_value: float
 
 def _cores(model: Any) -> list[_core.Model]:
     """Return the core objects that hold the gradients of a model, or of several."""
-    several = isinstance(model, Iterable) and not isinstance(model, Sequential)
+    several = _checks.is_several(model) and not isinstance(model, Sequential)
     models = list(model) if several else [model]
     for index, one in enumerate(models):
         if not isinstance(one, Sequential):
@@ -142,7 +145,9 @@ def _norms(cores: list[_core.Model]) -> list[float]:
 
 
 @takes("quantile_edges", {"n_bins": "it is pieces"})
-def quantile_edges(column: Any, pieces: int = 16, *, dtype: Dtype = "float32") -> list[float]:
+def quantile_edges(
+    column: npt.ArrayLike, pieces: int = 16, *, dtype: Dtype = "float32"
+) -> list[float]:
     r"""Cut the range of a column into pieces that hold equally many samples.
 
     Parameters
@@ -164,7 +169,7 @@ def quantile_edges(column: Any, pieces: int = 16, *, dtype: Dtype = "float32") -
     ------
     ArgumentError
         If `pieces` is below 1, or `dtype` is unknown.
-    DtypeError, DataError
+    ShapeError, DtypeError, DataError
         If the column is not one of finite numbers, a number is too large for `dtype`, or all are
         equal in that dtype.
 

@@ -18,10 +18,7 @@ from thalweg.nn import (
     CrossEntropyLoss,
     Embedding,
     Flatten,
-    HuberLoss,
-    L1Loss,
     Loss,
-    MSELoss,
     PoissonNLLLoss,
     Sequential,
 )
@@ -126,6 +123,8 @@ def export(
     ['Gemm', 'Relu', 'Gemm', 'Softmax']
     """
     model = checked(model)
+    if path is not None:
+        path = _checks.path("path", path)
     names = [_name("input_name", input_name), _name("output_name", output_name)]
     if input_name == output_name:
         raise ArgumentError(f"input_name and output_name must differ; both are {input_name!r}")
@@ -197,7 +196,7 @@ def _write_meaning(graph: Graph, loss: Any, output: str, outputs: int) -> None:
             active = graph.array(np.where(competes, 0.0, -np.inf), "active")
             output = graph.op("Add", output, active)
         graph.op("Softmax", output, axis=1)
-    elif not isinstance(loss, (MSELoss, L1Loss, HuberLoss)):
+    elif getattr(loss, "_outputs", None) != "predictions":
         raise ArgumentError(
             "loss must be one that turns outputs into probabilities or rates, "
             "nn.CrossEntropyLoss(), nn.BCEWithLogitsLoss() or nn.PoissonNLLLoss(); got "

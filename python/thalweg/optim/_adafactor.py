@@ -3,19 +3,13 @@
 from typing import Any, ClassVar, Literal
 
 from thalweg import _checks
-from thalweg.errors import ArgumentError
 from thalweg.optim._arguments import Checks
 from thalweg.optim._optimizer import Conventions, Optimizer
 
 
 def _two_eps(name: str, value: Any) -> tuple[float | None, float]:
     """Check a pair of numbers, of which the first may be None."""
-    try:
-        first, second = value
-    except (TypeError, ValueError):
-        raise ArgumentError(
-            f"{name} must be two numbers >= 0, or None and such a number; got {value!r}"
-        ) from None
+    first, second = _checks.two(name, value, " >= 0, or None and such a number")
     first = None if first is None else _checks.real(f"{name}[0]", first, 0)
     return first, _checks.real(f"{name}[1]", second, 0)
 

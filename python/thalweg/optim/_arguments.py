@@ -29,10 +29,7 @@ def _pair(
     """Make a check for two numbers; `text` describes their ranges."""
 
     def check(name: str, value: Any) -> tuple[float, float]:
-        try:
-            first, second = value
-        except (TypeError, ValueError):
-            raise ArgumentError(f"{name} must be two numbers {text}; got {value!r}") from None
+        first, second = _checks.two(name, value, f" {text}")
         return (
             _checks.real(f"{name}[0]", first, low[0], high[0], closed),
             _checks.real(f"{name}[1]", second, low[1], high[1], closed),

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg._arrays import Array
+from thalweg._habits import name_methods
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import Dropout, Sequential
 from thalweg.nn._layers import with_inner
@@ -195,3 +196,6 @@ class FullBatchOptimizer(Optimizer, ABC):
         if self._has_lr:
             arguments["lr"] = self.lr
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in arguments.items())})"
+
+
+name_methods("Optimizer", FullBatchOptimizer)

@@ -1,6 +1,7 @@
 """Base of the optimizers: options, learning rate, single steps, saving the state."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Self, TypeAlias, TypeVar
@@ -10,7 +11,7 @@ import numpy as np
 from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array
 from thalweg._at_once import at_once
-from thalweg._habits import Guided, argument_names, named, refuse_unknown, takes
+from thalweg._habits import Guided, argument_names, named, refuse_unknown, refuse_unnamed, takes
 from thalweg.errors import ArgumentError, DivergedError
 from thalweg.nn import Sequential, _names
 from thalweg.optim import _given
@@ -89,12 +90,14 @@ class Optimizer(Guided):
             return
         known = argument_names(make)
         any_name = "arguments" in known  # a base of several optimizers
+        parameters = inspect.signature(make).parameters.values()
 
         @functools.wraps(make)
         def init(self: Optimizer, *args: Any, **kwargs: Any) -> None:
             _given.refuse_parameters(type(self), args, kwargs, Optimizer)
             if not any_name:
                 refuse_unknown(type(self).__name__, known, kwargs, _given.THEIRS)
+                refuse_unnamed(type(self).__name__, parameters, args)
             make(self, *args, **kwargs)
 
         cls.__init__ = init  # type: ignore[method-assign]
@@ -543,5 +546,9 @@ def _again(
         optimizer.add_group(**group)
     optimizer._core.set_lr(lr)
     if model is not None:
-        optimizer._take(model, lr, *state)
+        if any(state):
+            optimizer._take(model, lr, *state)
+        else:  # nothing to take, from which Muon without a weight to work on would be kept
+            optimizer._name_groups(model)
+            optimizer._belong(model)
     return optimizer

@@ -3,7 +3,6 @@
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from thalweg import _checks
-from thalweg.errors import ArgumentError
 from thalweg.optim._arguments import Checks
 from thalweg.optim._optimizer import Optimizer
 
@@ -13,12 +12,7 @@ Grafting: TypeAlias = Literal["none", "adam"]
 
 def _betas(name: str, value: Any) -> tuple[float, float]:
     """Check a pair of numbers, of which the second may be 1."""
-    try:
-        first, second = value
-    except (TypeError, ValueError):
-        raise ArgumentError(
-            f"{name} must be two numbers, in [0, 1) and in [0, 1]; got {value!r}"
-        ) from None
+    first, second = _checks.two(name, value, ", in [0, 1) and in [0, 1]")
     first = _checks.real(f"{name}[0]", first, 0, 1)
     return first, _checks.real(f"{name}[1]", second, 0, 1, "[]")
 

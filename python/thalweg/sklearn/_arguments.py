@@ -7,6 +7,8 @@ import numbers
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from thalweg import _checks, _habits, optim
 from thalweg.errors import ArgumentError
 
@@ -72,6 +74,8 @@ def check(estimator: Any) -> None:
         _checks.real(name, getattr(estimator, name), low, high, closed)
     for name in _FLAGS:
         _checks.flag(name, getattr(estimator, name))
+    if not isinstance(estimator.verbose, (bool, np.bool_)):  # scikit-learn takes both
+        _checks.integer("verbose", estimator.verbose, 0, also="True, False")
     solver, batch_size = estimator.solver, estimator.batch_size
     if not isinstance(solver, optim.Optimizer):
         named_or_made("solver", solver, _SOLVERS, optim.Optimizer, "optim")

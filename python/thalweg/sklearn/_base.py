@@ -332,6 +332,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
 
     def _checked(self, X: Any, y: Any, dtype: np.dtype[Any], *, reset: bool) -> tuple[Any, Any]:
         """Return dense samples and targets after scikit-learn's checks."""
+        _data.refuse_lost(X, y)
         X, y = validate_data(
             self, X, y, accept_sparse=_SPARSE, dtype=dtype, order="C", multi_output=True,
             reset=reset,
@@ -523,6 +524,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
                 return model(X)  # converted in the core, batch by batch
             except DataError:
                 pass  # scikit-learn's checks tell, in their words, if it is not finite
+        _data.refuse_lost(X)
         dtypes = [model.dtype, np.float64, np.float32, np.float16]
         X = validate_data(
             self, X, accept_sparse=_SPARSE, dtype=model.dtype if issparse(X) else dtypes,

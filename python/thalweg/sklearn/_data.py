@@ -12,6 +12,17 @@ from thalweg._arrays import Array
 from thalweg.errors import DataError, ShapeError
 
 
+def refuse_lost(X: Any, y: Any = None) -> None:
+    """Raise for masked entries, dates and times, of which scikit-learn's checks make numbers."""
+    _arrays.refuse_masked(X, "X")
+    _arrays.refuse_masked(y, "y")
+    if getattr(getattr(X, "dtype", None), "kind", "") in ("M", "m"):
+        _arrays.as_numeric(X, "X")  # raises
+    _arrays.refuse_times(X, "X")
+    if len(getattr(y, "columns", ())) > 1:  # one column of them may be the classes
+        _arrays.refuse_times(y, "y")
+
+
 def dense(array: Any) -> Any:
     """Return a dense array."""
     return array.toarray(order="C") if issparse(array) else array

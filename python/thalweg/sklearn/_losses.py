@@ -15,10 +15,19 @@ from thalweg.nn._losses._named import _ALIASES
 #: scikit-learn's names.
 NAMES = ("squared_error", "poisson")
 
+
+def _all(outputs: str) -> tuple[type[CoreLoss], ...]:
+    """List the losses with such outputs, in the order in which they are defined."""
+    names = dict.fromkeys(kind.__name__ for kind in CoreLoss.__subclasses__())
+    kinds = (getattr(nn, name) for name in names)
+    return tuple(kind for kind in kinds if kind._outputs == outputs)
+
+
+#: Of the losses that it names, the regressor knows how to convert outputs into predictions.
 _OF_NUMBERS = (
-    nn.MSELoss, nn.L1Loss, nn.HuberLoss, nn.QuantileLoss, nn.GaussianNLLLoss, nn.PoissonNLLLoss,
+    *_all("predictions"), nn.QuantileLoss, nn.GaussianNLLLoss, nn.PoissonNLLLoss,
 )  # fmt: skip
-_OF_CLASSES = (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss)
+_OF_CLASSES = _all("logits")
 _TRAIN = "train with tw.Trainer(model, loss=..., optimizer=...)"
 #: Why neither estimator accepts these losses.
 _UNUSABLE: dict[type, str] = {
@@ -103,13 +112,16 @@ def _is_loss(value: Any) -> bool:
 def _usable(estimator: str, value: Any, taken: tuple[type, ...]) -> CoreLoss | FunctionLoss:
     """Return a loss that one of the estimators accepts, or raise."""
     loss = loss_of(value)
-    for kind, reason in _UNUSABLE.items():
-        if isinstance(loss, kind):
-            raise ArgumentError(
-                f"loss is {loss!r}, which no estimator takes: {reason}. {estimator} takes "
-                f"{_listed(taken)} or {_FUNCTION}"
-            )
-    return loss
+    if isinstance(loss, (*_OF_NUMBERS, *_OF_CLASSES, nn.CustomLoss)):
+        return loss
+    reason = next(
+        (reason for kind, reason in _UNUSABLE.items() if isinstance(loss, kind)),
+        f"they cannot make predictions of its outputs; {_TRAIN}",
+    )
+    raise ArgumentError(
+        f"loss is {loss!r}, which no estimator takes: {reason}. {estimator} takes "
+        f"{_listed(taken)} or {_FUNCTION}"
+    )
 
 
 def _meant(value: Any, taken: tuple[type, ...]) -> str:

@@ -27,11 +27,10 @@ def hidden_layers(sizes: Any) -> tuple[Any, ...]:
             "hidden_layer_sizes=model.layers: they are initialized anew, and a Linear to the "
             "outputs follows them"
         )
-    # An array without an axis is iterable by its class only.
-    single = not isinstance(sizes, Iterable) or isinstance(sizes, (str, bytes))
-    single = single or getattr(sizes, "ndim", 1) == 0
+    several = _checks.is_several(sizes)
+    given = _checks.sequence("hidden_layer_sizes", sizes) if several else (sizes,)
     found: list[Any] = []
-    for place, size in enumerate((sizes,) if single else sizes):
+    for place, size in enumerate(given):
         if isinstance(size, Layer):
             found.append(size)
             continue

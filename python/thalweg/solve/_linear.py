@@ -386,7 +386,7 @@ def ridge(
             else 'noise= is for alpha="discrepancy": leave it out'
         )
     noise = None if noise is None else _checks.real("noise", noise, 0, closed="()")
-    several = np.ndim(alpha) > 0
+    several = _checks.is_several(alpha)
     given = _checks.sequence("alpha", alpha) if several else (alpha,)
     alphas = [
         _checks.real(f"alpha[{i}]" if several else "alpha", value, 0)

@@ -155,7 +155,7 @@ class LinearFit:
                 "this fit has no covariance: through a bottleneck, coefficients are not linear in "
                 "the targets; or it was not made by thalweg.solve, whose fits keep what it takes"
             )
-        return _covariance.scaled(spread.unscaled(), noise, spread.squares, spread.rows, self.dof)
+        return _covariance.scaled(spread.root(), noise, spread.squares, spread.rows, self.dof)
 
     def __repr__(self) -> str:
         penalty = f", alpha {self.alpha:.3g}" if self.alpha else ""
@@ -176,14 +176,13 @@ class Spread:
     rows: int
     squares: _Matrix  # of the residuals: their sum, (), or that of each column
 
-    def unscaled(self) -> _Matrix:
-        """Return the covariance for noise of variance 1."""
-        with np.errstate(all="ignore"):  # checked by the caller
-            root = self.v * self.gains
-            if self.x_mean is None:
-                return root @ root.T
-            # b = mean(y) - mean(x) w, and the mean of y is independent of w.
-            root = np.vstack([root, -self.x_mean @ root])
-            covariance: _Matrix = root @ root.T
-            covariance[-1, -1] += 1 / self.total
-            return covariance
+    @np.errstate(all="ignore")  # checked by the caller
+    def root(self) -> _Matrix:
+        """Return a matrix which times its transpose is the covariance for noise of variance 1."""
+        root: _Matrix = self.v * self.gains
+        if self.x_mean is None:
+            return root
+        # b = mean(y) - mean(x) w, and the mean of y is independent of w.
+        mean = np.zeros((len(root) + 1, 1))
+        mean[-1] = 1 / np.sqrt(self.total)
+        return np.hstack([np.vstack([root, -self.x_mean @ root]), mean])

@@ -231,9 +231,10 @@ def last_layer(
         raise UnsupportedError(
             f"the last layer is {last!r}; only a Linear can be refit by least squares"
         )
-    if np.ndim(y) == 1 and (outputs := last.out_features) > 1:
+    y = _arrays.as_numeric(y, "y")
+    if y.ndim == 1 and (outputs := last.out_features) > 1:
         raise ShapeError(
-            f"y has shape {np.shape(y)}, but the model has {outputs} outputs, each fitted to a "
+            f"y has shape {y.shape}, but the model has {outputs} outputs, each fitted to a "
             f"column of y; turn labels into columns of 0 and 1 with np.eye({outputs})[y]"
         )
     y = _arrays.targets(y, _F64, last.out_features, "y")

@@ -65,6 +65,7 @@ class LeastSquaresFit:
     history: dict[str, list[float]]
     jacobian: Vector
 
+    @np.errstate(all="ignore")  # checked by `scaled`
     def covariance(self, noise: float | None = None) -> Vector:
         r"""Compute the covariance of the parameters.
 
@@ -112,11 +113,9 @@ class LeastSquaresFit:
                 f"those at {_linear.dependent(rank, vt)} can change without changing any residual. "
                 "Hold some of them fixed"
             )
-        with np.errstate(all="ignore"):  # checked by `scaled`
-            root = vt.T / s / scale[:, np.newaxis]
-            unscaled = root @ root.T
+        root = vt.T / s / scale[:, np.newaxis]
         squares = np.asarray(self.sum_of_squares)
-        return _covariance.scaled(unscaled, noise, squares, rows, size)
+        return _covariance.scaled(root, noise, squares, rows, size)
 
     def __repr__(self) -> str:
         return (
@@ -187,6 +186,8 @@ def nonlinear_least_squares(
         squares of residuals at the start, which are not 0, all are.
     ShapeError
         If shapes do not agree.
+    DtypeError
+        If `theta`, the residuals or the Jacobian are not real numbers.
     ArgumentError
         If `residual` or `jacobian` cannot be called, or an option is out of range.
 

@@ -1,6 +1,9 @@
 """Layers for inputs that are not plain numbers in rows, and for inputs of few columns."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy.typing as npt
@@ -111,7 +114,7 @@ class FourierFeatures(Layer):
         num_frequencies: int | None = None,
         *,
         sigma: float | None = None,
-        bands: Any = None,
+        bands: Iterable[float] | None = None,
     ) -> None:
         put, name = object.__setattr__, "FourierFeatures: "  # the dataclass is frozen
         put(self, "in_features", _checks.integer(name + "in_features", in_features, 1))

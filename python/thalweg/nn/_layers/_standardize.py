@@ -1,5 +1,7 @@
 """Scaling of columns by numbers that are not trained."""
 
+from __future__ import annotations
+
 import copy
 import math
 from collections.abc import Iterable, Mapping
@@ -52,10 +54,12 @@ class Standardize(Layer):
     Raises
     ------
     ArgumentError
-        If a number is not finite, a deviation is not above 0, or a number does not fit the model's
-        dtype (the last is raised by `Sequential`).
+        If a deviation is not above 0, or a number does not fit the model's dtype (the latter is
+        raised by `Sequential`).
     ShapeError
         If the two are not one-dimensional and of the same length.
+    DataError, DtypeError
+        If an entry is not finite or masked, or not a real number.
 
     Notes
     -----
@@ -88,7 +92,7 @@ class Standardize(Layer):
 
     # Written out, since one argument is keyword only and the others are checked.
     @_habits.takes("Standardize", _ELSEWHERE)
-    def __init__(self, mean: Any, std: Any, *, inverse: bool = False) -> None:
+    def __init__(self, mean: npt.ArrayLike, std: npt.ArrayLike, *, inverse: bool = False) -> None:
         rows = {"mean": _row("mean", mean), "std": _row("std", std)}
         if len(rows["mean"]) != len(rows["std"]):
             raise ShapeError(
@@ -106,7 +110,9 @@ class Standardize(Layer):
 
     @classmethod
     @_habits.takes("Standardize.of", {"axis": "columns are scaled, each over all rows"})
-    def of(cls, x: Any, *, width: int | None = None, inverse: bool = False) -> "Standardize":
+    def of(
+        cls, x: npt.ArrayLike, *, width: int | None = None, inverse: bool = False
+    ) -> Standardize:
         r"""Compute means and deviations from the columns of an array.
 
         Parameters

@@ -1,5 +1,7 @@
 """Layers for tables: learned vectors for categories, and numbers divided into pieces."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -86,14 +88,20 @@ class TabularInput(Layer):
     pieces: tuple[tuple[int, tuple[float, ...]], ...]
 
     @_habits.takes("TabularInput", _ELSEWHERE)
-    def __init__(self, in_features: int, categories: Any = (), *, pieces: Any = ()) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        categories: Mapping[int, tuple[int, int]] | Iterable[tuple[int, int, int]] = (),
+        *,
+        pieces: Mapping[int, Iterable[float]] | Iterable[tuple[int, Iterable[float]]] = (),
+    ) -> None:
         put, name = object.__setattr__, "TabularInput: "  # the dataclass is frozen
         put(self, "in_features", _checks.integer(name + "in_features", in_features, 1))
         if isinstance(categories, Mapping):
             items = [(column, *_pair(name, column, sizes)) for column, sizes in categories.items()]
         else:  # as stored in this class and in files
             given = _checks.sequence(name + "categories", categories)
-            items = [tuple(item) if isinstance(item, Iterable) else (item,) for item in given]
+            items = [tuple(item) if _checks.is_several(item) else (item,) for item in given]
         checked = []
         for item in items:
             if len(item) != 3:

@@ -1,5 +1,6 @@
 """The losses, one module for each kind."""
 
+from thalweg import _habits
 from thalweg.nn._losses._base import CoreLoss as CoreLoss
 from thalweg.nn._losses._base import Loss as Loss
 from thalweg.nn._losses._base import LossFunction as LossFunction
@@ -17,3 +18,5 @@ from thalweg.nn._losses._errors import QuantileLoss as QuantileLoss
 from thalweg.nn._losses._likelihoods import GaussianNLLLoss as GaussianNLLLoss
 from thalweg.nn._losses._likelihoods import PoissonNLLLoss as PoissonNLLLoss
 from thalweg.nn._losses._named import loss_of as loss_of
+
+_habits.name_methods("Loss", CoreLoss)

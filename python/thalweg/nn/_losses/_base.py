@@ -42,6 +42,9 @@ from thalweg.nn._losses._competition import Competition
 
 #: Whether a loss is one number, and which, or one per sample.
 Reduction: TypeAlias = Literal["mean", "sum", "none"]
+#: Predictions as they are; numbers to convert into predictions, for which one must know the loss;
+#: logits of classes; or what a teacher has.
+Outputs: TypeAlias = Literal["predictions", "convert", "logits", "teacher"]
 #: A user's function: what it returns is the loss, its gradient or gradients, and perhaps figures.
 LossFunction: TypeAlias = Callable[
     ..., tuple[SupportsFloat, Any] | tuple[SupportsFloat, Any, Mapping[str, SupportsFloat]]
@@ -168,6 +171,8 @@ class CoreLoss(Loss):
 
     #: The name by which the core knows this loss.
     _kind: ClassVar[str]
+    #: What its outputs are.
+    _outputs: ClassVar[Outputs]
     #: Whether targets may be class labels (1-D integers) rather than numbers.
     _labels: ClassVar[bool] = False
     #: How another library's call of this loss is written here, where the two differ.
@@ -221,6 +226,10 @@ def floats(
     name: str, value: Any, low: float, high: float = math.inf, closed: str = "[)"
 ) -> tuple[float, ...]:
     """Return a number or a sequence as a tuple of floats in an interval; see `_checks.real`."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        from thalweg import _bad_arrays
+
+        raise ArgumentError(_bad_arrays.masked(value, name))
     try:
         array = np.asarray(value, dtype=object)
     except ValueError:

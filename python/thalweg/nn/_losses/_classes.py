@@ -111,6 +111,7 @@ class CrossEntropyLoss(CoreLoss):
     reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "cross_entropy"
+    _outputs = "logits"
     _labels: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -121,7 +122,7 @@ class CrossEntropyLoss(CoreLoss):
             ignore_index=_checks.integer("ignore_index", self.ignore_index, -(2**63), 2**63 - 1),
             label_smoothing=_checks.real("label_smoothing", self.label_smoothing, 0, 1, "[]"),
             heads=_integers("heads", self.heads, 1),
-            active=_integers("active", self.active, 0),
+            active=_integers("active", self.active, 0, ordered=False),
         )
         if self.active is not None:
             if len(set(self.active)) < len(self.active):
@@ -291,6 +292,7 @@ class BCEWithLogitsLoss(CoreLoss):
     reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "bce_with_logits"
+    _outputs = "logits"
     _arguments_elsewhere: ClassVar[Mapping[str, str]] = {
         "weight": "fit(..., sample_weight=...) weighs the samples, and pos_weight the targets of "
         "1; to weigh whole outputs, write a function, see nn.CustomLoss"
@@ -428,6 +430,7 @@ class DistillationLoss(CoreLoss):
     reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "distillation"
+    _outputs = "teacher"
 
     def __post_init__(self) -> None:
         CoreLoss.__post_init__(self)
@@ -451,13 +454,13 @@ def _floats(output: npt.NDArray[Any]) -> Array:
     return output if output.dtype.kind == "f" else output.astype(np.float64)
 
 
-def _integers(name: str, value: Any, low: int) -> tuple[int, ...] | None:
+def _integers(name: str, value: Any, low: int, *, ordered: bool = True) -> tuple[int, ...] | None:
     """Convert a sequence of one or more integers from `low` up to a tuple, and None to None."""
     if value is None:
         return None
     if isinstance(value, (int, np.integer)):
         raise ArgumentError(f"{name} must be a sequence of integers; got {value!r}")
-    numbers = _checks.sequence(name, value)
+    numbers = _checks.sequence(name, value, ordered=ordered)
     if not numbers:
         raise ArgumentError(f"{name} must have at least one number; got {value!r}")
     return tuple(_checks.integer(f"{name}[{i}]", n, low) for i, n in enumerate(numbers))

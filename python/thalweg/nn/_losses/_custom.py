@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from thalweg import _checks
 from thalweg._arrays import Array, Targets
 from thalweg._description import description
 from thalweg.errors import ArgumentError, UnsupportedError
@@ -21,7 +22,9 @@ class FunctionLoss(Loss):
     def __post_init__(self) -> None:
         if isinstance(self.function, (type, Loss)) or not callable(self.function):
             more = f": {OWN}" if isinstance(self.function, Loss) else ""
-            raise ArgumentError(f"function must be callable; got {self.function!r}{more}")
+            raise ArgumentError(
+                f"function must be callable; got {_checks.given(self.function)}{more}"
+            )
 
 
 @description

@@ -35,6 +35,7 @@ class MSELoss(CoreLoss):
     reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "mse"
+    _outputs = "predictions"
 
 
 @description
@@ -61,6 +62,7 @@ class L1Loss(CoreLoss):
     reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "l1"
+    _outputs = "predictions"
 
 
 @description
@@ -98,6 +100,7 @@ class HuberLoss(CoreLoss):
     reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "huber"
+    _outputs = "predictions"
     _arguments_elsewhere: ClassVar[Mapping[str, str]] = {
         "beta": "SmoothL1Loss(beta=b) is HuberLoss(delta=b) divided by b"
     }
@@ -146,6 +149,7 @@ class QuantileLoss(CoreLoss):
     reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "quantile"
+    _outputs = "convert"
 
     def __post_init__(self) -> None:
         CoreLoss.__post_init__(self)

@@ -28,6 +28,10 @@ class GaussianNLLLoss(CoreLoss):
     the loss, which is constant there. Second derivatives are those of this gradient, see
     `thalweg.curvature.Operator`; and `thalweg.gradcheck` fails there.
 
+    The variance of the noise in the targets has to be well above :math:`\varepsilon`. Below it, the
+    gradient lowers `s` without end, and the predicted deviation is :math:`\sqrt\varepsilon`,
+    whatever the noise: standardize targets in small units, or lower `eps`.
+
     Parameters
     ----------
     full : bool, keyword only, default False
@@ -60,7 +64,7 @@ class GaussianNLLLoss(CoreLoss):
     >>> trainer = tw.Trainer(model, loss=nn.GaussianNLLLoss(), optimizer=optim.Adam(lr=1e-2))
     >>> history = trainer.fit(x, y, epochs=200)
     >>> mean, log_variance = np.split(model([[-0.5], [0.5]]), 2, axis=1)
-    >>> deviation = np.exp(log_variance / 2)
+    >>> deviation = np.sqrt(np.maximum(np.exp(log_variance), trainer.loss.eps))
     >>> bool(deviation[0, 0] < 0.2 < 0.35 < deviation[1, 0])
     True
     """
@@ -71,6 +75,7 @@ class GaussianNLLLoss(CoreLoss):
     reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "gaussian_nll"
+    _outputs = "convert"
     _call_elsewhere: ClassVar[str] = (
         ". The outputs are means and, in columns beside them, the logarithms of the variances: "
         "PyTorch's loss(mean, target, var) is loss(np.column_stack([mean, np.log(var)]), target)"
@@ -157,6 +162,7 @@ class PoissonNLLLoss(CoreLoss):
     reduction: Reduction = "mean"
 
     _kind: ClassVar[str] = "poisson_nll"
+    _outputs = "convert"
     _elsewhere: ClassVar[Mapping[str, str]] = {
         **Loss._elsewhere,
         "predict": "outputs are logarithms of rates, np.exp(model(x)); with log_input=False, rates",

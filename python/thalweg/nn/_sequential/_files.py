@@ -1,7 +1,7 @@
 """Writing a model to a file or pickle, and restoring it bit for bit."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -10,13 +10,8 @@ from thalweg._arrays import Array
 from thalweg.errors import DataError, DivergedError, UnsupportedError
 from thalweg.nn import _layers, _names
 from thalweg.nn._layers import Layer
-from thalweg.nn._sequential._base import MINE, SequentialBase, plain
+from thalweg.nn._sequential._base import MINE, SequentialBase
 from thalweg.nn._sequential._parameters import Parameters
-
-if TYPE_CHECKING:
-    from thalweg.nn._sequential import Sequential
-else:  # what typing.get_type_hints finds
-    Sequential = Any
 
 #: Version of what `Sequential.__getstate__` returns, so that later versions can read old pickles.
 _STATE_VERSION = 1
@@ -25,18 +20,21 @@ _STATE_VERSION = 1
 class Kept(Parameters):
     """The part of a model that saves and loads."""
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str] | BinaryIO) -> None:
         """Write the model to a file: layers, parameters, running averages.
 
         Parameters
         ----------
-        path : str or path-like
+        path : str, path-like or file object
             Usually ``"….safetensors"``: that is its format, whatever the name. An existing file is
             replaced once the new one is complete, and keeps its permissions; a link to one stays a
-            link.
+            link. A file object, like ``open(..., "wb")`` or `io.BytesIO`, is written to from where
+            it is.
 
         Raises
         ------
+        ArgumentError
+            If `path` is none of these.
         OSError
             If the file cannot be written.
         UnsupportedError
@@ -59,24 +57,26 @@ class Kept(Parameters):
 
     @_habits.on_the_class("model.follow(nn.Sequential.load(path)) gives it the numbers of the file")
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Sequential":
+    def load(cls, path: str | os.PathLike[str] | BinaryIO) -> Self:
         """Read a model written by `save`.
 
         Parameters
         ----------
-        path : str or path-like
-            The file.
+        path : str, path-like or file object
+            The file, or one that is open, which is read to its end; for bytes, ``io.BytesIO(b)``.
 
         Returns
         -------
         Sequential
             The same model, bit for bit, with gradients of zero. To give its numbers to a model that
-            is in use: ``model.follow(nn.Sequential.load(path))``.
+            is in use: ``model.follow(nn.Sequential.load(path))``. A subclass makes one of its own,
+            without calling its ``__init__``: what that adds to a model is not in the file.
 
         Raises
         ------
         ArgumentError
-            If it is called on a model instead of the class: it would not change that model.
+            If `path` is none of these; or if it is called on a model instead of the class: it would
+            not change that model.
         OSError
             If the file cannot be read.
         DataError
@@ -98,8 +98,8 @@ class Kept(Parameters):
         arrays, text = _safetensors.load(path)
         if "thalweg" not in text:
             raise DataError(
-                f"{os.fspath(path)!r} contains arrays, but not which layers they belong to; make "
-                "the model and pass the arrays to load_state_dict"
+                f"{_safetensors.named(path)} contains arrays, but not which layers they belong to; "
+                "make the model and pass the arrays to load_state_dict"
             )
         # Trainers and strategies store their own arrays beside the model's.
         others = ("optimizer.", "strategy.")
@@ -134,8 +134,8 @@ class Kept(Parameters):
             "passes": self._core.passes(),
         }
 
-    @staticmethod
-    def _from_description(description: dict[str, Any]) -> "Sequential":
+    @classmethod
+    def _from_description(cls, description: dict[str, Any]) -> Self:
         """Make a model from such a description."""
         if description["version"] != _STATE_VERSION:
             raise UnsupportedError(
@@ -148,7 +148,11 @@ class Kept(Parameters):
             if isinstance(kind, type) and issubclass(kind, Layer)
         }
         layers = _spec.rebuild(description["layers"], known)
-        model = plain(layers, description["dtype"], description["seed"])
+        model = cls.__new__(cls)
+        # Not through the __init__ of a subclass, whose arguments may differ.
+        SequentialBase.__init__(
+            model, *layers, dtype=description["dtype"], seed=description["seed"]
+        )
         model._core.set_passes(description["passes"])
         return model
 
