@@ -1,5 +1,7 @@
 //! Flat buffers: where parameters, gradients, optimizer state and workspaces live.
 
+#![allow(unsafe_code)] // allocates, and lends disjoint parts to threads
+
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};

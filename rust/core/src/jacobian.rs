@@ -31,8 +31,8 @@ impl<T: Element> Model<T> {
     /// `Dropout`. Otherwise, they are as in evaluation.
     ///
     /// # Errors
-    /// If the input has another width, NaN or infinity, there is such a layer, something is not finite, or there
-    /// is not enough memory.
+    /// If the input has another width, NaN or infinity, there is such a layer, an output or a derivative in
+    /// evaluation is not finite, or there is not enough memory.
     ///
     /// # Panics
     /// If `output` or `jacobian` has another length.

@@ -4,6 +4,16 @@
 //! parameter values. A [`Plan`](plan::Plan) says how a pass over it will run; `pass` runs it on the
 //! [`threads`] in a [`Workspace`](workspace::Workspace); [`Trainer`] and [`Fit`] turn passes into training.
 //!
+//! | what | modules |
+//! |---|---|
+//! | formulas, a file each, with how to add one | [`layer`], [`loss`], [`optim`], [`math`] |
+//! | what a model is | [`network`], [`parameters`], [`model`] |
+//! | how a pass runs | [`plan`], [`workspace`], `pass`, [`gemm`], [`simd`], [`threads`], `parallel` |
+//! | training | [`train`], [`update`] (clipping, the step), [`sam`], [`rng`] |
+//! | what accompanies training on tasks | [`along`] (parameter by parameter), [`project`] (gradients) |
+//! | derivatives beyond a batch's gradient | [`diff`] (second ones), [`jacobian`], [`check`] (differences) |
+//! | memory, numbers, errors | [`arena`], `pages`, [`view`], [`data`], [`element`], [`error`] |
+//!
 //! ```
 //! use thalweg_core::layer::{Activation, Init, Layer, Linear};
 //! use thalweg_core::loss::{Loss, Targets};
@@ -28,6 +38,8 @@
 //! assert!(loss < 1e-3);
 //! # Ok::<(), thalweg_core::Error>(())
 //! ```
+
+#![deny(unsafe_code)] // but in the modules that allow it at their top, with what they need it for
 
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("thalweg is for 64-bit platforms");

@@ -3,6 +3,8 @@
 //! Memory that is never touched takes none, for example the gradients of a model whose trainer applies them
 //! as it computes them.
 
+#![allow(unsafe_code)] // calls to the operating system
+
 /// Bytes of a huge page.
 #[cfg(target_os = "linux")]
 const HUGE: usize = 2 << 20;

@@ -1,6 +1,8 @@
 //! Loops on all threads: over long arrays in runs, and over independent pieces of work. Each run or piece is
 //! processed by one thread, independently of all others, so results cannot depend on the number of threads.
 
+#![allow(unsafe_code)] // disjoint runs for threads
+
 use std::ops::Range;
 use std::sync::Mutex;
 

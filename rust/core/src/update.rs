@@ -9,6 +9,8 @@
 //! PyTorch's `clip_grad_norm_` (Pascanu, Mikolov and Bengio 2013, arXiv:1211.5063), with its 10⁻⁶, and
 //! `clip_grad_value_`.
 
+#![allow(unsafe_code)] // disjoint runs for threads
+
 use crate::along::Company;
 use crate::arena::Buffer;
 use crate::element::{Dtype, Element};

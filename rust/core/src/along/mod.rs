@@ -13,6 +13,8 @@
 //!
 //! All this happens while a tile's gradient and parameters are in the cache. Nothing is allocated.
 
+#![allow(unsafe_code)] // disjoint runs for threads
+
 pub mod coupled;
 pub mod walk;
 

@@ -1,5 +1,7 @@
 //! Products of one matrix with several vectors: what depends only on the point is computed once.
 
+#![allow(unsafe_code)] // reads an array's bytes, to tell whether it has changed
+
 use super::{Block, Matrix, Site, Weights, check_rows, team, too_large};
 use crate::arena::{Buffer, copied, zeros};
 use crate::data;

@@ -17,6 +17,8 @@
 //! weight phase runs over it. The passes are those of a [`sweep`](super::sweep), so each row's gradient is
 //! its own.
 
+#![allow(unsafe_code)] // disjoint blocks of rows for threads
+
 use std::ops::Range;
 
 use super::likelihood::Slopes;

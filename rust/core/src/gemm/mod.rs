@@ -14,6 +14,8 @@
 //! `kernel` multiplies one register tile, `driver` loops over tiles, and `outer` is for very few steps.
 //! [`Epilogue`] is what happens to a tile while it is in the first-level cache.
 
+#![allow(unsafe_code)] // kernels read and write tiles that the driver has checked
+
 mod driver;
 mod kernel;
 mod outer;

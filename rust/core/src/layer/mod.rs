@@ -2,8 +2,11 @@
 //!
 //! There is one file per layer, with the forward formula next to the backward formula. An element-wise layer
 //! runs as an epilogue of the product before it. Backward, it reads its own output `y` or, where φ′ cannot be
-//! computed from `y`, the derivative that it saved on the way forward. A new one needs a file that implements
-//! [`Function`], and a line in the list of `activation.rs`.
+//! computed from `y`, the derivative that it saved on the way forward.
+//!
+//! A new one needs a file that implements [`Function`], its `mod` here, a line in the list of `activation.rs`,
+//! and in the tests its formula (`tests.rs`) and an entry of `ACTIVATIONS` (`crate::tests`). Then users need
+//! its class: CONTRIBUTING.md has what belongs to that.
 
 mod activation;
 pub mod batch_norm;

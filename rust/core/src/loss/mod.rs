@@ -10,6 +10,12 @@
 //!
 //! with ℓᵢ the sum of row i, wᵢ its weight and nᵢ the number of its elements over which the loss averages. D
 //! depends only on targets and weights: it is known before the pass ([`Objective::totals`]).
+//!
+//! A new one needs its file with its `mod` here, a variant of [`Loss`], arms in [`Loss::name`],
+//! `Objective::rows_in` and `Objective::bends` (`second.rs`), and a case in `tests.rs`; the compiler asks for
+//! these. Arms that begin with `_` it does not ask for: read [`Objective::target_width`],
+//! [`Objective::elements`], [`Loss::has_accuracy`], `check.rs` and [`Objective::check_fisher`]. Then users need
+//! its name in the binding (`rust/py/src/loss.rs`) and its class: CONTRIBUTING.md has what belongs to that.
 
 mod bce;
 mod check;

@@ -197,6 +197,29 @@ fn cases(n: usize) -> Vec<Case> {
     cases
 }
 
+/// Names every loss: a match on them does not compile while one is missing.
+macro_rules! losses {
+    ($($Name:ident),+) => {
+        const NAMES: &[&str] = &[$(stringify!($Name)),+];
+
+        fn name(loss: Loss) -> &'static str {
+            match loss {
+                $(Loss::$Name { .. } => stringify!($Name),)+
+            }
+        }
+    };
+}
+
+losses!(Mse, L1, Huber, CrossEntropy, BceWithLogits, GaussianNll, PoissonNll, Quantile, Distillation);
+
+#[test]
+fn the_cases_have_every_loss() {
+    let there: Vec<_> = cases(6).iter().map(|case| name(case.objective.loss)).collect();
+    for name in NAMES {
+        assert!(there.contains(name), "no case has Loss::{name}");
+    }
+}
+
 /// Rows of few elements, several in each vector, or one by one as with weights, give the same.
 #[test]
 fn rows_of_few_elements_are_taken_together() {

@@ -1,11 +1,15 @@
 //! Optimizers: how a step changes parameters, given gradients and state.
 //!
-//! There is one file per optimizer, with its hyper-parameters, their ranges, its state and its formula, and
-//! one line in the list below. A [`Step`] holds the constants of one step, computed once in double precision.
+//! There is one file per optimizer, with its hyper-parameters, their ranges, its state and its formula. A
+//! [`Step`] holds the constants of one step, computed once in double precision.
 //!
 //! Most work element by element: [`Step::update`] runs on any part of the arena, so that a plan can update a
 //! tile while its gradient is in the cache. Those that need more at once, a norm or a whole matrix, are in
 //! `whole` and run after the pass.
+//!
+//! A new one needs its file, `mod` and `pub use` here or in `whole`, and a line in the list below; if it works
+//! element by element, in `tests.rs` also its formula and settings to compare. The others are compared in
+//! Python, where users need its class: CONTRIBUTING.md has what belongs to that.
 
 mod adadelta;
 mod adagrad;
@@ -66,6 +70,12 @@ macro_rules! optimizers {
             /// Whether each parameter's update depends only on its own gradient and state.
             pub fn is_elementwise(&self) -> bool {
                 matches!(self, $(Config::$One(_))|+)
+            }
+
+            /// Those that work element by element, with their defaults.
+            #[cfg(test)]
+            fn elementwise() -> Vec<Self> {
+                vec![$(Config::$One($One::default())),+]
             }
         }
 
@@ -406,11 +416,6 @@ impl<T: Element> Optimizer<T> {
     /// Whether gradients can be applied tile by tile, before all are known.
     pub fn is_elementwise(&self) -> bool {
         self.config.is_elementwise()
-    }
-
-    /// What the next step will do to parameters that are not in any group.
-    pub fn next_step(&self) -> Step {
-        self.config.at(self.steps + 1, &self.next_scalars())
     }
 
     fn next_scalars(&self) -> Scalars {

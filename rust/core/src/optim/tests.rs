@@ -1,5 +1,7 @@
 //! Optimizers against their formulas, written out for single numbers.
 
+use std::mem::discriminant;
+
 use super::Convention::{Ema, Keras, Optax, Textbook, Torch};
 use super::*;
 use crate::layer::{Init, Layer, Linear};
@@ -177,6 +179,7 @@ fn decayed(p: f64, g: f64, weight_decay: f64, lr: f64, decoupled: bool) -> (f64,
     if decoupled { (p * (1.0 - lr * weight_decay), g) } else { (p, g + weight_decay * p) }
 }
 
+/// Every method that works element by element, with several settings.
 fn configs() -> Vec<Config> {
     let mut all = Vec::new();
     let (momentum, weight_decay) = (0.9, 0.1);
@@ -261,7 +264,7 @@ fn trajectory<T: Element>(isa: Isa, config: Config, theta: &[f64], grads: &[Vec<
             optimizer.config.set_lr(config.lr() / 10.0).unwrap();
         }
         let g: Vec<T> = g.iter().map(|x| T::lit(*x)).collect();
-        let step = optimizer.next_step();
+        let step = *optimizer.begin().0.at(0).unwrap();
         let mut state = optimizer.state.iter_mut();
         // Arenas end with padding; arrays that are not kept are empty.
         let state = std::array::from_fn(|_| match state.next() {
@@ -273,6 +276,13 @@ fn trajectory<T: Element>(isa: Isa, config: Config, theta: &[f64], grads: &[Vec<
         path.push(params.clone());
     }
     path
+}
+
+#[test]
+fn the_list_has_every_method_that_works_element_by_element() {
+    for method in Config::elementwise() {
+        assert!(configs().iter().any(|c| discriminant(c) == discriminant(&method)), "no {method:?}");
+    }
 }
 
 #[test]
@@ -333,7 +343,14 @@ fn without_eps() -> Vec<Config> {
         Config::Radam(c) => Config::Radam(Radam { eps: 0.0, ..c }),
         Config::Adamax(c) => Config::Adamax(Adamax { eps: 0.0, ..c }),
         Config::ScheduleFree(c) => Config::ScheduleFree(ScheduleFree { eps: 0.0, ..c }),
-        other => other,
+        Config::Sgd(_) | Config::Lion(_) | Config::Rprop(_) => config, // which have none
+        Config::Lamb(_)
+        | Config::Adafactor(_)
+        | Config::Muon(_)
+        | Config::Prodigy(_)
+        | Config::Shampoo(_) => {
+            panic!("it is not in the list")
+        }
     };
     configs().into_iter().map(without).collect()
 }

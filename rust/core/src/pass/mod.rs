@@ -17,6 +17,8 @@
 //! This module defines passes and assigns the work: `forward` and `backward` take rows through the stages,
 //! `norms` and `encode` do what is special to some stages, and `weights` takes gradients and updates.
 
+#![allow(unsafe_code)] // disjoint parts of a workspace for threads
+
 mod backward;
 mod encode;
 mod forward;

@@ -24,7 +24,8 @@ const WAVE_ROWS: usize = 128;
 /// them have just been written by another core, and each thread that reads them takes longer for that than for
 /// the products of these rows. The others help with the weight gradients.
 const FEW_ROWS: usize = 8;
-/// Bytes of weights that the second-level caches of two cores hold. Others come from further away anyway, and
+/// Bytes of weights up to which that was measured to be faster, on cores with 1 MiB of second-level cache each
+/// (784-640-640-10, with 3.5 MiB; not 784-2000-2000-10, with 22). Others come from further away anyway, and
 /// several threads read them faster.
 const CACHED_BYTES: usize = 4 << 20;
 /// Multiply-adds that each thread must get for waking it to pay off (some tens of microseconds).

@@ -12,6 +12,8 @@
 //! This module has the trait, the loops and the list of ISAs; each ISA has a module of its own, and `vectors`
 //! has common operations on arrays.
 
+#![allow(unsafe_code)] // instructions of the token's instruction set, and loads without checks of bounds
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

@@ -18,6 +18,8 @@
 //! This module has what callers need: the number of threads, and [`run`]. `pool` has the threads and their
 //! protocol; `trial` finds out whether a short job should run on several threads at all.
 
+#![allow(unsafe_code)] // a job is lent to threads that outlive the borrow, which waits for them
+
 mod pool;
 #[cfg(test)]
 mod tests;

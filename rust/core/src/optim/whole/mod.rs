@@ -9,6 +9,8 @@
 //! A block is a weight or a vector. Weights lie as inputs × outputs in panels of 32 outputs (see
 //! [`crate::gemm::pack`]); a piece of a weight is a run of rows of one panel.
 
+#![allow(unsafe_code)] // disjoint pieces for threads
+
 mod adafactor;
 mod dense;
 mod eigen;
