@@ -17,6 +17,8 @@ LOSSES = {
     "bernoulli": nn.BCEWithLogitsLoss,
     "gaussian": nn.MSELoss,
 }
+#: With those whose information depends on the outputs in other ways.
+ALL = LOSSES | {"counts": nn.PoissonNLLLoss, "own variance": lambda: nn.GaussianNLLLoss(eps=0.9)}
 NETS = {
     "linear": lambda: (nn.Linear(6, 4),),
     "deep": lambda: (
@@ -73,10 +75,18 @@ def says(likelihood, f):
     if likelihood == "bernoulli":
         p = 1 / (1 + np.exp(-f))
         return p, (p * (1 - p))[:, :, None] * np.eye(f.shape[1])
+    if likelihood == "counts":  # the variance of a count is its mean
+        return np.exp(f), np.exp(f)[:, :, None] * np.eye(f.shape[1])
+    if likelihood == "own variance":  # 1/v of the mean, and half of the log-variance
+        mean, s = f[:, :2], f[:, 2:]
+        v = np.maximum(np.exp(s), 0.9)
+        assert 0 < (np.exp(s) < 0.9).mean() < 1, "the bound counts for some"
+        through = np.hstack([1 / v, 0.5 * (np.exp(s) / v) ** 2])
+        return mean, through[:, :, None] * np.eye(f.shape[1])
     return f, np.broadcast_to(np.eye(f.shape[1]), (*f.shape, f.shape[1]))
 
 
-@pytest.mark.parametrize("likelihood", LOSSES)
+@pytest.mark.parametrize("likelihood", ALL)
 @pytest.mark.parametrize("net", NETS)
 def test_exact_is_the_sum_over_samples_and_outputs(net, likelihood, rng):
     model, x = make(net), rng.standard_normal((11, 6))
@@ -85,10 +95,10 @@ def test_exact_is_the_sum_over_samples_and_outputs(net, likelihood, rng):
     j = slopes(model, x)
     _, covariance = says(likelihood, model(x))
     expected = np.einsum("nkj,nkl,nlj->j", j, covariance, j, optimize=True) / len(x)
-    found = fisher_diagonal(model, x, loss=LOSSES[likelihood]())
+    found = fisher_diagonal(model, x, loss=ALL[likelihood]())
     assert off(found, expected) < 1e-12
     single = model.astype("float32")
-    found = fisher_diagonal(single, x.astype("float32"), loss=LOSSES[likelihood]())
+    found = fisher_diagonal(single, x.astype("float32"), loss=ALL[likelihood]())
     assert off(found, expected) < 1e-6
 
 
@@ -160,9 +170,22 @@ def test_many_rows_go_through_in_parts(rng):
     assert off(single, np.mean(every, axis=0)) < 1e-6
 
 
-@pytest.mark.parametrize("likelihood", LOSSES)
+def test_rates_have_the_information_of_counts():
+    """Of y about the rate f, 1/f; with a bound on the logarithm's argument."""
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), dtype="float64")
+    model.flat_parameters = np.array([3.0])
+    loss = nn.PoissonNLLLoss(log_input=False, eps=1e-3)
+    x = np.array([[1.0], [2.0]])
+    expected = np.mean([f / (f + 1e-3) ** 2 * x * x for x, f in ((1, 3), (2, 6))])
+    np.testing.assert_allclose(fisher_diagonal(model, x, loss=loss), [expected], rtol=1e-14)
+    for kind in ("exact", "sampled"):
+        with pytest.raises(tw.DataError, match=r"model\(x\)\[1, 0\] is -6, .*Softplus"):
+            fisher_diagonal(model, [[1.0], [-2.0]], kind=kind, loss=loss)
+
+
+@pytest.mark.parametrize("likelihood", ALL)
 def test_sampled_tends_to_exact(likelihood, rng):
-    model, loss = make("deep"), LOSSES[likelihood]()
+    model, loss = make("deep"), ALL[likelihood]()
     x = np.repeat(rng.standard_normal((3, 6)), 20_000, axis=0)
     exact, sampled = (
         fisher_diagonal(model, x, kind=kind, loss=loss) for kind in ("exact", "sampled")
@@ -548,7 +571,7 @@ def test_a_part_of_the_samples_will_do(rng):
         ({"classes": 3}, tw.ArgumentError, r"e\.g\. \[0, 1\]; got 3"),
         ({"kind": "predicted", "classes": (0, 4)}, tw.ArgumentError, "outputs from 0 to 3"),
         ({"n_samples": 0}, tw.ArgumentError, "n_samples"),
-        ({"loss": nn.L1Loss()}, tw.UnsupportedError, 'MSELoss; got L1Loss.*Use kind="empirical"'),
+        ({"loss": nn.L1Loss()}, tw.UnsupportedError, 'got L1Loss.*Use kind="empirical"'),
         ({"loss": nn.L1Loss(), "kind": "empirical"}, tw.ArgumentError, "y is None"),
         ({"loss": nn.L1Loss(), "kind": "batched", "y": np.ones((3, 3))}, tw.ShapeError, "4"),
         ({"loss": nn.L1Loss(), "kind": "batched", "y": np.ones((2, 4))}, tw.ShapeError, "3.*2"),

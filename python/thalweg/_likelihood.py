@@ -1,6 +1,7 @@
 """Arguments of functions on a model's Fisher information: samples, labels, a likelihood."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,15 @@ import numpy.typing as npt
 from thalweg import _arrays, _checks
 from thalweg._arrays import Array, Labels, Samples
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
-from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, Loss, MSELoss, Sequential
+from thalweg.nn import (
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    GaussianNLLLoss,
+    Loss,
+    MSELoss,
+    PoissonNLLLoss,
+    Sequential,
+)
 from thalweg.nn._losses import loss_of
 from thalweg.nn._losses._base import CoreLoss
 
@@ -17,6 +26,8 @@ _LIKELIHOODS = {
     CrossEntropyLoss: "categorical",
     BCEWithLogitsLoss: "bernoulli",
     MSELoss: "gaussian",
+    PoissonNLLLoss: "poisson",
+    GaussianNLLLoss: "normal",
 }
 
 
@@ -161,6 +172,92 @@ def _by_head(ready: Prepared, of_column: npt.NDArray[np.int64], batched: bool) -
                 )
             )
     return parts
+
+
+class OfCore(NamedTuple):
+    """What the core computes with."""
+
+    model: Sequential
+    samples: Samples
+    y: Labels | Array | None
+    likelihood: str
+    kind: str
+
+
+def of_core(model: Sequential, ready: Prepared, kind: str, loss: Loss | None) -> OfCore:
+    """Return the arguments as the core takes them, which knows three likelihoods.
+
+    For others, it gets the square roots of each output's information; or targets from which the
+    outputs differ by the slopes of the loss, in double precision, as of a normal distribution.
+    """
+    samples, y, likelihood = ready.samples, ready.y, ready.likelihood
+    if likelihood in ("poisson", "normal"):
+        assert isinstance(loss, PoissonNLLLoss | GaussianNLLLoss)
+        if kind == "exact":
+            return OfCore(model, samples, roots(loss, model(samples)), "independent", kind)
+        if kind == "sampled":
+            y, kind = _drawn(loss, model(samples), ready.seed), "empirical"
+        likelihood = "any"
+    if likelihood != "any":
+        return OfCore(model, samples, y, likelihood, kind)
+    used = model.astype("float64")
+    samples = used._samples(samples, "x")
+    if y is not None:
+        assert isinstance(loss, CoreLoss)
+        plain = replace(loss, reduction="sum")
+        if isinstance(plain, CrossEntropyLoss):
+            plain = replace(plain, weight=None, label_smoothing=0.0, active=ready.classes)
+        outputs = used(samples)
+        y = outputs - plain.gradient(outputs, y)
+    return OfCore(used, samples, y, "gaussian", kind)
+
+
+def roots(loss: Loss, outputs: Array) -> Array:
+    """Return the square roots of the Fisher information of outputs that are independent.
+
+    Raises
+    ------
+    DataError
+        If the likelihood is not defined for an output.
+    """
+    if isinstance(loss, BCEWithLogitsLoss):
+        found = 0.5 / np.cosh(outputs / 2)
+    elif isinstance(loss, PoissonNLLLoss):
+        if loss.log_input:
+            found = np.exp(outputs / 2)
+        else:
+            _check_rates(loss, outputs)
+            found = np.sqrt(outputs) / (outputs + loss.eps)
+    elif isinstance(loss, GaussianNLLLoss):
+        _, log = np.split(outputs, 2, axis=1)
+        bound = np.maximum(log, np.log(loss.eps))
+        found = np.hstack([np.exp(-bound / 2), np.sqrt(0.5) * np.exp(log - bound)])
+    else:
+        found = np.ones_like(outputs)
+    return np.asarray(found, outputs.dtype)
+
+
+def _drawn(loss: PoissonNLLLoss | GaussianNLLLoss, outputs: Array, seed: int) -> Array:
+    """Draw a y for each row from what the outputs say of it."""
+    rng, outputs = np.random.default_rng(seed), outputs.astype(np.float64)
+    if isinstance(loss, PoissonNLLLoss):
+        if not loss.log_input:
+            _check_rates(loss, outputs)
+        y: Array = rng.poisson(np.exp(outputs) if loss.log_input else outputs).astype(np.float64)
+        return y
+    mean, log = np.split(outputs, 2, axis=1)
+    deviation = np.sqrt(np.maximum(np.exp(log), loss.eps))
+    return np.asarray(mean + deviation * rng.standard_normal(mean.shape))
+
+
+def _check_rates(loss: PoissonNLLLoss, outputs: Array) -> None:
+    """Raise if an output, a rate, is negative."""
+    if (outputs < 0).any():
+        row, column = np.argwhere(outputs < 0)[0]
+        raise DataError(
+            f"model(x)[{row}, {column}] is {outputs[row, column]:g}, but a rate is never negative: "
+            "end the model with nn.Softplus(), or use nn.PoissonNLLLoss()"
+        )
 
 
 def _of_rows(rows: Any, *arrays: Any) -> tuple[Any, ...]:

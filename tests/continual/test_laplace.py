@@ -130,8 +130,11 @@ def test_the_whole_matrix_is_that_of_products_with_it(rng):
         (nn.CrossEntropyLoss(), rng.integers(0, 3, 25)),
         (nn.MSELoss(), rng.standard_normal((25, 3))),
         (nn.BCEWithLogitsLoss(), rng.integers(0, 2, (25, 3)).astype(float)),
+        (nn.PoissonNLLLoss(), rng.poisson(2, (25, 3)).astype(float)),
+        (nn.GaussianNLLLoss(), rng.standard_normal((25, 2))),
     ):
-        model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3), dtype="float64")
+        outputs = 4 if isinstance(loss, nn.GaussianNLLLoss) else 3
+        model = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, outputs), dtype="float64")
         strategy = OnlineLaplace(
             tw.Trainer(model, loss=loss, optimizer=optim.SGD(lr=0.0)), 1.0, structure="full"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -12,10 +11,9 @@ import numpy.typing as npt
 from thalweg import _checks, _core, _warn
 from thalweg._arrays import Array
 from thalweg._habits import takes
-from thalweg._likelihood import Prepared, known, likelihood_of, prepare
+from thalweg._likelihood import Prepared, known, likelihood_of, of_core, prepare
 from thalweg.errors import UnsupportedError
-from thalweg.nn import CrossEntropyLoss, Loss, MSELoss, Sequential
-from thalweg.nn._losses._base import CoreLoss
+from thalweg.nn import Loss, MSELoss, Sequential
 
 Kind: TypeAlias = Literal["exact", "sampled", "predicted", "empirical", "batched", "weighted"]
 #: The kinds that need the gradients of a loss, but no distribution of y.
@@ -59,8 +57,8 @@ def fisher_diagonal(
         - ``"exact"``: the formula above, with the expectation as a sum over all outputs.
         - ``"sampled"``: one y for each sample, drawn from the model.
         - ``"predicted"``: the most probable y of each sample, as in GT-RIPL's code. For a confident
-          model with top probability p, this is about 1 - p times ``"sampled"``. Not for
-          `nn.MSELoss`, where it would be 0.
+          model with top probability p, this is about 1 - p times ``"sampled"``. For classes only:
+          for `nn.MSELoss`, it would be 0.
         - ``"empirical"``: the y of the data. This is not the Fisher information: it vanishes where
           the data are fitted (Kunstner, Hennig and Balles 2019).
         - ``"batched"``: the square of the mean gradient of each batch of `batch_size`, as in
@@ -70,11 +68,13 @@ def fisher_diagonal(
     loss : Loss, keyword only, optional
         Which likelihood the outputs represent: `nn.CrossEntropyLoss` (the default) is softmax,
         `nn.BCEWithLogitsLoss` an independent yes or no for each output, `nn.MSELoss` a normal
-        distribution of variance 1, so that -ln p is *half* the squared error. The `heads`, `active`
-        and `ignore_index` of a softmax count, as in ``curvature.Operator(kind="fisher")``; weights,
-        label smoothing and the reduction of the loss do not. For ``"empirical"`` and ``"batched"``,
-        which need no distribution, it may be another loss of `thalweg.nn`, such as
-        `nn.PoissonNLLLoss`: the sum over a row's outputs then stands for -ln p.
+        distribution of variance 1, so that -ln p is *half* the squared error, `nn.GaussianNLLLoss`
+        one of the variance that the model predicts, `nn.PoissonNLLLoss` a count. The `heads`,
+        `active` and `ignore_index` of a softmax count, as in
+        ``curvature.Operator(kind="fisher")``; weights, label smoothing and the reduction of the
+        loss do not. For ``"empirical"`` and ``"batched"``, which need no distribution, it may be
+        another loss of `thalweg.nn`, such as `nn.HuberLoss`: the sum over a row's outputs then
+        stands for -ln p.
     n_samples : int, keyword only, optional
         Use this many of the samples, drawn without replacement; all by default.
     classes : sequence of int, keyword only, optional
@@ -169,10 +169,10 @@ def check_kind(name: str, kind: str, loss: Loss | None) -> str:
             f' nn.CrossEntropyLoss(); got a {likelihood} likelihood. Use {name}="empirical", which'
             " works for all likelihoods"
         )
-    if kind == "predicted" and likelihood == "gaussian":
+    if kind == "predicted" and likelihood not in ("categorical", "bernoulli"):
         raise UnsupportedError(
-            f'{name}="predicted" needs classes; got a gaussian likelihood, whose most probable y is'
-            f' the output itself, where the gradient is 0. Use {name}="exact" or "empirical"'
+            f'{name}="predicted" needs classes; got a {likelihood} likelihood, whose most probable'
+            f' y is about the output, where the gradient is 0. Use {name}="exact" or "empirical"'
         )
     return kind
 
@@ -227,25 +227,15 @@ def _of_part(
     model: Sequential, ready: Prepared, kind: str, loss: Loss | None, batch_size: int
 ) -> Array:
     """Compute `importance` for rows among which the same outputs compete."""
-    samples, targets, likelihood, chosen, seed, weight, _ = ready
     if kind == "predicted":
-        kind, targets = "empirical", _most_probable(model(samples), likelihood, chosen)
-    used = model
-    if likelihood == "any":
-        # The core's slopes are outputs minus targets: in double precision, those of the loss.
-        used, likelihood = model.astype("float64"), "gaussian"
-        samples = used._samples(samples, "x")
-        if targets is not None:
-            assert isinstance(loss, CoreLoss)
-            plain = replace(loss, reduction="sum")
-            if isinstance(plain, CrossEntropyLoss):
-                plain = replace(plain, weight=None, label_smoothing=0.0, active=chosen)
-            outputs = used(samples)
-            targets = outputs - plain.gradient(outputs, targets)
-        weight = None if weight is None else weight.astype(np.float64)
+        y = _most_probable(model(ready.samples), ready.likelihood, ready.classes)
+        kind, ready = "empirical", ready._replace(y=y)
+    of = of_core(model, ready, kind, loss)
+    weight = None if ready.sample_weight is None else ready.sample_weight.astype(of.model.dtype)
     return _core.importance(
-        used._core, samples, targets, likelihood, kind, chosen, seed, batch_size, weight
-    )
+        of.model._core, of.samples, of.y, of.likelihood, of.kind, ready.classes, ready.seed,
+        batch_size, weight,
+    )  # fmt: skip
 
 
 def _doubt_averages(model: Sequential) -> None:

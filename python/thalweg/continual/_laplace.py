@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 
 from thalweg import _checks
-from thalweg._likelihood import Prepared, likelihood_of, prepare
+from thalweg._likelihood import Prepared, likelihood_of, prepare, roots
 from thalweg._trainer import Trainer
 from thalweg._trainer._penalties import Penalty
 from thalweg.continual._fisher import importance, some_samples
@@ -189,7 +189,7 @@ class OnlineLaplace(Consolidating):
         return sum(part.share * self._whole_of(part) for part in parts)
 
     def _whole_of(self, ready: Prepared) -> Any:
-        model = self.trainer.model
+        model, loss = self.trainer.model, self.trainer.loss
         chosen = np.arange(model.out_features) if ready.classes is None else list(ready.classes)
         size = model.num_parameters
         total = np.zeros((size, size))
@@ -197,15 +197,15 @@ class OnlineLaplace(Consolidating):
         for first in range(0, len(ready.samples), some):
             mine = ready.samples[first : first + some]
             outputs, slopes = model._core.jacobian(mine, True)
-            outputs = outputs.astype(np.float64)[:, chosen]
             slopes = slopes.astype(np.float64).reshape(len(mine), -1, size)[:, chosen]
+            outputs = outputs.astype(np.float64)
             if ready.likelihood == "categorical":
-                p = softmax(outputs)
+                p = softmax(outputs[:, chosen])
                 # E[(e_y - p)(e_y - p)'] is the sum over y of p_y times each outer product.
                 slopes = slopes - (p[:, :, None] * slopes).sum(axis=1, keepdims=True)
                 slopes *= np.sqrt(p)[:, :, None]
-            elif ready.likelihood == "bernoulli":
-                slopes *= (0.5 / np.cosh(outputs / 2))[:, :, None]
+            else:
+                slopes *= roots(loss, outputs)[:, chosen, None]
             flat = slopes.reshape(-1, size)
             total += flat.T @ flat
         return total / len(ready.samples)

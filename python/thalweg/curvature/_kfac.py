@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
+import numpy as np
 import numpy.typing as npt
 
 from thalweg import _checks, _core, _parts
 from thalweg._arrays import Array
 from thalweg._habits import takes
-from thalweg._likelihood import prepare
+from thalweg._likelihood import of_core, prepare
 from thalweg.nn import Loss, Sequential
 
 Kind: TypeAlias = Literal["exact", "sampled", "empirical"]
@@ -68,9 +69,10 @@ def kfac_factors(
     loss : Loss, keyword only, optional
         Which likelihood the outputs represent: `nn.CrossEntropyLoss` (the default) is softmax,
         `nn.BCEWithLogitsLoss` an independent yes or no for each output, `nn.MSELoss` a normal
-        distribution of variance 1, so that -ln p is *half* the squared error, summed over outputs.
-        Its `heads`, `active` and `ignore_index` count. Weights, label smoothing and the reduction
-        of the loss do not: both factors are means over samples, whatever the loss.
+        distribution of variance 1, so that -ln p is *half* the squared error, summed over outputs,
+        `nn.GaussianNLLLoss` one of the variance that the model predicts, `nn.PoissonNLLLoss` a
+        count. Its `heads`, `active` and `ignore_index` count. Weights, label smoothing and the
+        reduction of the loss do not: both factors are means over samples, whatever the loss.
     n_samples : int, keyword only, optional
         Use this many of the samples, drawn without replacement; all by default.
     classes : sequence of int, keyword only, optional
@@ -144,17 +146,21 @@ def kfac_factors(
         classes=classes,
         seed=seed,
     )
-    found = [
-        _core.kronecker(
-            model._core, ready.samples, ready.y if labelled else None, ready.likelihood, kind,
-            ready.classes, ready.seed,
+    found = []
+    for ready in parts:
+        of = of_core(model, ready if labelled else ready._replace(y=None), kind, loss)
+        found.append(
+            _core.kronecker(
+                of.model._core, of.samples, of.y, of.likelihood, of.kind, ready.classes, ready.seed
+            )
         )
-        for ready in parts
-    ]  # fmt: skip
     shares = [model.dtype.type(ready.share) for ready in parts]
+
+    def mean(matrices: list[Array]) -> Array:
+        total = sum(s * one for s, one in zip(shares, matrices, strict=True))
+        return np.asarray(total, model.dtype)
+
     return {
-        same[0][0]: KroneckerFactors(
-            *(sum(s * one[k] for s, one in zip(shares, same, strict=True)) for k in (1, 2))
-        )
+        same[0][0]: KroneckerFactors(mean([one[1] for one in same]), mean([one[2] for one in same]))
         for same in zip(*found, strict=True)
     }

@@ -35,7 +35,9 @@ def _module(layer: nn.Layer, place: str) -> Any:
     name = ours.__name__
     kind = getattr(_modules, name, None) or getattr(torch.nn, name, None)
     if isinstance(layer, Block):
-        return getattr(_modules, name)(*(_module(it, f"{place}.{index}") for index, it in enumerate(layer.layers)))
+        return getattr(_modules, name)(
+            *(_module(it, f"{place}.{index}") for index, it in enumerate(layer.layers))
+        )
     if kind is None:
         raise UnsupportedError(
             f"layer {place} is {layer!r}, but PyTorch {torch.__version__} has no {name}"

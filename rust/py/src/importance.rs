@@ -112,7 +112,11 @@ fn parse(likelihood: &str, kind: &str, seed: u64) -> Result<(Likelihood, (Kind, 
         "categorical" => Likelihood::Categorical,
         "bernoulli" => Likelihood::Bernoulli,
         "gaussian" => Likelihood::Gaussian,
-        other => return Err(wrong("likelihood", other, "one of categorical, bernoulli, gaussian is needed")),
+        "independent" => Likelihood::Independent,
+        other => {
+            let accepted = "one of categorical, bernoulli, gaussian, independent is needed";
+            return Err(wrong("likelihood", other, accepted));
+        }
     };
     let kind = match kind {
         "exact" => (Kind::Exact, Sum::Squares),

@@ -4,6 +4,7 @@
 //! categorical   p = softmax(f)    −ln p_y         slope p − e_y      exact: diag(p) − p·pᵀ = Σ l_k·l_kᵀ, k < C
 //! Bernoulli     p = sigmoid(f)    each output     slope p − y        exact: √(p_k(1 − p_k))·e_k
 //! Gaussian      mean f, variance 1                slope f − y        exact: e_k
+//! independent   any, one output each                                 exact: √F_k·e_k, with √F_k given as y
 //! ```
 //!
 //! *Exact* takes the expectation over the model's own distribution of y: a sum over the C outputs, or over
@@ -29,6 +30,9 @@ pub enum Likelihood {
     Bernoulli,
     /// Normal, with the outputs as means and variance 1.
     Gaussian,
+    /// Any distributions whose Fisher information of the outputs has no elements beside the diagonal: the
+    /// targets are the roots of those on it. Only exact.
+    Independent,
 }
 
 /// Which slopes are taken.
@@ -102,7 +106,11 @@ impl Slopes {
         rows: usize,
         outputs: usize,
     ) -> Result<(), Error> {
-        if !matches!(self.kind, Kind::Empirical | Kind::Weighted) {
+        let roots = self.likelihood == Likelihood::Independent && self.kind != Kind::Norm;
+        if roots && self.kind != Kind::Exact {
+            return Err(Error::Mismatch("roots of Fisher information are for exact slopes only".into()));
+        }
+        if !roots && !matches!(self.kind, Kind::Empirical | Kind::Weighted) {
             return Ok(());
         }
         if self.kind == Kind::Weighted
@@ -151,7 +159,7 @@ impl Slopes {
             self.says.extend(self.columns.iter().map(|&j| row[j].to_f64()));
             let row = &mut self.says[from..];
             match (self.kind, self.likelihood) {
-                (Kind::Norm, _) | (_, Likelihood::Gaussian) => {}
+                (Kind::Norm, _) | (_, Likelihood::Gaussian | Likelihood::Independent) => {}
                 (_, Likelihood::Bernoulli) => row.iter_mut().for_each(|f| *f = 1.0 / (1.0 + libm::exp(-*f))),
                 (_, Likelihood::Categorical) => {
                     let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -200,6 +208,7 @@ impl Slopes {
                 }
                 (Kind::Exact, Likelihood::Bernoulli) => put(k, (says[k] * (1.0 - says[k])).sqrt()),
                 (Kind::Exact, Likelihood::Gaussian) => put(k, 1.0),
+                (_, Likelihood::Independent) => put(k, target(k)),
                 (Kind::Sampled { .. }, Likelihood::Categorical) => {
                     let mut left = drawn().unit();
                     let last = says.len() - 1;
