@@ -264,6 +264,39 @@ def test_errors_name_the_block():
         nn.Residual([nn.ReLU()])
 
 
+BEHIND = [nn.ReLU(), nn.LayerNorm(15), nn.Residual(nn.Tanh()), nn.Linear(15, 4)]
+
+
+@pytest.mark.parametrize("behind", BEHIND, ids=lambda layer: type(layer).__name__)
+def test_what_goes_on_behind_a_block_has_its_width(behind, rng):
+    """Of the parts that diagnostics are made of, of estimators, and of features."""
+    layers = nn.Linear(6, 6), nn.Tanh(), BESIDE, behind
+    width = getattr(behind, "out_features", 15)
+    model = nn.Sequential(*layers, nn.Linear(width, 1), dtype="float64", seed=1)
+    x = rng.standard_normal((40, 6))
+    assert len(tw.diagnostics.conditioning(model, x).stages) > 2
+    pytest.importorskip("sklearn")
+    from thalweg.sklearn import MLPRegressor
+
+    fitted = MLPRegressor(hidden_layer_sizes=[*layers, 8]).partial_fit(x, x[:, 0])
+    assert fitted.model_[4].in_features == width
+    assert fitted.predict(x).shape == (40,)
+
+
+def test_linear_layers_in_blocks_make_features(rng):
+    model = nn.Sequential(
+        nn.Concatenate(nn.Linear(6, 9), nn.Tanh()), nn.ReLU(), nn.Linear(15, 3), dtype="float64"
+    )
+    x, y = rng.standard_normal((40, 6)), np.arange(40) % 3
+    hidden = tw.continual.metrics.activations(model, x)
+    assert len(hidden) == 1
+    np.testing.assert_array_equal(hidden[0], model[:2](x))
+    trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.SGD(lr=0.1))
+    means = tw.continual.NearestMean(tw.continual.Replay(trainer, 40))
+    means.fit(tw.continual.Task(x, y, x, y), epochs=1)
+    assert means.predict(x).shape == (40,)
+
+
 FOLDED = {
     "plain": (nn.Linear(6, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 6), nn.BatchNorm1d(6)),
     "no bias, not affine": (

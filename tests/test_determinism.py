@@ -267,8 +267,8 @@ def test_ctrl_c_ends_a_fit_in_a_long_validation():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the C library has another name")
-def test_the_rounding_mode_of_the_program_around_changes_no_bit(threads_restored):
-    """As C and Fortran programs may set it; every thread of thalweg's has the default mode."""
+def test_in_another_rounding_mode_the_number_of_threads_changes_no_bit(threads_restored):
+    """As C and Fortran programs may set it; threads share a step in the default mode."""
     upward = {"x86_64": 0x800, "aarch64": 0x400000}.get(platform.machine())
     if upward is None:
         pytest.skip("the number of its rounding mode is not known here")

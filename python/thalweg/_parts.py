@@ -17,7 +17,7 @@ from thalweg.nn import (
     Sequential,
     TabularInput,
 )
-from thalweg.nn._layers import Block, Layer, kind_of, scale_and_shift
+from thalweg.nn._layers import Block, Layer, kind_of, scale_and_shift, width_behind
 
 
 def checked(model: Any, name: str = "model") -> Sequential:
@@ -39,7 +39,7 @@ def width(model: Sequential, index: int) -> int:
     """Return the input width of a layer; for the number of layers, the last one's output width."""
     found = model.in_features
     for layer in model.layers[:index]:
-        found = getattr(layer, "out_features", found)
+        found = width_behind(layer, found)
     return found
 
 

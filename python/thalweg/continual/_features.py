@@ -10,6 +10,7 @@ from thalweg import _arrays, nn
 from thalweg._habits import takes
 from thalweg.errors import ArgumentError
 from thalweg.nn import Sequential
+from thalweg.nn._layers import Block, with_inner
 from thalweg.nn._layers._base import Activation
 
 #: Element-wise layers whose outputs are not activations of units.
@@ -25,10 +26,11 @@ def body(model: Sequential) -> Sequential:
         If there is nothing before that layer.
     """
     places = [i for i, layer in enumerate(model.layers) if isinstance(layer, nn.Linear)]
-    if len(places) < 2:
+    before = model.layers[: places[-1]] if places else ()
+    if not any(isinstance(layer, nn.Linear) for layer in with_inner(before)):
         raise ArgumentError(
-            "the model has no features, which are the inputs of its last nn.Linear: it needs at"
-            f" least 2 nn.Linear layers; got {len(places)}"
+            "the model has no features, which are the inputs of its last nn.Linear, behind others:"
+            f" it needs at least 2 nn.Linear layers; got {len(places)}"
         )
     return model[: places[-1]]
 
@@ -64,6 +66,8 @@ def activations(model: Sequential, x: npt.ArrayLike) -> list[Any]:
             if linear:
                 rows, first = model[first:place](rows), place
             linear = True
+        elif isinstance(layer, Block):
+            linear = linear or any(isinstance(it, nn.Linear) for it in with_inner([layer]))
         elif linear and isinstance(layer, Activation) and not isinstance(layer, _NO_UNITS):
             given.append(model[first : place + 1](rows))
     return given

@@ -437,7 +437,9 @@ def plasticity(model: Sequential, x: npt.ArrayLike) -> Plasticity:
         If `model` is not a model or has no hidden layer with an activation, or there is only one
         sample.
 
-    Notes ----- A unit is dead if its activation is the same number for all samples; for ReLU, 0.
+    Notes
+    -----
+    A unit is dead if its activation is the same number for all samples; for ReLU, 0.
     Units inside `nn.Residual` and `nn.Concatenate` are not considered. The effective rank is that
     of Roy & Vetterli 2007, :math:`\exp(-\sum_k p_k \log p_k)`, where `p` are the singular values of
     the matrix of activations divided by their sum.

@@ -49,7 +49,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         that needs all data at once takes one step per epoch.
     alpha : float, keyword only, default 1e-4
         :math:`\alpha` of the penalty, see the notes. It applies to the weights of dense layers,
-        including those in a `Residual`, but not to biases, scales and tables.
+        including those in blocks, but not to biases, scales and tables.
     batch_size : int or "auto", keyword only, default "auto"
         Rows of a batch; "auto" is 200. At most the number of rows. If there is a `BatchNorm1d`,
         which cannot take a single row, batches are enlarged until the last one is not a single row.
@@ -148,8 +148,8 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
     n_features_in_, feature_names_in_, n_outputs_, n_layers_, out_activation_
         As in scikit-learn. Two classes have one output, or two with `nn.CrossEntropyLoss`.
     coefs_, intercepts_ : list of ndarray
-        Weights, each of shape (in, out), and biases of the dense layers, including those in a
-        `Residual`: copies. Layers without biases have zeros.
+        Weights, each of shape (in, out), and biases of the dense layers, including those in blocks:
+        copies. Layers without biases have zeros.
     trainer_, model_ : Trainer and nn.Sequential
         The underlying trainer and network.
 

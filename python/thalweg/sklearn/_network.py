@@ -11,7 +11,7 @@ from thalweg import _checks, _habits
 from thalweg._arrays import Array
 from thalweg.errors import ArgumentError
 from thalweg.nn import Identity, Linear, ReLU, Sequential, Sigmoid, Tanh
-from thalweg.nn._layers import Block, Layer
+from thalweg.nn._layers import Block, Layer, width_behind
 from thalweg.sklearn import _arguments
 
 ACTIVATIONS = {"identity": Identity(), "logistic": Sigmoid(), "tanh": Tanh(), "relu": ReLU()}
@@ -59,7 +59,7 @@ def layers(
     for size in hidden:
         if isinstance(size, Layer):
             found.append(size)
-            width = getattr(size, "out_features", width)  # most keep the width
+            width = width_behind(size, width)
             continue
         made.append(len(found))
         found += [Linear(width, size), behind]

@@ -417,8 +417,7 @@ impl<T: Element> Model<T> {
             before => {
                 let threads = threads::num_threads().0;
                 let plan = Plan::new::<T>(&self.network, mode, x.rows(), self.isa, threads);
-                let spare = before.map_or(Buffer::empty(), |before| before.values);
-                Workspace::in_memory(spare, &self.network, plan)?
+                Workspace::instead(before, &self.network, plan)?
             }
         };
         let mut pass = Pass {

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::arena::{Buffer, padded, zeros};
+use crate::arena::{Buffer, padded, reserve};
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::Precision;
@@ -206,47 +206,70 @@ impl<T: Element> Workspace<T> {
     /// # Errors
     /// If there is not enough memory.
     pub fn new(network: &Network, plan: Plan) -> Result<Self, Error> {
-        Self::in_memory(Buffer::empty(), network, plan)
-    }
-
-    /// The same in `spare` memory, if that is enough.
-    ///
-    /// # Errors
-    /// If there is not enough memory.
-    pub fn in_memory(spare: Buffer<T>, network: &Network, plan: Plan) -> Result<Self, Error> {
-        let mut workspace = Self::without_memory(network, plan)?;
-        workspace.equip(spare)?;
+        let mut workspace = Self::without_memory(network, plan);
+        workspace.equip(Memory::default())?;
         Ok(workspace)
     }
 
-    /// What `plan` needs, except for the memory of its data.
-    fn without_memory(network: &Network, plan: Plan) -> Result<Self, Error> {
-        let layout = Layout::new::<T>(network, &plan);
-        let other = alone::<T>(network, &plan);
-        let losses = zeros("losses of rows", plan.rows)?;
-        let (network, trials, values) = (network.identity(), Default::default(), Buffer::empty());
-        Ok(Workspace { network, plan, layout, other, values, transposed: None, losses, trials })
+    /// The same instead of one that is not needed any more, in its memory unless that is far too large.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn instead(of: Option<Self>, network: &Network, plan: Plan) -> Result<Self, Error> {
+        let mut workspace = Self::without_memory(network, plan);
+        let spare = of.map(|mut old| old.memory());
+        let most = Self::SPARE.max(4 * workspace.bytes());
+        workspace.equip(spare.filter(|spare| spare.bytes() <= most).unwrap_or_default())?;
+        Ok(workspace)
     }
 
-    /// Number of elements of memory that it needs.
-    fn len(&self) -> usize {
-        len(&self.layout, &self.other)
+    /// Bytes of spare memory that are reused in any case.
+    const SPARE: usize = 4 << 20;
+
+    /// What `plan` needs, except for memory.
+    fn without_memory(network: &Network, plan: Plan) -> Self {
+        let layout = Layout::new::<T>(network, &plan);
+        let other = alone::<T>(network, &plan);
+        let (network, trials) = (network.identity(), Default::default());
+        let Memory { values, losses } = Memory::default();
+        Workspace { network, plan, layout, other, values, transposed: None, losses, trials }
+    }
+
+    /// Bytes of memory that it needs.
+    fn bytes(&self) -> usize {
+        len(&self.layout, &self.other) * size_of::<T>() + self.plan.rows * size_of::<RowLoss>()
+    }
+
+    /// Whether it has memory.
+    fn is_equipped(&self) -> bool {
+        self.losses.len() == self.plan.rows
     }
 
     /// Sees to its memory: takes `spare` if that is enough, otherwise allocates.
     ///
     /// # Errors
     /// If there is not enough memory.
-    fn equip(&mut self, spare: Buffer<T>) -> Result<(), Error> {
+    fn equip(&mut self, spare: Memory<T>) -> Result<(), Error> {
+        let (needed, Memory { values, mut losses }) = (len(&self.layout, &self.other), spare);
         self.transposed = None;
-        self.values = match spare.len() >= self.len() {
-            true => spare,
+        self.values = match values.len() >= needed {
+            true => values,
             false => {
-                drop(spare);
-                Buffer::zeroed("the workspace of a pass", self.len())?
+                drop(values);
+                Buffer::zeroed("the workspace of a pass", needed)?
             }
         };
+        losses.clear();
+        reserve("losses of rows", &mut losses, self.plan.rows)?;
+        losses.resize(self.plan.rows, RowLoss::default());
+        self.losses = losses;
         Ok(())
+    }
+
+    /// Takes its memory away, if it has any.
+    fn memory(&mut self) -> Memory<T> {
+        let values = std::mem::replace(&mut self.values, Buffer::empty());
+        Memory { values, losses: std::mem::take(&mut self.losses) }
     }
 
     /// Switches to the plan with as many threads as the next pass should have. Returns whether the choice is
@@ -280,6 +303,24 @@ impl<T: Element> Workspace<T> {
     }
 }
 
+/// What a workspace computes in.
+struct Memory<T> {
+    values: Buffer<T>,
+    losses: Vec<RowLoss>,
+}
+
+impl<T: Element> Default for Memory<T> {
+    fn default() -> Self {
+        Memory { values: Buffer::empty(), losses: Vec::new() }
+    }
+}
+
+impl<T: Element> Memory<T> {
+    fn bytes(&self) -> usize {
+        self.values.len() * size_of::<T>() + self.losses.capacity() * size_of::<RowLoss>()
+    }
+}
+
 /// The plans of the latest shapes, and the memory that those of one mode share: a training loop has two shapes
 /// (its last batch is shorter); where something learns whenever something happens, there are many.
 pub(crate) struct Workspaces<T> {
@@ -293,17 +334,11 @@ pub(crate) struct Workspaces<T> {
 
 /// A workspace, and the pass that last used it. Only the one that was used last of its mode has memory.
 struct Kept<T> {
+    /// Those of its plan, so that a search touches little memory.
     mode: Mode,
     rows: usize,
     used: usize,
     workspace: Box<Workspace<T>>,
-}
-
-impl<T: Element> Kept<T> {
-    /// Takes its memory away, if it has any.
-    fn memory(&mut self) -> Buffer<T> {
-        std::mem::replace(&mut self.workspace.values, Buffer::empty())
-    }
 }
 
 impl<T> Default for Workspaces<T> {
@@ -355,7 +390,7 @@ impl<T: Element> Workspaces<T> {
                     let oldest = (0..Self::KEPT).min_by_key(|&index| self.kept[index].used);
                     oldest.map(|index| self.kept.swap_remove(index));
                 }
-                let workspace = Box::new(Workspace::without_memory(network, plan)?);
+                let workspace = Box::new(Workspace::without_memory(network, plan));
                 self.kept.push(Kept { mode, rows, used: 0, workspace });
                 self.kept.len() - 1
             }
@@ -369,15 +404,15 @@ impl<T: Element> Workspaces<T> {
     /// Sees to the memory of the latest, which is of this mode.
     fn equip(&mut self, mode: Mode) -> Result<(), Error> {
         let index = self.latest;
-        if self.kept[index].workspace.values.len() >= self.kept[index].workspace.len() {
+        if self.kept[index].workspace.is_equipped() {
             return Ok(());
         }
-        let mut holders = self.kept.iter_mut().filter(|k| k.mode == mode && !k.workspace.values.is_empty());
-        let spare = holders.next().map_or(Buffer::empty(), Kept::memory);
+        let mut holders = self.kept.iter_mut().filter(|k| k.mode == mode && k.workspace.is_equipped());
+        let spare = holders.next().map(|k| k.workspace.memory()).unwrap_or_default();
         match self.kept[index].workspace.equip(spare) {
             Err(Error::Memory { .. }) => {
-                self.kept.iter_mut().for_each(|k| drop(k.memory()));
-                self.kept[index].workspace.equip(Buffer::empty())
+                self.kept.iter_mut().for_each(|k| drop(k.workspace.memory()));
+                self.kept[index].workspace.equip(Memory::default())
             }
             other => other,
         }
@@ -389,17 +424,22 @@ impl<T: Element> Workspaces<T> {
         self.kept.retain(|k| k.used > since);
         self.latest = 0;
         for index in 0..self.kept.len() {
-            let (mode, held) = (self.kept[index].mode, self.kept[index].workspace.values.len());
-            let needed = self.kept.iter().filter(|k| k.mode == mode).map(|k| k.workspace.len()).max();
-            if held > 2 * needed.unwrap_or(0) {
-                self.kept[index].memory();
+            let mode = self.kept[index].mode;
+            let needed = self.kept.iter().filter(|k| k.mode == mode).map(|k| k.workspace.bytes()).max();
+            let memory = self.kept[index].workspace.memory();
+            if memory.bytes() <= 2 * needed.unwrap_or(0) {
+                let Workspace { values, losses, .. } = &mut *self.kept[index].workspace;
+                (*values, *losses) = (memory.values, memory.losses);
             }
         }
     }
 
+    /// Bytes of memory that are held.
     #[cfg(test)]
-    fn elements(&self) -> usize {
-        self.kept.iter().map(|k| k.workspace.values.len()).sum()
+    fn bytes(&self) -> usize {
+        let bytes =
+            |w: &Workspace<T>| w.values.len() * size_of::<T>() + w.losses.capacity() * size_of::<RowLoss>();
+        self.kept.iter().map(|k| bytes(&k.workspace)).sum()
     }
 
     /// What the latest of them [keeps](Workspace::transposed).
@@ -476,11 +516,11 @@ mod tests {
         let mut kept = Workspaces::<f32>::default();
         // Whole batches and the last one, in turns: memory is allocated once.
         let first = place(&mut kept, &network, 20_000);
-        let one = kept.elements();
+        let one = kept.bytes();
         for rows in [19_000, 20_000, 18_000, 1, 20_000] {
             assert_eq!(place(&mut kept, &network, rows), first);
         }
-        assert_eq!(kept.elements(), one);
+        assert_eq!(kept.bytes(), one);
         // Another mode may have to leave alone what lies there.
         kept.get(&network, Isa::Scalar, Mode::Step, 32).unwrap();
         assert_eq!(place(&mut kept, &network, 20_000), first);
@@ -488,7 +528,26 @@ mod tests {
         for _ in 0..2 * Workspaces::<f32>::IDLE {
             kept.get(&network, Isa::Scalar, Mode::Apart, 32).unwrap();
         }
-        assert!(kept.elements() < one / 100, "small batches alone need little");
+        assert!(kept.bytes() < one / 100, "small batches alone need little");
+    }
+
+    #[test]
+    fn a_workspace_instead_of_another_takes_its_memory_unless_that_is_far_too_large() {
+        let _turn = crate::tests::THREADS.lock().unwrap();
+        let linear = Linear { inputs: 64, outputs: 300, bias: true, init: Init::KaimingUniform };
+        let network = Network::new(vec![Layer::Linear(linear)]).unwrap();
+        let plan = |rows| Plan::new::<f32>(&network, Mode::Apart, rows, Isa::Scalar, 2);
+        let held = |w: &Workspace<f32>| (w.values.as_ptr(), w.values.len());
+        let mut before = Workspace::new(&network, plan(20_000)).unwrap();
+        let large = held(&before);
+        before.losses[19_999] = RowLoss { loss: 1.0, right: 1.0 };
+        let some = Workspace::instead(Some(before), &network, plan(10_000)).unwrap();
+        assert_eq!(held(&some), large);
+        assert_eq!(some.losses, vec![RowLoss::default(); 10_000]);
+        let few = Workspace::instead(Some(some), &network, plan(32)).unwrap();
+        assert!(held(&few).1 < large.1 / 100, "a step of few rows does not hold the memory of many");
+        let many = Workspace::instead(Some(few), &network, plan(20_000)).unwrap();
+        assert_eq!(held(&many).1, large.1);
     }
 
     #[test]

@@ -26,6 +26,7 @@ from thalweg.nn._layers._base import kind_of as kind_of
 from thalweg.nn._layers._blocks import Block as Block
 from thalweg.nn._layers._blocks import Concatenate as Concatenate
 from thalweg.nn._layers._blocks import Residual as Residual
+from thalweg.nn._layers._blocks import width_behind as width_behind
 from thalweg.nn._layers._blocks import with_inner as with_inner
 from thalweg.nn._layers._dropout import Dropout as Dropout
 from thalweg.nn._layers._inputs import Flatten as Flatten

@@ -144,6 +144,17 @@ class Concatenate(Block):
         self._set_layers(layers)
 
 
+def width_behind(layer: Layer, width: int) -> int:
+    """Return how many columns a layer makes of `width` columns."""
+    if isinstance(layer, Concatenate):
+        inside = width
+        for it in layer.layers:
+            inside = width_behind(it, inside)
+        return width + inside
+    found: int = getattr(layer, "out_features", width)  # most keep the width
+    return found
+
+
 def with_inner(layers: Iterable[Layer]) -> Iterator[Layer]:
     """Yield the layers, replacing each block by the layers in it."""
     for layer in layers:

@@ -100,7 +100,7 @@ class TabularInput(Layer):
         if isinstance(categories, Mapping):
             items = [(column, *_pair(name, column, sizes)) for column, sizes in categories.items()]
         else:  # as stored in this class and in files
-            given = _checks.sequence(name + "categories", categories)
+            given = _checks.sequence(name + "categories", categories, ordered=False)
             items = [tuple(item) if _checks.is_several(item) else (item,) for item in given]
         checked = []
         for item in items:
@@ -121,7 +121,7 @@ class TabularInput(Layer):
     def _put_pieces(self, pieces: Any) -> None:
         name, checked = "TabularInput: ", {}
         items = pieces.items() if isinstance(pieces, Mapping) else pieces
-        for item in _checks.sequence(name + "pieces", items):
+        for item in _checks.sequence(name + "pieces", items, ordered=False):
             if not isinstance(item, (tuple, list)) or len(item) != 2:
                 raise ArgumentError(f"{name}pieces must be a dict {{column: edges}}; got {item!r}")
             column, edges = item

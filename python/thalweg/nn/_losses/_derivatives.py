@@ -105,12 +105,12 @@ class DerivativeLoss(FunctionLoss):
         If an argument is not as described above.
     UnsupportedError
         From a `Trainer`, if the model has layers that do not support these derivatives. `Linear`,
-        `Residual`, `Standardize`, element-wise layers except `Dropout`, and `FourierFeatures` with
-        nothing but `Standardize` before it support them; in place of `Embedding` or `TabularInput`,
-        use one-hot columns, and `along` for the other ones. (Activations with kinks have second
-        derivatives of 0, from which nothing is learned: `Tanh`, `Sine`, `SiLU`, `GELU` or
-        `Softplus` are usual here. The trainer warns if a model has no others and `order` asks for
-        second derivatives.)
+        `Residual`, `Concatenate`, `Standardize`, element-wise layers except `Dropout`, and
+        `FourierFeatures` with nothing but `Standardize` before it support them; in place of
+        `Embedding` or `TabularInput`, use one-hot columns, and `along` for the other ones.
+        (Activations with kinks have second derivatives of 0, from which nothing is learned: `Tanh`,
+        `Sine`, `SiLU`, `GELU` or `Softplus` are usual here. The trainer warns if a model has no
+        others and `order` asks for second derivatives.)
 
     Notes
     -----

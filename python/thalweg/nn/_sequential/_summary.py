@@ -36,7 +36,7 @@ class Summarized(SequentialBase):
         """
         sizes = {name: int(np.prod(shape)) for name, shape in self._blocks()}
         rows = [("layer", "output", "parameters")]
-        rows += _summary(self.layers, "", self.in_features, sizes)[0]
+        rows += _summary(self.layers, "", self.in_features, sizes)
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         table = [
             f"{a:<{widths[0]}}  {b:<{widths[1]}}  {c:>{widths[2]}}".rstrip() for a, b, c in rows
@@ -47,23 +47,21 @@ class Summarized(SequentialBase):
 
 def _summary(
     layers: tuple[Layer, ...], prefix: str, width: int, sizes: Mapping[str, int]
-) -> tuple[list[tuple[str, str, str]], int]:
-    """Make the rows of a table of layers, with a block's below it; return them and the width."""
+) -> list[tuple[str, str, str]]:
+    """Make the rows of a table of layers, with the layers of a block below it."""
     rows = []
     for index, layer in enumerate(layers):
         here = f"{prefix}{index}"
         inside = layer.layers if isinstance(layer, _layers.Block) else ()
-        below, within = _summary(inside, f"{here}.", width, sizes)
-        width = getattr(layer, "out_features", width)
-        if isinstance(layer, _layers.Concatenate):
-            width += within
+        below = _summary(inside, f"{here}.", width, sizes)
+        width = _layers.width_behind(layer, width)
         indent = "   " * prefix.count(".")
         count = sum(size for name, size in sizes.items() if name.startswith(f"{here}."))
         text = type(layer).__name__ if inside else repr(layer)
         text = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 4]}...)"
         rows.append((f"{indent}{here}  {text}", f"(n, {width})", f"{count:,}"))
         rows += below
-    return rows, width
+    return rows
 
 
 class _Table(str):

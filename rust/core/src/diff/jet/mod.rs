@@ -106,8 +106,8 @@ impl<T: Element> Jet<T> {
         if let Some((place, layer)) = refused("", network.layers(), true) {
             return Err(Error::Unsupported(format!(
                 "derivatives with respect to the inputs are not supported for layer {place} ({}); the network may \
-                 have Linear, Residual, Standardize, layers that work element by element, except Dropout, and \
-                 FourierFeatures with nothing but Standardize before it",
+                 have Linear, Residual, Concatenate, Standardize, layers that work element by element, except \
+                 Dropout, and FourierFeatures with nothing but Standardize before it",
                 layer.name()
             )));
         }
