@@ -55,13 +55,39 @@ class Temporal:
     """As a type of Polars."""
 
     def __init__(self, name):
-        self.name = name
+        self.name, self.looks = name, 0
 
     def __str__(self):
         return self.name
 
     def is_temporal(self):
+        self.looks += 1
         return self.name != "Float64"
+
+
+class Zoned:
+    """As a type of pandas: times in a zone, in arrays of its own or of Arrow."""
+
+    kind = "M"
+
+    def __init__(self, *, in_arrow):
+        vars(self).update({"pyarrow_dtype": Zoned(in_arrow=False)} if in_arrow else {"tz": "UTC"})
+
+    def __str__(self):
+        return "times in UTC"
+
+
+class Series:
+    """As of pandas and Polars: a type of their own beside what becomes an array."""
+
+    ndim = 1
+
+    def __init__(self, array, dtype, **entries):
+        self.array, self.dtype = np.asarray(array), dtype
+        vars(self).update(entries)  # pandas: what the index names
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.array, dtype)
 
 
 def kinds_in(module, base):

@@ -4,11 +4,12 @@ Every case names the error's class and what its message must contain, so that a 
 message knows which argument is meant, what it is, and what to do.
 """
 
+import datetime
 import decimal
 import pickle
+import re
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import pytest
 import thalweg as tw
 from thalweg import nn, optim
 
-from .helpers import Frame, FrameOfTypes, Temporal
+from .helpers import Frame, FrameOfTypes, Series, Temporal, Zoned
 
 NAN, INF = float("nan"), float("inf")
 
@@ -136,7 +137,7 @@ BAD_X = {
     "times of day beside numbers": (
         FrameOfTypes(X, Temporal("Time")),
         tw.DtypeError,
-        [r"x has a column 'd' of type Time", r"such as x\['d'\]\.dt\.hour\(\)$"],
+        [r"x has a column 'd' of type Time", r"such as x\['d'\]\.to_physical\(\) / 1e9$"],
     ),
     "a named column of dates": (
         FrameOfTypes(
@@ -147,9 +148,14 @@ BAD_X = {
         [r"column 'd' of type datetime64\[ns\]", r"such as \(x\['d'\] - np\.datetime64"],
     ),
     "a named column of dates with a time zone": (
-        FrameOfTypes(X, types.SimpleNamespace(kind="M", tz="UTC")),
+        FrameOfTypes(X, Zoned(in_arrow=False)),
         tw.DtypeError,
-        [r"such as \(x\['d'\]\.dt\.tz_convert\(None\) - np\.datetime64"],
+        [r"such as \(x\['d'\] - pd\.Timestamp\(\"2020-01-01\", tz=\"UTC\"\)\) / np\.timedelta64"],
+    ),
+    "a named column of dates of Arrow with a time zone": (
+        FrameOfTypes(X, Zoned(in_arrow=True)),
+        tw.DtypeError,
+        [r"such as \(x\['d'\] - pd\.Timestamp\(\"2020-01-01\", tz=\"UTC\"\)\) / np\.timedelta64"],
     ),
     "durations": (
         X.astype("timedelta64[h]"),
@@ -328,6 +334,42 @@ def test_bad_labels(classifier, method, case):
 def test_bad_targets(regressor, method, case):
     y, kind, patterns = BAD_TARGETS[case]
     expect(kind, patterns, getattr(regressor, method), X, y)
+
+
+DAY = datetime.datetime(2024, 5, 6)
+SERIES_OF_TIMES = {
+    "in a zone": (DAY, Zoned(in_arrow=False), r'\(y - pd\.Timestamp\("2020-01-01", tz="UTC"\)\) /'),
+    "of Arrow": (DAY.date(), np.dtype("M8[D]"), r'\(y - np\.datetime64\("2020-01-01"\)\) /'),
+    "of Polars": (DAY.time(), Temporal("Time"), r"y\.to_physical\(\) / 1e9$"),
+}
+
+
+@pytest.mark.parametrize("case", SERIES_OF_TIMES)
+def test_times_that_become_objects_are_told_how_to_be_converted(regressor, case):
+    """As those are that NumPy has no type for."""
+    item, dtype, advice = SERIES_OF_TIMES[case]
+    y = Series([item] * 20, dtype)
+    expect(tw.DtypeError, [f"y has dtype {re.escape(str(dtype))}, .*; pass {advice}"],
+           regressor.step, X, y)  # fmt: skip
+
+
+def test_each_type_of_a_frame_is_looked_at_once(classifier):
+    """A frame of 300 columns cost more than the model."""
+    frame = FrameOfTypes(X, Temporal("Float64"))
+    classifier.model(frame)
+    assert [dtype.looks for dtype in frame.dtypes] == [1] * 5  # two types, the one of four columns
+
+
+def test_only_frames_have_columns(classifier):
+    """A Series of pandas has what its index names, and a matrix may have a number of columns."""
+    y = Series(Y, Y.dtype, columns=3, dtypes=3)
+    assert classifier.evaluate(X, y) == classifier.evaluate(X, Y)
+    assert classifier.evaluate([(X, y), (X, y)]) == classifier.evaluate([(X, Y), (X, Y)])
+    matrix = Frame(X.tolist())
+    matrix.columns = 5
+    np.testing.assert_array_equal(classifier.model(matrix), classifier.model(X))
+    matrix.array[7][2] = NAN
+    expect(tw.DataError, [r"x\[7, 2\] is NaN"], classifier.model, matrix)
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "int4"])

@@ -230,18 +230,33 @@ def test_the_figures_of_a_record_stay(change, classifier, blobs):
             else:
                 record["val_loss"] = 0.9 * record["val_loss"]
 
-    message = "may only add to the record; it changed '(val_loss|epoch)' from .*another name"
+    message = (
+        r"'(val_loss|epoch)' was removed; copy the record first: dict\(record\)\n"
+        if change
+        else "may only add to the record; it changed 'val_loss' from .*another name"
+    )
     with pytest.raises(tw.ArgumentError, match=message):
         classifier.fit(
             blobs.x, blobs.y, validation_data=(blobs.x, blobs.y), callbacks=[Changes()]
         )  # fmt: skip
     assert classifier.history["val_loss"][0] > 0
 
+
+def test_the_same_figures_are_no_change(blobs):
+    """NaN is none either, though it is not equal to itself."""
+
+    def loss(output, target):
+        return 0.0, np.zeros_like(output), {"gap": float("nan")}
+
     class Same:
         def on_epoch_end(self, trainer, record):
-            record["loss"] = np.float64(record["loss"])
+            for key in record:
+                record[key] = np.float64(record[key])
 
-    classifier.fit(blobs.x, blobs.y, callbacks=[Same()])
+    model = nn.Sequential(nn.Linear(blobs.x.shape[1], 1))
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD())
+    history = trainer.fit(blobs.x, blobs.y[:, None], callbacks=[Same()])
+    assert np.isnan(history["gap"]).all()
 
 
 def test_weights_that_were_not_kept_cannot_be_restored(classifier, blobs):

@@ -78,7 +78,7 @@ def test_every_name_is_in_the_reference(part):
 def explained(thing):
     """The arguments that a docstring explains as numpydoc writes it; None if it explains none."""
     form = r"^Parameters\n-+\n(.*?)(?=^\w[^\n]*\n--|\Z)"
-    if (section := re.search(form, inspect.getdoc(thing), re.M | re.S)) is None:
+    if (section := re.search(form, inspect.getdoc(thing) or "", re.M | re.S)) is None:
         return None
     lines = re.findall(r"^(\S[^:\n]*)", section[1], re.M)
     return {name.strip(" *") for line in lines for name in line.split(",")}
@@ -90,6 +90,15 @@ def arguments(thing):
         return set()
     parameters = inspect.signature(thing).parameters.values() if callable(thing) else ()
     return {it.name for it in parameters if it.kind is not it.VAR_KEYWORD} - {"self"}
+
+
+def methods(kind):
+    """Our public methods of a class and its bases, each with those that it replaces."""
+    if not inspect.isclass(kind):
+        return
+    for name, method in inspect.getmembers(kind, inspect.isfunction):
+        if name[0] != "_" and method.__module__.startswith("thalweg"):
+            yield method, [vars(base)[name] for base in kind.__mro__ if name in vars(base)]
 
 
 #: Of whose arguments another docstring tells, or that no user calls.
@@ -106,7 +115,7 @@ NOT_EXPLAINED = {
 
 @pytest.mark.parametrize("part", [*PARTS_OF_THALWEG, ".nn.init", ".errors"])
 def test_every_name_and_argument_is_documented(part):
-    """Methods may leave the arguments to those of their base."""
+    """Methods may leave the arguments to a base that explains them."""
     pytest.importorskip("sklearn")
     module = importlib.import_module(f"thalweg{part}")
     assert module.__doc__
@@ -115,11 +124,11 @@ def test_every_name_and_argument_is_documented(part):
         if name.startswith("_") or not getattr(thing, "__module__", "").startswith("thalweg"):
             continue
         assert thing.__doc__, name
-        own = vars(thing).items() if inspect.isclass(thing) else ()
-        for one in (thing, *(x for n, x in own if n[0] != "_" and inspect.isfunction(x))):
-            said, needed = explained(one), arguments(one)
-            if said is None:  # a method's base says it; what functions return has attributes
-                excused = one is not thing or "\nAttributes\n" in inspect.getdoc(one)
+        for one, versions in ((thing, [thing]), *methods(thing)):
+            said = next(filter(None, map(explained, versions)), None)
+            needed = arguments(one)
+            if said is None:  # what functions return has attributes
+                excused = one is thing and "\nAttributes\n" in inspect.getdoc(one)
                 assert excused or one in NOT_EXPLAINED or not needed, one
             else:
                 assert "..." in said or needed <= said, one

@@ -1,5 +1,6 @@
 """Models and trainings in files."""
 
+import codecs
 import copy
 import errno
 import importlib
@@ -10,6 +11,7 @@ import os
 import pickle
 import re
 import stat
+import tempfile
 import threading
 import tracemalloc
 import zlib
@@ -910,6 +912,42 @@ def test_errors_name_file_objects(load):
         load(io.BytesIO(memory.getvalue()[:-1]))
     with pytest.raises(tw.ArgumentError, match=r"^path must .*; for bytes, io\.BytesIO\(path\)$"):
         load(memory.getvalue())
+
+
+def test_files_of_text_are_refused(tmp_path):
+    """Not all of them are an `io.TextIOBase`."""
+    coded = codecs.getreader("utf-8"), codecs.getwriter("utf-8")
+    with (
+        open(tmp_path / "text", "w+") as plain,
+        tempfile.NamedTemporaryFile("w+") as named,
+        tempfile.SpooledTemporaryFile(mode="w+") as spooled,
+        codecs.StreamReaderWriter(io.BytesIO(), *coded) as of_codecs,
+    ):
+        for file in (plain, named, spooled, of_codecs):
+            with pytest.raises(tw.ArgumentError, match=r'^path must be .*open\(\.\.\., "wb"\)'):
+                make().save(file)
+            with pytest.raises(tw.ArgumentError, match=r'^path must be .*open\(\.\.\., "rb"\)'):
+                nn.Sequential.load(file)
+
+
+def test_unbuffered_files_are_read_and_temporary_ones_written(tmp_path):
+    with tempfile.NamedTemporaryFile() as named, tempfile.SpooledTemporaryFile() as spooled:
+        for file in (named, spooled):
+            make().save(file)
+            file.seek(0)
+            assert nn.Sequential.load(file).num_parameters == make().num_parameters
+    make().save(tmp_path / "model")
+    with open(tmp_path / "model", "rb", buffering=0) as file:
+        assert nn.Sequential.load(file).num_parameters == make().num_parameters
+
+
+def test_a_file_object_that_takes_a_part_of_the_bytes_is_not_taken_for_written():
+    class Limited(io.BytesIO):
+        def write(self, data):
+            return super().write(bytes(data)[:100])
+
+    with pytest.raises(OSError, match=r"Limited object at .*> took 100 of \d+ bytes"):
+        make().save(Limited())
 
 
 @pytest.mark.parametrize("path", [3, True, None, b"model", "", io.StringIO(), io.RawIOBase()])

@@ -1,6 +1,9 @@
 """Arguments of strategies, buffers and callbacks: they can be read, and hardly any can be set."""
 
+import copy
+import functools
 import inspect
+import pickle
 
 import numpy as np
 import pytest
@@ -134,22 +137,100 @@ def test_an_argument_that_is_set_has_an_effect_or_is_refused(kind):
         assert getattr(made, name) is before
 
 
-def test_a_subclass_may_change_arguments_between_tasks():
-    """They are read when they are used: the draws for a factor of 0 are left out."""
+class Fading(continual.DER):
+    def begin(self, task):
+        self.alpha = 0.5 if task.index == 0 else 0.0
+        super().begin(task)
 
-    class Fading(continual.DER):
-        def begin(self, task):
-            self.alpha = 0.5 if task.index == 0 else 0.0
-            super().begin(task)
 
-    def losses(kind, alpha):
-        strategy = kind(trainer(), buffer(), alpha=alpha)
-        tasks = [continual.Task(X, Y, X, Y, index) for index in (0, 1)]
-        return [strategy.fit(task, epochs=3, batch_size=2)["loss"] for task in tasks]
+class Faded(continual.DER):
+    @property
+    def alpha(self):
+        return 0.5 if self._ended == 0 else 0.0
 
-    fading, steady = losses(Fading, 0.5), losses(continual.DER, 0.5)
+
+def losses(strategy):
+    tasks = [continual.Task(X, Y, X, Y, index) for index in (0, 1)]
+    return [strategy.fit(task, epochs=3, batch_size=2)["loss"] for task in tasks]
+
+
+@pytest.mark.parametrize("kind", [Fading, Faded])
+def test_a_subclass_may_change_arguments_between_tasks(kind, tmp_path):
+    """They are read when they are used: the draws for a factor of 0 are left out.
+
+    Files and representations tell what it was made with.
+    """
+    strategy = kind(trainer(), buffer(), alpha=0.5)
+    fading, steady = losses(strategy), losses(continual.DER(trainer(), buffer(), alpha=0.5))
     assert fading[0] == steady[0]
     assert fading[1] != steady[1]
+    assert repr(strategy) == f"{kind.__name__}(Trainer(...), 5, alpha=0.5, beta=0)"
+    strategy.save(tmp_path / "file")
+    again, other = kind(trainer(), buffer(), alpha=0.5), kind(trainer(), buffer(), alpha=0.25)
+    again.load(tmp_path / "file")
+    assert again.trainer.evaluate(X, Y) == strategy.trainer.evaluate(X, Y)
+    message = rf"{kind.__name__}\.alpha was 0\.5, now it is 0\.25"
+    with pytest.raises(tw.ArgumentError, match=message):
+        other.load(tmp_path / "file")
+
+
+def test_what_a_subclass_sets_in_its_constructor_is_what_it_was_made_with(tmp_path):
+    class Own(continual.Replay):
+        def __init__(self, inner, batch_size):
+            super().__init__(inner, 20)
+            self.batch_size = batch_size
+
+    Own(trainer(), 3).save(tmp_path / "file")
+    Own(trainer(), 3).load(tmp_path / "file")
+    with pytest.raises(tw.ArgumentError, match=r"Own\.batch_size was 3, now it is 4"):
+        Own(trainer(), 4).load(tmp_path / "file")
+
+
+def test_a_property_of_a_subclass_is_read_instead_of_an_argument(tmp_path):
+    class Elsewhere(callbacks.ModelCheckpoint):
+        @functools.cached_property
+        def path(self):
+            return tmp_path / "there"
+
+    class Few(continual.Replay):
+        @property
+        def batch_size(self):
+            return 2
+
+    trainer().fit(X, Y, epochs=1, callbacks=[Elsewhere(tmp_path / "here")])
+    assert [it.name for it in tmp_path.iterdir()] == ["there"]
+    few, same = Few(trainer(), 5), continual.Replay(trainer(), 5, batch_size=2)
+    assert losses(few) == losses(same)
+    for twin in (few, copy.deepcopy(few)):
+        with pytest.raises(AttributeError, match=r"^Few\.batch_size cannot be set: make another"):
+            twin.batch_size = 3
+
+
+def test_methods_of_a_buffer_may_have_names_of_arguments():
+    class Own(continual.BalancedBuffer):
+        def seed(self, number):
+            return number
+
+        def select(self, number):
+            return number
+
+        def per_class(self):
+            return 1
+
+    own, usual = (it(2, select="herding", seed=4) for it in (Own, continual.BalancedBuffer))
+    for one in (own, usual):
+        one.add(x=X, y=Y * 0, features=np.copy)
+    for twin in (own, copy.deepcopy(own)):
+        assert (twin.seed(3), twin.select(4), twin.per_class()) == (3, 4, 1)
+        np.testing.assert_array_equal(twin.rows()["x"], usual.rows()["x"])
+    twin.load_state_dict(own.state_dict())
+    twin.select = None  # an attribute of the user's
+    assert twin.select is None
+
+
+def test_a_target_function_is_used_once_and_needs_no_pickle():
+    bias = diagnostics.SpectralBias(WAVE, lambda x: np.sin(np.pi * x), [1])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(bias)).y, np.sin(np.pi * WAVE))
 
 
 @pytest.mark.parametrize("kind", [continual.AGEM, continual.DER, continual.ERACE, continual.Replay])

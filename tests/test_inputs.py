@@ -606,6 +606,12 @@ def test_flatten_among_other_layers_does_nothing(rng):
         nn.Sequential(nn.Flatten(), nn.Linear(5, 2))(x[:, :, None])
 
 
+def test_the_columns_of_a_table_may_be_a_set():
+    """They are sorted: its order means nothing."""
+    layer = nn.TabularInput(4, {(3, 4, 2), (0, 3, 2)}, pieces={(2, (0, 1, 3))})
+    assert layer == nn.TabularInput(4, {0: (3, 2), 3: (4, 2)}, pieces={2: [0, 1, 3]})
+
+
 # --- what can be wrong --------------------------------------------------------------------------
 
 BAD = {

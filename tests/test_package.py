@@ -94,6 +94,7 @@ def test_annotations_can_be_evaluated(part):
         if inspect.isfunction(thing):
             functions.append(thing)
         elif inspect.isclass(thing):
+            functions.append(thing)
             for method, value in inspect.getmembers_static(thing):
                 if not method.startswith("_") or method in ("__init__", "__call__"):
                     value = getattr(value, "fget", None) or getattr(value, "__func__", value)

@@ -762,6 +762,10 @@ def test_a_divergence_takes_the_schedule_back():
         (lambda: schedules.LambdaLR(lambda t: -t).lr(1, base=1), r"lr_lambda\(1\)"),
         (lambda: schedules.ReduceLROnPlateau(factor=1.0), "factor"),
         (lambda: schedules.MultiStepLR(5), "milestones must be a sequence"),
+        (
+            lambda: schedules.SequentialLR([schedules.ConstantLR()] * 2, {3}),
+            "milestones must be a sequence",  # in order, with which a set has nothing to do
+        ),
         (lambda: schedules.SequentialLR(5, [1]), "schedulers must be a sequence"),
         (lambda: schedules.SequentialLR((schedules.StepLR(k) for k in (1, 2)), []), "one fewer"),
         (lambda: schedules.StepLR(3).lr(0, base=-1), "base"),
@@ -775,6 +779,11 @@ def test_a_divergence_takes_the_schedule_back():
 def test_what_makes_no_sense_is_named(make, message):
     with pytest.raises(tw.ArgumentError, match=message):
         make()
+
+
+def test_milestones_may_be_a_set():
+    """They are sorted: its order means nothing."""
+    assert schedules.MultiStepLR({6, 3}) == schedules.MultiStepLR([3, 6])
 
 
 @pytest.mark.parametrize("per", ["step", "epoch"])

@@ -34,7 +34,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from thalweg.sklearn import MLPClassifier, MLPRegressor
 from thalweg.sklearn import _base as sklearn_base
 
-from .helpers import FrameOfTypes, Temporal
+from .helpers import FrameOfTypes, Series, Temporal
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -1426,7 +1426,7 @@ def test_wrong_losses_are_told():
         (
             "two classes",
             "log_loss",
-            r"must be None, nn\.CrossEnt.*mean nn\.CrossEntropyLoss\(...\)",
+            r"must be None, nn\.BCEWith.*, nn\.CrossEnt.* or .*mean nn\.CrossEntropyLoss\(...\)",
         ),
         ("two classes", nn.MSELoss(), "a loss for numbers, which MLPRegressor takes"),
         ("two classes", nn.DistillationLoss(), "its targets are the outputs of a teacher"),
@@ -1586,6 +1586,10 @@ def test_targets_are_not_taken_from_under_a_mask():
         MLPRegressor().fit(x, np.ma.masked_less(y, 0))
     with pytest.raises(tw.DtypeError, match="y has a column 'd' of type Date"):
         MLPRegressor().fit(x, FrameOfTypes(x, Temporal("Date")))
+    named = Series(y, y.dtype, columns=3)  # an entry of its index
+    np.testing.assert_array_equal(
+        *(MLPRegressor(max_iter=1, random_state=0).fit(x, it).predict(x) for it in (y, named))
+    )
     days = np.where(y > 0, np.datetime64("2020-01-01"), np.datetime64("2020-01-02"))
     assert MLPClassifier(max_iter=1).fit(x, days).predict(x).dtype == days.dtype  # classes
 

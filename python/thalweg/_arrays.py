@@ -17,7 +17,7 @@ lengths fit.
 
 import contextlib
 import numbers
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -124,13 +124,26 @@ def refuse_times(value: Any, name: str) -> None:
 
 def times(value: Any) -> tuple[Any, Any] | None:
     """Return the name and type of a table's first column of dates or times, if it has any."""
-    if not (hasattr(value, "columns") and hasattr(value, "dtypes")):
+    names = columns(value)
+    dtypes = getattr(value, "dtypes", ()) if len(names) else ()
+    # The different ones are few, where columns are many; with pandas, each look takes time.
+    if not any(map(is_time, set(dtypes))):
         return None
-    for name, dtype in zip(value.columns, value.dtypes, strict=False):
-        in_polars = hasattr(dtype, "is_temporal") and dtype.is_temporal()
-        if in_polars or getattr(dtype, "kind", "") in ("M", "m"):  # of pandas
-            return name, dtype
-    return None
+    return next(pair for pair in zip(names, dtypes, strict=False) if is_time(pair[1]))
+
+
+def is_time(dtype: Any) -> bool:
+    """Return whether values of a type of NumPy, pandas or Polars are dates or times."""
+    in_polars = hasattr(dtype, "is_temporal") and bool(dtype.is_temporal())
+    return in_polars or getattr(dtype, "kind", "") in ("M", "m")
+
+
+def columns(value: Any) -> Collection[Any]:
+    """Return the names of the columns of a frame, as it has them; none for anything else."""
+    names = getattr(value, "columns", ())
+    # A Series of pandas gives its entry of that name, and some matrices give how many they have.
+    # Frames of Polars have no ndim.
+    return names if getattr(value, "ndim", 2) == 2 and isinstance(names, Collection) else ()
 
 
 def _of_objects(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
@@ -229,7 +242,7 @@ def samples(value: Any, dtype: np.dtype[Any], name: str) -> Samples:
     if any(is_ready(value, kind, 2) for kind in _CONVERTED):
         return value  # type: ignore[no-any-return]
     array = matrix(value, dtype, name)
-    if hasattr(value, "columns") and not np.isfinite(array).all():  # the core has no names
+    if len(columns(value)) and not np.isfinite(array).all():  # the core has no names
         from thalweg import _bad_arrays
 
         raise DataError(_bad_arrays.not_finite(value, array, name))

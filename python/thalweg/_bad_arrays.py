@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _habits
-from thalweg._arrays import is_real, times
+from thalweg._arrays import columns, is_real, is_time, times
 
 
 def code(value: Any, name: str) -> str:
@@ -19,8 +19,8 @@ def code(value: Any, name: str) -> str:
 
 def column(value: Any, place: tuple[int, ...]) -> str:
     """Return ``" (column 'city')"`` for a place in a table with named columns, or nothing."""
-    names = getattr(value, "columns", None)  # pandas, Polars
-    return "" if names is None or len(place) != 2 else f" (column {names[place[1]]!r})"
+    names = [*columns(value)]
+    return f" (column {names[place[1]]!r})" if names and len(place) == 2 else ""
 
 
 def not_finite(value: Any, array: npt.NDArray[Any], name: str) -> str:
@@ -44,9 +44,12 @@ def not_numbers(value: Any, array: npt.NDArray[Any], name: str, labels: bool) ->
         return f"{name} is {_habits.named(item)}; an array of numbers is needed"
     if times(value) and not labels:
         return of_times(value, name)
-    text = f"{name} has dtype {array.dtype}, expected real numbers; "
     short = _variable(name)
     kind = array.dtype.kind
+    dtype = getattr(value, "dtype", array.dtype)  # pandas and Polars make objects of some times
+    if is_time(dtype) and not labels:
+        return f"{name} has dtype {dtype}, expected real numbers; pass {_seconds(short, dtype)}"
+    text = f"{name} has dtype {array.dtype}, expected real numbers; "
     if array.dtype.type.__module__ == "ml_dtypes":  # JAX's bfloat16 and the like
         return text + f'pass {short}.astype("{"int64" if labels else "float32"}")'
     if kind == "c":
@@ -71,8 +74,6 @@ def not_numbers(value: Any, array: npt.NDArray[Any], name: str, labels: bool) ->
             f"pass np.lib.recfunctions.structured_to_unstructured({short}), after import "
             "numpy.lib.recfunctions"
         )
-    if kind in "mM":
-        return text + f"pass {_seconds(short, getattr(value, 'dtype', array.dtype))}"
     return text + "encode its values as numbers first"
 
 
@@ -91,13 +92,15 @@ def _seconds(short: str, dtype: Any) -> str:
     """Return the code that makes numbers of dates or times of a type."""
     if hasattr(dtype, "is_temporal"):  # Polars
         kind = str(dtype).partition("(")[0]
-        methods = {"Duration": "total_seconds()", "Time": "hour()"}
-        return f"{short}.dt." + methods.get(kind, 'epoch("s")')
-    if getattr(dtype, "tz", None) is not None:  # pandas, with a time zone
-        short += ".dt.tz_convert(None)"
-    # Since a fixed date: the first of the data is another one in use than in training.
-    since = f'({short} - np.datetime64("2020-01-01"))' if dtype.kind == "M" else short
-    return f'{since} / np.timedelta64(1, "s")'
+        if kind == "Time":  # nanoseconds since midnight
+            return f"{short}.to_physical() / 1e9"
+        return f"{short}.dt." + ("total_seconds()" if kind == "Duration" else 'epoch("s")')
+    if dtype.kind == "M":  # since a fixed date: the data's first is another in use than in training
+        in_arrow = getattr(dtype, "pyarrow_dtype", None)
+        has_zone = any(getattr(kind, "tz", None) is not None for kind in (dtype, in_arrow))
+        day = 'pd.Timestamp("2020-01-01", tz="UTC")' if has_zone else 'np.datetime64("2020-01-01")'
+        short = f"({short} - {day})"
+    return f'{short} / np.timedelta64(1, "s")'
 
 
 def masked(value: Any, name: str) -> str:

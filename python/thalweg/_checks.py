@@ -156,8 +156,10 @@ def file(name: str, value: Any, method: Literal["read", "write"]) -> str | Binar
     """Return a path as text, or a file object of bytes that has the `method`."""
     if isinstance(value, (str, os.PathLike)):
         return path(name, value)
+    is_text = hasattr(value, "encoding")  # those of tempfile and codecs are no io.TextIOBase
     # Unbuffered files may write a part of what they are given, and go on.
-    if hasattr(value, method) and not isinstance(value, (io.TextIOBase, io.RawIOBase)):
+    in_parts = method == "write" and isinstance(value, io.RawIOBase)
+    if hasattr(value, method) and not is_text and not in_parts:
         return value  # type: ignore[no-any-return]
     mode = {"read": "rb", "write": "wb"}[method]
     also = f'a file object like open(..., "{mode}") and io.BytesIO()'

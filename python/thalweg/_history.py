@@ -22,11 +22,16 @@ def added(record: Mapping[str, Any], there: Mapping[str, float]) -> dict[str, fl
     Raises
     ------
     ArgumentError
-        If it is no number, or a figure that was there is another one now.
+        If it is no number, or a figure that was there is another one now, or removed.
     """
     for key, value in there.items():
-        now = record.get(key)
-        if not (now is value or (_arrays.is_real(type(now)) and now == value)):
+        if key not in record:
+            raise ArgumentError(
+                f"a callback may only add to the record; {key!r} was removed; copy the record "
+                "first: dict(record)"
+            )
+        now = record[key]
+        if not (now is value or (_arrays.is_real(type(now)) and _same(now, value))):
             raise ArgumentError(
                 f"a callback may only add to the record; it changed {key!r} from {value!r} to "
                 f"{_checks.short(now)}: add that under another name, which callbacks after it can "
@@ -41,6 +46,11 @@ def added(record: Mapping[str, Any], there: Mapping[str, float]) -> dict[str, fl
                 + (": trainer.grad_norm needs Trainer(..., clip_grad_norm=math.inf)" * never)
             )
     return {key: float(value) for key, value in more.items()}
+
+
+def _same(a: float, b: float) -> bool:
+    """Return whether both are the same number, or NaN."""
+    return a == b or (a != a and b != b)
 
 
 class History(dict[str, list[float]]):

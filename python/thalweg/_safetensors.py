@@ -68,7 +68,7 @@ def save(
     ArgumentError
         If the path is neither.
     OSError
-        If the file cannot be written.
+        If the file cannot be written, or a file object takes only a part.
     """
     import json  # most programs write and read no file
 
@@ -86,11 +86,13 @@ def save(
     known[_CHECKSUM] = _checksum(header, data)
     encoded = json.dumps(header, allow_nan=False).encode()
     encoded += b" " * (-len(encoded) % 8)  # so that the arrays are aligned
+    parts = [memoryview(len(encoded).to_bytes(8, "little") + encoded), *(it.data for it in data)]
     place = _atomic.replacing(target) if isinstance(target, str) else contextlib.nullcontext(target)
     with place as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for array in data:
-            file.write(array.data)
+        for part in parts:
+            written: Any = file.write(part)  # not all file objects say how much that is
+            if isinstance(written, int) and written != part.nbytes:
+                raise OSError(f"{named(path)} took {written} of {part.nbytes} bytes; it is cut off")
 
 
 def _checksum(header: dict[str, Any], data: Iterable[Any]) -> str:

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from thalweg.continual import BalancedBuffer, RecentBuffer, ReservoirBuffer
+from thalweg.continual import BalancedBuffer, Buffer, RecentBuffer, ReservoirBuffer
 from thalweg.continual._balanced import herd
 from thalweg.errors import ArgumentError, DataError, DtypeError, ShapeError
 
@@ -291,6 +291,44 @@ def test_adding_does_not_change_a_copy_that_is_being_made(make):
     for state in (begun, before):
         state["_generator"] = state["_generator"].bit_generator.state
     np.testing.assert_equal(begun, before)
+
+
+def test_another_name_of_the_generator_stays_that_in_copies():
+    """A subclass that draws by it goes on as before."""
+
+    class Draws(ReservoirBuffer):
+        def __init__(self, capacity):
+            super().__init__(capacity)
+            self.rng = self._generator
+
+    buffer = offer(Draws(5), np.arange(9))
+    twin = copy.deepcopy(buffer)
+    for one in (buffer, twin):
+        one.rng.random()
+        offer(one, np.arange(9, 30))
+    np.testing.assert_array_equal(kept(buffer), kept(twin))
+
+
+class Bare(Buffer):
+    """Leaves out the constructor of buffers, as it draws nothing."""
+
+    def __init__(self, capacity):
+        self.capacity, self.columns = capacity, {}
+
+    def add(self, *, group=0, features=None, **columns):
+        self.columns = columns
+
+    def rows(self):
+        return self.columns
+
+    def __len__(self):
+        return len(self.columns.get("y", ()))
+
+
+def test_a_buffer_without_a_generator_is_copied_and_pickled():
+    buffer = offer(Bare(9), np.arange(9))
+    for twin in (copy.deepcopy(buffer), pickle.loads(pickle.dumps(buffer))):
+        np.testing.assert_array_equal(kept(twin), kept(buffer))
 
 
 @pytest.mark.parametrize("kind", [ReservoirBuffer, RecentBuffer, BalancedBuffer])

@@ -1,6 +1,9 @@
 """Strategies of one's own: what they forget is said by the name of their class."""
 
 import contextlib
+import copy
+import pickle
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -789,8 +792,6 @@ def network():
         ({"buffer": continual.ReservoirBuffer(9)}, r"ReservoirBuffer Forgets\.buffer"),
         ({"_rng": np.random.default_rng(0)}, r"Generator Forgets\._rng"),
         ({"ema": network()}, r"Sequential Forgets\.ema"),
-        ({"anchor": None}, r"array Forgets\.anchor"),
-        ({"anchor": np.zeros(2)}, r"array Forgets\.anchor"),
     ],
 )
 def test_state_that_is_not_gathered_is_not_lost_silently(attributes, what, tmp_path):
@@ -804,11 +805,94 @@ def test_state_that_is_not_gathered_is_not_lost_silently(attributes, what, tmp_p
     assert not (tmp_path / "file").exists()
 
 
-def test_arrays_that_stay_as_they_were_made_or_serve_a_moment_are_no_state(tmp_path):
-    strategy = Forgets(learner(), scales=np.ones(2), _latest=None)
+class Logs(Strategy):
+    """Keeps a log in an array, which no later step needs."""
+
+    def __init__(self, inner):
+        super().__init__(inner)
+        self.learned = np.zeros(2)
+
+    def end(self, task):
+        super().end(task)
+        self.learned[task.index] = len(task.y)
+
+
+@pytest.mark.parametrize("anchor", [None, np.zeros(2), np.zeros(2, object)])
+def test_arrays_that_are_not_gathered_are_told_of_once(anchor, tmp_path):
+    """They may be state, or the notes of a user: nothing that was learned is lost for them."""
+    strategy, path = continual.Naive(Forgets(learner(), anchor=anchor)), tmp_path / "file"
+    strategy.save(path)  # nothing can have changed before the first step
     strategy.step(X, Y)
+    message = r'^the array Forgets\.anchor is not in the file: .* \("anchor",\); .*_anchor$'
+    with pytest.warns(UserWarning, match=message):
+        strategy.save(path)
+    strategy.step(2 * X, Y)
+    strategy.save(path)
+    again = continual.Naive(Forgets(learner(), anchor=anchor))
+    again.load(path)
+    assert again.trainer.evaluate(X, Y) == strategy.trainer.evaluate(X, Y)
+
+
+def test_a_log_in_an_array_does_not_stop_a_run(tmp_path):
+    strategy = Logs(learner())
+    with warnings_of("Logs.learned is not in the file") as told:
+        continual.run(strategy, SCENARIO, checkpoint=tmp_path / "file")
+    assert len(told) == 1
+    assert strategy.learned.all()
+    again = continual.run(Logs(learner()), SCENARIO, checkpoint=tmp_path / "file", resume=True)
+    np.testing.assert_array_equal(again.r, strategy.result.r)
+
+
+def test_arrays_of_the_first_task_are_told_of(tmp_path):
+    """Made before its begin reaches that of the base, or changed in calls by hand."""
+
+    class Starts(Strategy):
+        start = None
+
+        def begin(self, task):
+            if self.start is None:
+                self.start = self.trainer.model.flat_parameters
+            super().begin(task)
+
+    starts, logs = Starts(learner()), Logs(learner())
+    starts.fit(TASK)
+    logs.begin(TASK)
+    logs.learn(TASK, steps=1)
+    logs.end(TASK)
+    for strategy, name in ((starts, r"Starts\.start"), (logs, r"Logs\.learned")):
+        with pytest.warns(UserWarning, match=f"{name} is not in the file"):
+            strategy.save(tmp_path / "file")
+
+
+class Notes(Strategy):
+    """Has arrays that are no state."""
+
+    def __init__(self, inner, of_file):
+        super().__init__(inner)
+        self.data = np.load(of_file, mmap_mode="r")
+        self.names, self.days = np.array(["a" * 9], object), np.array(["2020"], "datetime64[D]")
+        self.empty, self.scales, self._latest = np.zeros((0, 2)), np.ones(2), None
+
+    def step(self, x, y):
+        self._latest = x[0].copy()
+        return super().step(x, y)
+
+
+def test_arrays_that_stay_as_they_were_or_serve_a_moment_are_no_state(tmp_path):
+    np.save(tmp_path / "data.npy", np.ones(1_000_000))
+    strategy, path = Notes(learner(), tmp_path / "data.npy"), tmp_path / "file"
+    strategy.note, strategy.large = np.arange(3), np.ones((1000, 1000))
+    tracemalloc.start()
+    strategy.step(X, Y)
+    strategy.save(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6  # none of them is copied
     assert strategy._latest is not None
-    strategy.save(tmp_path / "file")
+    for twin in (copy.deepcopy(strategy), pickle.loads(pickle.dumps(strategy))):
+        twin.step(X, Y)
+        twin.save(path)
+    continual.run(Notes(learner(), tmp_path / "data.npy"), SCENARIO, checkpoint=path)
 
 
 @pytest.mark.parametrize(

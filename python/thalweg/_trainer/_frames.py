@@ -2,6 +2,7 @@
 
 from typing import Any, TypeAlias
 
+from thalweg import _arrays
 from thalweg.errors import DataError
 
 #: Names of the columns of x and of y.
@@ -10,9 +11,9 @@ Columns: TypeAlias = tuple[list[str], list[str]]
 
 def of(x: Any, y: Any) -> Columns:
     """Return the names of the columns; none for what is no frame, or has other names than text."""
-    names = [*getattr(x, "columns", ())], [*getattr(y, "columns", ())]
     x_names, y_names = (
-        found if all(isinstance(name, str) for name in found) else [] for found in names
+        found if all(isinstance(name, str) for name in found) else []
+        for found in ([*_arrays.columns(x)], [*_arrays.columns(y)])
     )
     return x_names, y_names
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks
-from thalweg._fixed import Fixed
+from thalweg._fixed import Fixed, arguments
 from thalweg._habits import takes
 from thalweg.continual import _state
 from thalweg.continual._task import are_labels
@@ -116,8 +116,8 @@ class Buffer(Fixed):
                 " number"
             )
         self.capacity: int = _checks.integer("capacity", capacity, 1)
-        self.seed: int = _checks.integer("seed", seed, 0)
-        self._generator = np.random.default_rng(self.seed)
+        self._seed = self.seed = _checks.integer("seed", seed, 0)
+        self._generator = np.random.default_rng(self._seed)
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -155,7 +155,23 @@ class Buffer(Fixed):
         raise NotImplementedError
 
     def sample(self, size: int) -> dict[str, Any]:
-        """Draw samples without replacement; all of them if there are fewer than `size`."""
+        """Draw samples without replacement; all of them if there are fewer than `size`.
+
+        Parameters
+        ----------
+        size : int
+            How many, 0 or more.
+
+        Returns
+        -------
+        dict of str to array
+            Columns as `rows` gives them, in a random order.
+
+        Raises
+        ------
+        ArgumentError
+            If `size` is not such a number.
+        """
         size = _checks.integer("size", size, 0)
         there = len(self)
         with LOCK:
@@ -193,7 +209,10 @@ class Buffer(Fixed):
 
     def __getstate__(self) -> dict[str, Any]:
         with LOCK:  # all of one moment: others may draw before this is copied or written
-            return {**vars(self), "_generator": copy.deepcopy(self._generator)}
+            generator = vars(self).get("_generator")  # none without our __init__
+            drawn = copy.deepcopy(generator)
+            # A subclass may have it under another name, too.
+            return {k: drawn if value is generator else value for k, value in vars(self).items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the complete state, as arrays and plain data; all of it is copied.
@@ -212,6 +231,11 @@ class Buffer(Fixed):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state that `state_dict` returned.
+
+        Parameters
+        ----------
+        state : dict
+            That state.
 
         Raises
         ------
@@ -250,8 +274,9 @@ class Buffer(Fixed):
         """Return the names of the attributes that belong to the state of a user's subclass."""
         if not self._is_custom():
             return []
-        known = {"seed", "capacity", *(f"_{key}" for key in self._holds), "_generator"}
-        parameters = inspect.signature(type(self).__init__).parameters
+        kind: Any = type(self)
+        known = {*(f"_{key}" for key in self._holds), "_generator", "_made_with"}
+        parameters = {*inspect.signature(kind.__init__).parameters, *arguments(kind)}
         known |= {
             name
             for name, value in vars(self).items()

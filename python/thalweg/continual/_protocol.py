@@ -11,6 +11,7 @@ from typing import Any
 
 from thalweg._history import History
 from thalweg.continual import _passes, _undo
+from thalweg.continual._state import note_arrays
 from thalweg.continual._task import Task
 from thalweg.errors import ArgumentError
 
@@ -43,6 +44,7 @@ def begin(strategy: Any, task: Any) -> None:
     ArgumentError
         If the call did not reach the strategies inside it.
     """
+    note_arrays(strategy)  # before a user's own `begin` changes any
     strategy.begin(task)
     if strategy._begun is None:
         raise _not_reached(strategy, "begin")
@@ -197,14 +199,22 @@ def _not_reached(strategy: Any, name: str) -> ArgumentError:
     )
 
 
-def noting(cls: type[Any], name: str, note: Callable[[Any], None]) -> None:
-    """Let a method that a user's class defines note something about the strategy afterwards."""
+def noting(
+    cls: type[Any],
+    name: str,
+    note: Callable[[Any], None],
+    *,
+    first: Callable[[Any], None] | None = None,
+) -> None:
+    """Let a method that a user's class defines note something afterwards, and perhaps first."""
     method: Any = vars(cls).get(name)
     if not inspect.isfunction(method):
         return
 
     @functools.wraps(method)
     def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if first is not None:
+            first(self)
         given = method(self, *args, **kwargs)
         note(self)
         return given

@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import re
-import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,10 @@ import numpy as np
 
 from thalweg import _safetensors
 from thalweg._trainer import Trainer
+from thalweg._warn import warn
 from thalweg.continual import _protocol
 from thalweg.continual._buffers import Buffer
-from thalweg.continual._state import changed, without_model
+from thalweg.continual._state import changed_arrays, crc, model_changed, without_model
 from thalweg.continual._task import Changed, Scenario, Task
 from thalweg.errors import ArgumentError, DataError, DtypeError, UnsupportedError
 from thalweg.nn import Sequential
@@ -67,7 +67,7 @@ def _arguments(thing: "Strategy | Buffer", checksum: Callable[[Any], Any]) -> di
     gathered = () if isinstance(thing, Buffer) else thing._names_gathered()
     for name in inspect.signature(type(thing).__init__).parameters:
         for kept in (name, f"_{name}"):
-            value = vars(thing).get(kept, _NOTHING)
+            value = thing._made_with.get(kept, vars(thing).get(kept, _NOTHING))
             # What is gathered changes, but not the arguments that a buffer was created with.
             if kept in gathered and not isinstance(value, Buffer):
                 continue
@@ -119,7 +119,7 @@ def _checksums() -> Callable[[Any], Any]:
             return f"{checksum(value.source)}, by {value.change!r}"
         if id(value) not in known:
             array = np.ascontiguousarray(value)
-            of = f"{array.dtype} {array.shape} with checksum {zlib.crc32(array.data):08x}"
+            of = f"{array.dtype} {array.shape} with checksum {crc(array):08x}"
             known[id(value)] = value, of  # kept alive, so that its id is not reused
         return known[id(value)][1]
 
@@ -141,6 +141,13 @@ def save(
     plain = {"strategy": packed(strategy, arrays), "progress": progress}
     text["thalweg.continual"] = json.dumps({"version": _VERSION, "setting": setting, **plain})
     _safetensors.save(path, arrays, text)
+    for link in _users(strategy):  # now that nothing can be lost
+        for name in changed_arrays(link, _held(strategy)):
+            warn(
+                f"the array {type(link).__name__}.{name} is not in the file: if later steps need"
+                f' it, list it in the class, as in gathers = ("{name}",); if none does, call it'
+                f" _{name}"
+            )
 
 
 def load(
@@ -257,14 +264,11 @@ def packed(strategy: "Strategy", arrays: dict[str, Any]) -> Any:
         value = vars(link)[name]
         if isinstance(value, Optimizer):
             raise without_model(link, name)
-        who, what, advice = type(link).__name__, type(value).__name__, ""
-        if isinstance(value, Sequential | Trainer):
-            advice = ", and create it in __init__"
-        if isinstance(value, np.ndarray):
-            what, advice = "array", f", or call it _{name} if no later step needs it"
+        who, what = type(link).__name__, type(value).__name__
+        made = ", and create it in __init__" if isinstance(value, Sequential | Trainer) else ""
         raise UnsupportedError(
             f"the {what} {who}.{name} would not be saved, so it would be lost when the file is"
-            f' loaded: list it in the class, as in gathers = ("{name}",){advice}'
+            f' loaded: list it in the class, as in gathers = ("{name}",){made}'
         )
     try:
         return _pack(strategy.state_dict(), "strategy", arrays)
@@ -292,24 +296,16 @@ def packed(strategy: "Strategy", arrays: dict[str, Any]) -> Any:
 def _unsaved(strategy: "Strategy") -> tuple["Strategy", str] | None:
     """Find a strategy of the user's, and an attribute of it that no file would hold.
 
-    That is a buffer, a random generator, an optimizer that has taken steps, or an array or a model,
-    alone or in a trainer, that is not as the constructor made it, which is not in `gathers`. A
-    class that overrides `state_dict` is trusted to return what it needs.
+    That is a buffer, a random generator, an optimizer that has taken steps, or a model, alone or in
+    a trainer, that is not as the constructor made it, which is not in `gathers`.
     """
-    saved: list[Any] = [strategy.trainer]
-    for link in _protocol.links(strategy):
-        saved += [vars(link).get(name) for name in link._names_gathered()]
-    parts = [(one.model, one.optimizer) for one in saved if isinstance(one, Trainer)]
-    held = {id(one) for one in [*saved, *itertools.chain.from_iterable(parts)]}
-    for link in _protocol.links(strategy):
-        kind = type(link)
-        if _protocol.overrides(kind, "state_dict") or kind.__module__.startswith("thalweg."):
-            continue
+    held = _held(strategy)
+    for link in _users(strategy):
         for name, value in vars(link).items():
             if id(value) in held:
                 continue
-            if isinstance(value, Sequential | Trainer | np.ndarray):
-                lost = changed(link, name)
+            if isinstance(value, Sequential | Trainer):
+                lost = model_changed(link, name)
             elif isinstance(value, Optimizer):
                 lost = value.steps > 0
             else:
@@ -317,6 +313,28 @@ def _unsaved(strategy: "Strategy") -> tuple["Strategy", str] | None:
             if lost:
                 return link, name
     return None
+
+
+def _held(strategy: "Strategy") -> set[int]:
+    """Return the ids of what a file holds of a trainer and its strategies."""
+    saved: list[Any] = [strategy.trainer]
+    for link in _protocol.links(strategy):
+        saved += [vars(link).get(name) for name in link._names_gathered()]
+    parts = [(one.model, one.optimizer) for one in saved if isinstance(one, Trainer)]
+    return {id(one) for one in [*saved, *itertools.chain.from_iterable(parts)]}
+
+
+def _users(strategy: "Strategy") -> "list[Strategy]":
+    """Return the user's strategies, except those that override `state_dict`.
+
+    These are trusted to return what they need.
+    """
+    return [
+        link
+        for link in _protocol.links(strategy)
+        if not _protocol.overrides(kind := type(link), "state_dict")
+        and not kind.__module__.startswith("thalweg.")
+    ]
 
 
 class _NoFile(Exception):

@@ -110,7 +110,7 @@ def run(
     UnsupportedError
         If a checkpoint is wanted for a trainer with a custom function, such as a loss, or for a
         custom strategy that gathers something that no file can hold, or does not gather a buffer,
-        a random generator, or a changed array, model or trainer that it has.
+        a random generator, or a changed model or trainer that it has.
     ThalwegError
         If the data do not fit the model, or training diverges.
     ImportError

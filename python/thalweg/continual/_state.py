@@ -23,6 +23,8 @@ from thalweg.optim import Optimizer
 _STATE = "its state"
 #: The key under which a copy or pickle carries what `Strategy.state_dict` returned.
 _GATHERED = "state_dict()"
+#: Stands for the note of an array that was not there.
+_NEW = object()
 
 
 def has_state(value: Any) -> bool:
@@ -123,8 +125,11 @@ class Stateful:
     gathers: tuple[str, ...]
     #: Those of a class that are arrays with a number for each parameter, in their last dimension.
     _by_parameter: tuple[str, ...] = ()
-    #: Checksums of models and arrays that a user's constructor has made, by names of attributes.
+    #: Checksums of models that a user's constructor has made, by the names of attributes.
     _made: Mapping[str, int] = {}
+    #: What `note_arrays` has noted, by the names of attributes.
+    _noted: Mapping[str, Any] | None = None
+    _made_with: Mapping[str, Any]
 
     def __getstate__(self) -> dict[str, Any]:
         # Some of the state is in the core's trainer, which copies and pickles leave out.
@@ -156,6 +161,11 @@ class Stateful:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a state that `state_dict` returned.
+
+        Parameters
+        ----------
+        state : dict
+            That state.
 
         Raises
         ------
@@ -228,22 +238,70 @@ class Stateful:
 
 
 def note_made(strategy: Stateful) -> None:
-    """Note the models that the constructor has made, those of trainers, and arrays."""
+    """Note what a constructor has made: models, those of trainers, and changed arguments."""
+    kept = vars(strategy)
     strategy._made = {
         name: _checksum(value)
-        for name, value in vars(strategy).items()
-        if isinstance(value, Sequential | Trainer | np.ndarray)
+        for name, value in kept.items()
+        if isinstance(value, Sequential | Trainer)
     }
+    # An argument that the constructor has set twice was made with the second value.
+    made_with = strategy._made_with.items()
+    strategy._made_with = {name: value for name, value in made_with if name not in kept}
 
 
-def changed(strategy: Stateful, name: str) -> bool:
-    """Whether a model, that of a trainer, or an array is not as the constructor made it.
+def model_changed(strategy: Stateful, name: str) -> bool:
+    """Whether a model, or that of a trainer, is not as the constructor made it."""
+    return strategy._made.get(name) != _checksum(vars(strategy)[name])
 
-    Arrays with private names are needed for a moment only, as some of ours are.
+
+def note_arrays(strategy: Stateful) -> None:
+    """Note the arrays of a user's strategy when it begins to learn."""
+    if strategy._noted is None:
+        strategy._noted = {name: _mark(array) for name, array in _arrays_of(strategy)}
+
+
+def changed_arrays(strategy: Stateful, held: set[int]) -> list[str]:
+    """Return the names of arrays that are not as they were then; each of them once.
+
+    `held` are the ids of what is in the state. The note of one that was returned becomes None.
     """
-    value = vars(strategy)[name]
-    momentary = isinstance(value, np.ndarray) and name.startswith("_")
-    return not momentary and strategy._made.get(name) != _checksum(value)
+    if strategy._noted is None:
+        return []
+    found = []
+    for name, array in _arrays_of(strategy):
+        if id(array) in held:
+            continue
+        was, now = strategy._noted.get(name, _NEW), _mark(array)
+        same = was is now or (isinstance(was, int) and isinstance(now, int) and was == now)
+        if was is not None and not same:
+            found.append(name)
+    strategy._noted = {**strategy._noted, **dict.fromkeys(found)}
+    return found
+
+
+def _mark(array: npt.NDArray[Any]) -> Any:
+    """Return a checksum, or the array itself if it stays as it is, or whoever has made it keeps it.
+
+    These are arrays that cannot be written to, and those in files. Objects have no checksum.
+    """
+    kept = not array.flags.writeable or isinstance(array, np.memmap) or array.dtype.hasobject
+    return array if kept else crc(array)
+
+
+def _arrays_of(strategy: Stateful) -> list[tuple[str, npt.NDArray[Any]]]:
+    """Return the arrays of a user's strategy that may be state, but are not gathered.
+
+    Those with private names serve a moment only, as some of ours do.
+    """
+    if type(strategy).__module__.startswith("thalweg."):
+        return []
+    gathered = strategy._names_gathered()
+    return [
+        (name, value)
+        for name, value in vars(strategy).items()
+        if isinstance(value, np.ndarray) and name not in gathered and not name.startswith("_")
+    ]
 
 
 def without_model(strategy: Stateful, name: str) -> UnsupportedError:
@@ -257,6 +315,10 @@ def without_model(strategy: Stateful, name: str) -> UnsupportedError:
     )
 
 
-def _checksum(of: Sequential | Trainer | npt.NDArray[Any]) -> int:
-    of = of.model if isinstance(of, Trainer) else of
-    return zlib.crc32((of.flat_parameters if isinstance(of, Sequential) else of).tobytes())
+def _checksum(of: Sequential | Trainer) -> int:
+    return crc((of.model if isinstance(of, Trainer) else of).flat_parameters)
+
+
+def crc(array: npt.NDArray[Any]) -> int:
+    """Return a checksum of an array's bytes, which are not copied if they are contiguous."""
+    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data) if array.nbytes else 0

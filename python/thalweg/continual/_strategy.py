@@ -33,13 +33,15 @@ from thalweg.continual._elsewhere import (
 )
 from thalweg.continual._incomplete import called
 from thalweg.continual._outputs import largest
-from thalweg.continual._state import Stateful, note_made
+from thalweg.continual._state import Stateful, note_arrays, note_made
 from thalweg.continual._task import Task, check_rows
 from thalweg.errors import ArgumentError, DataError, UnsupportedError
 from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, CustomLoss, DistillationLoss, Sequential
 
 if TYPE_CHECKING:
     from thalweg.continual._result import Result
+else:  # what typing.get_type_hints finds
+    Result = Any
 
 #: Losses whose largest output is, or may be, the class.
 _OF_CLASSES = (CrossEntropyLoss, BCEWithLogitsLoss, DistillationLoss, CustomLoss)
@@ -112,7 +114,7 @@ class Strategy(Admission, Stateful, Fixed):
             cls._by_step = _protocol.learns_by(cls) == "step" and not cls._only_learns
             _protocol.noting(cls, "__init__", note_made)
             _protocol.noting(cls, "learn", _protocol.note)
-            _protocol.noting(cls, "step", _protocol.note)
+            _protocol.noting(cls, "step", _protocol.note, first=note_arrays)
         elif "__init__" in vars(cls):
             _guide(cls)
 
@@ -144,7 +146,8 @@ class Strategy(Admission, Stateful, Fixed):
             check_trainer(self.trainer)
 
     def __repr__(self) -> str:
-        attributes = vars(self) | {"inner": vars(self).get("inner") or vars(self).get("trainer")}
+        attributes = {**vars(self), **self._made_with}
+        attributes["inner"] = attributes.get("inner") or attributes.get("trainer")
         given = []
         for it in inspect.signature(type(self).__init__).parameters.values():
             kept = [attributes[name] for name in (it.name, f"_{it.name}") if name in attributes]
@@ -168,7 +171,14 @@ class Strategy(Admission, Stateful, Fixed):
             raise no_attribute(self, name, ELSEWHERE)
 
     def begin(self, task: Task) -> None:
-        """Get ready for a task; this also sets which classes compete in the loss."""
+        """Get ready for a task; this also sets which classes compete in the loss.
+
+        Parameters
+        ----------
+        task : Task
+            The task that is learned next.
+        """
+        note_arrays(self)
         self._admit(task)
         self._admitted = None
         if self.inner is not None:
@@ -305,6 +315,11 @@ class Strategy(Admission, Stateful, Fixed):
 
         If gradients of some batches still wait for an update, with ``accumulate_grad_batches``, it
         is made first.
+
+        Parameters
+        ----------
+        task : Task
+            The task that has begun, or another one with the same index: see `Task.with_data`.
 
         Raises
         ------
@@ -518,6 +533,13 @@ class Strategy(Admission, Stateful, Fixed):
             The file, in the safetensors format; `Trainer.load` and `nn.Sequential.load` read their
             parts of it.
 
+        Warns
+        -----
+        UserWarning
+            If a custom strategy has an array that is not in `gathers`, and has changed since it
+            began to learn; once for each. (Names that begin with an underscore stand for arrays
+            that serve a moment only.)
+
         Raises
         ------
         ArgumentError
@@ -527,8 +549,7 @@ class Strategy(Admission, Stateful, Fixed):
         UnsupportedError
             If the trainer has a custom function, such as a loss; if a custom strategy gathers
             something that no file can hold, such as an optimizer without its model, or has a
-            buffer, a random generator, or a changed array, model or trainer that is not in
-            `gathers`. (Arrays whose names begin with an underscore count as momentary.)
+            buffer, a random generator, or a changed model or trainer that is not in `gathers`.
         DivergedError
             If a number of model or optimizer is infinite or NaN; no file is changed then.
         """

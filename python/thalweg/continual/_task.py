@@ -92,7 +92,21 @@ class Task:
     def with_data(
         self, x: Any, y: Any, sample_weight: Any = None, classes: Iterable[int] | None = None
     ) -> "Task":
-        """Return this task with other data to learn, and with `classes` if its classes change."""
+        """Return this task with other data to learn, and with `classes` if its classes change.
+
+        Parameters
+        ----------
+        x, y : array_like
+            What is learned, as `Trainer.fit` takes it.
+        sample_weight : array_like, shape (n,), optional
+            How much each sample counts in its batch; None, the default, weights all alike.
+        classes : iterable of int, optional
+            The labels that occur in it, of a task that has classes; None keeps those it has.
+
+        Returns
+        -------
+        Task
+        """
         return Task(x, y, self.x_test, self.y_test, **self._others(sample_weight, classes))
 
     def _others(self, sample_weight: Any, classes: Iterable[int] | None) -> dict[str, Any]:

@@ -64,6 +64,8 @@ class SpectralBias(Callback):
     Attributes
     ----------
     frequencies : ndarray, shape (k,)
+    y : array_like
+        The target; values at `x` if it was a function.
     steps : list of int
         Updates before each record; the first is 0.
     residuals : list of ndarray, shape (k,), complex
@@ -94,7 +96,6 @@ class SpectralBias(Callback):
         inputs: npt.ArrayLike | None = None,
         every: int = 10,
     ) -> None:
-        self.x, self.y, self.inputs = x, y, inputs
         place = _column(x, "x")
         n = len(place)
         if n < 4:
@@ -124,6 +125,7 @@ class SpectralBias(Callback):
         if callable(y):
             height = _warn_of_folding(y, place[0], period, n)
             y = y(place)
+        self.x, self.y, self.inputs = x, y, inputs  # not a function, which pickles might refuse
         self._target = _column(y, "y")
         if len(self._target) != n:
             raise ShapeError(f"x has {n} rows but y has {len(self._target)}")

@@ -19,7 +19,7 @@ def refuse_lost(X: Any, y: Any = None) -> None:
     if getattr(getattr(X, "dtype", None), "kind", "") in ("M", "m"):
         _arrays.as_numeric(X, "X")  # raises
     _arrays.refuse_times(X, "X")
-    if len(getattr(y, "columns", ())) > 1:  # one column of them may be the classes
+    if len(_arrays.columns(y)) > 1:  # one column of them may be the classes
         _arrays.refuse_times(y, "y")
 
 

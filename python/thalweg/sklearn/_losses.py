@@ -17,9 +17,8 @@ NAMES = ("squared_error", "poisson")
 
 
 def _all(outputs: str) -> tuple[type[CoreLoss], ...]:
-    """List the losses with such outputs, in the order in which they are defined."""
-    names = dict.fromkeys(kind.__name__ for kind in CoreLoss.__subclasses__())
-    kinds = (getattr(nn, name) for name in names)
+    """List the losses of `nn` with such outputs."""
+    kinds = (it for it in vars(nn).values() if isinstance(it, type) and issubclass(it, CoreLoss))
     return tuple(kind for kind in kinds if kind._outputs == outputs)
 
 

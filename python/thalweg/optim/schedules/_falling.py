@@ -97,7 +97,7 @@ class MultiStepLR(Schedule):
     Parameters
     ----------
     milestones : sequence of int
-        Times, at least 0.
+        Times, at least 0, in any order.
     gamma : float, default 0.1
         :math:`\gamma \ge 0`
     per : {"step", "epoch"}, keyword only
@@ -108,7 +108,7 @@ class MultiStepLR(Schedule):
     gamma: float = 0.1
 
     def _check(self) -> None:
-        given = _checks.sequence("MultiStepLR: milestones", self.milestones)
+        given = _checks.sequence("MultiStepLR: milestones", self.milestones, ordered=False)
         times = [_checks.integer("MultiStepLR: a milestone", m, 0) for m in given]
         self._set(milestones=tuple(sorted(times)))
         self._real("gamma", 0)

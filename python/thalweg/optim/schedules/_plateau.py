@@ -87,7 +87,21 @@ class ReduceLROnPlateau(Description, Guided):
         return {"best": None, "bad": 0, "cooldown": 0}
 
     def update(self, state: dict[str, Any], figure: float, lr: float) -> float:
-        """Process an epoch's figure: change the state, and return the rate for the next epoch."""
+        """Process an epoch's figure: change the state, and return the rate for the next epoch.
+
+        Parameters
+        ----------
+        state : dict
+            What `start` returned, as earlier epochs have changed it.
+        figure : float
+            What is watched, after this epoch; NaN is no improvement.
+        lr : float
+            The rate of this epoch.
+
+        Returns
+        -------
+        float
+        """
         best = state["best"]
         # NaN is never an improvement, not even over nothing: no number would compare as better.
         if not math.isnan(figure) and (best is None or self._is_better(figure, best)):
