@@ -168,6 +168,27 @@ def test_they_are_second_moments_over_all_samples(net, likelihood, dtype, rng):
                 assert np.array_equal(factor, factor.T)
 
 
+SLOPES = {
+    "counts": lambda f, y: np.exp(f) - y,
+    "own variance": lambda f, y: np.hstack(
+        [
+            (f[:, :2] - y[:, :2]) / np.exp(f[:, 2:]),
+            0.5 - 0.5 * (f[:, :2] - y[:, :2]) ** 2 / np.exp(f[:, 2:]),
+        ]
+    ),
+}
+
+
+@pytest.mark.parametrize("likelihood", SLOPES)
+def test_empirical_ones_are_of_the_slopes_of_the_data(likelihood, rng):
+    model = nn.Sequential(nn.Linear(6, 4), dtype="float64", seed=1)
+    x, y = rng.standard_normal((50, 6)), rng.poisson(1, (50, 4)).astype(float)
+    given = y[:, :2] if likelihood == "own variance" else y
+    found = kfac_factors(model, x, given, kind="empirical", loss=ALL[likelihood])["0"]
+    d = SLOPES[likelihood](model(x), y)
+    assert off(found.G, d.T @ d / len(x)) < 1e-12
+
+
 @pytest.mark.parametrize("likelihood", ALL)
 def test_sampled_tends_to_exact(likelihood, rng):
     model, loss = make("deep"), ALL[likelihood]

@@ -121,6 +121,7 @@ impl Stage {
     pub fn front(&self) -> usize {
         self.outputs - self.inputs
     }
+
     /// Whether an activation or a normalization that follows can become part of it.
     fn is_open(&self) -> bool {
         self.encoder.is_none() && self.act == Activation::Identity

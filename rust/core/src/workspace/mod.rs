@@ -1,18 +1,20 @@
 //! All memory of a plan, allocated once as one flat buffer, and where everything lies in it.
 
+mod kept;
+
 use std::ops::Range;
 
 use crate::arena::{Buffer, padded, reserve};
 use crate::element::Element;
 use crate::error::Error;
-use crate::gemm::Precision;
 use crate::gemm::split::split_len;
 use crate::layer::batch_norm::{COLUMNS, GROUP};
 use crate::loss::RowLoss;
 use crate::network::{Identity, Network};
 use crate::plan::{Mode, Plan};
-use crate::simd::Isa;
 use crate::threads::{self, Trial};
+
+pub(crate) use self::kept::Workspaces;
 
 /// Where the parts of a stage start in the workspace. A part that is not needed has no elements.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -217,9 +219,9 @@ impl<T: Element> Workspace<T> {
     /// If there is not enough memory.
     pub fn instead(of: Option<Self>, network: &Network, plan: Plan) -> Result<Self, Error> {
         let mut workspace = Self::without_memory(network, plan);
-        let spare = of.map(|mut old| old.memory());
-        let most = Self::SPARE.max(4 * workspace.bytes());
-        workspace.equip(spare.filter(|spare| spare.bytes() <= most).unwrap_or_default())?;
+        let most = Self::SPARE.max(4 * workspace.needed());
+        let old = of.filter(|old| old.held() <= most);
+        workspace.equip(old.map(|mut old| old.memory()).unwrap_or_default())?;
         Ok(workspace)
     }
 
@@ -236,8 +238,13 @@ impl<T: Element> Workspace<T> {
     }
 
     /// Bytes of memory that it needs.
-    fn bytes(&self) -> usize {
+    fn needed(&self) -> usize {
         len(&self.layout, &self.other) * size_of::<T>() + self.plan.rows * size_of::<RowLoss>()
+    }
+
+    /// Bytes of memory that it has.
+    fn held(&self) -> usize {
+        self.values.len() * size_of::<T>() + self.losses.capacity() * size_of::<RowLoss>()
     }
 
     /// Whether it has memory.
@@ -315,149 +322,11 @@ impl<T: Element> Default for Memory<T> {
     }
 }
 
-impl<T: Element> Memory<T> {
-    fn bytes(&self) -> usize {
-        self.values.len() * size_of::<T>() + self.losses.capacity() * size_of::<RowLoss>()
-    }
-}
-
-/// The plans of the latest shapes, and the memory that those of one mode share: a training loop has two shapes
-/// (its last batch is shorter); where something learns whenever something happens, there are many.
-pub(crate) struct Workspaces<T> {
-    kept: Vec<Kept<T>>,
-    /// Which of them was used last.
-    latest: usize,
-    precision: Precision,
-    /// How many passes there have been.
-    passes: usize,
-}
-
-/// A workspace, and the pass that last used it. Only the one that was used last of its mode has memory.
-struct Kept<T> {
-    /// Those of its plan, so that a search touches little memory.
-    mode: Mode,
-    rows: usize,
-    used: usize,
-    workspace: Box<Workspace<T>>,
-}
-
-impl<T> Default for Workspaces<T> {
-    fn default() -> Self {
-        Workspaces { kept: Vec::new(), latest: 0, precision: Precision::Full, passes: 0 }
-    }
-}
-
-impl<T: Element> Workspaces<T> {
-    /// How many are kept at most.
-    const KEPT: usize = 128;
-    /// Those are dropped that have not been used in so many passes, and memory of which the others need less
-    /// than half: an epoch that is as long hardly notices that its validation needs new memory.
-    const IDLE: usize = 1024;
-
-    /// Without workspaces yet, for passes that train in this precision.
-    pub fn of(precision: Precision) -> Self {
-        Workspaces { precision, ..Self::default() }
-    }
-
-    /// The workspace for a mode and a number of rows, created if necessary.
-    ///
-    /// # Errors
-    /// If there is not enough memory, or this machine lacks the precision.
-    pub fn get(
-        &mut self,
-        network: &Network,
-        isa: Isa,
-        mode: Mode,
-        rows: usize,
-    ) -> Result<&mut Workspace<T>, Error> {
-        self.passes += 1;
-        if self.passes.is_multiple_of(Self::IDLE) {
-            self.forget();
-        }
-        let is = |k: &Kept<T>| (k.mode, k.rows) == (mode, rows) && k.workspace.serves(network, mode, rows);
-        let found = match self.kept.get(self.latest).is_some_and(is) {
-            true => Some(self.latest),
-            false => self.kept.iter().position(is),
-        };
-        self.latest = match found {
-            Some(index) => index,
-            None => {
-                self.precision.check::<T>(isa)?;
-                let threads = threads::num_threads().0;
-                let plan = Plan::in_precision::<T>(network, mode, rows, (isa, self.precision), threads);
-                self.kept.retain(|k| k.workspace.plan.asked == threads); // others serve no longer
-                if self.kept.len() == Self::KEPT {
-                    let oldest = (0..Self::KEPT).min_by_key(|&index| self.kept[index].used);
-                    oldest.map(|index| self.kept.swap_remove(index));
-                }
-                let workspace = Box::new(Workspace::without_memory(network, plan));
-                self.kept.push(Kept { mode, rows, used: 0, workspace });
-                self.kept.len() - 1
-            }
-        };
-        self.equip(mode)?;
-        let kept = &mut self.kept[self.latest];
-        kept.used = self.passes;
-        Ok(&mut kept.workspace)
-    }
-
-    /// Sees to the memory of the latest, which is of this mode.
-    fn equip(&mut self, mode: Mode) -> Result<(), Error> {
-        let index = self.latest;
-        if self.kept[index].workspace.is_equipped() {
-            return Ok(());
-        }
-        let mut holders = self.kept.iter_mut().filter(|k| k.mode == mode && k.workspace.is_equipped());
-        let spare = holders.next().map(|k| k.workspace.memory()).unwrap_or_default();
-        match self.kept[index].workspace.equip(spare) {
-            Err(Error::Memory { .. }) => {
-                self.kept.iter_mut().for_each(|k| drop(k.workspace.memory()));
-                self.kept[index].workspace.equip(Memory::default())
-            }
-            other => other,
-        }
-    }
-
-    /// Forgets what has not been used for long.
-    fn forget(&mut self) {
-        let since = self.passes - Self::IDLE;
-        self.kept.retain(|k| k.used > since);
-        self.latest = 0;
-        for index in 0..self.kept.len() {
-            let mode = self.kept[index].mode;
-            let needed = self.kept.iter().filter(|k| k.mode == mode).map(|k| k.workspace.bytes()).max();
-            let memory = self.kept[index].workspace.memory();
-            if memory.bytes() <= 2 * needed.unwrap_or(0) {
-                let Workspace { values, losses, .. } = &mut *self.kept[index].workspace;
-                (*values, *losses) = (memory.values, memory.losses);
-            }
-        }
-    }
-
-    /// Bytes of memory that are held.
-    #[cfg(test)]
-    fn bytes(&self) -> usize {
-        let bytes =
-            |w: &Workspace<T>| w.values.len() * size_of::<T>() + w.losses.capacity() * size_of::<RowLoss>();
-        self.kept.iter().map(|k| bytes(&k.workspace)).sum()
-    }
-
-    /// What the latest of them [keeps](Workspace::transposed).
-    #[cfg(test)]
-    pub fn transposed(&self) -> Option<u64> {
-        self.kept.get(self.latest)?.workspace.transposed
-    }
-
-    #[cfg(test)]
-    pub fn poison(&mut self) {
-        self.kept.iter_mut().for_each(|k| k.workspace.poison());
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::layer::{Activation, Init, Layer, Linear};
+    use crate::simd::Isa;
 
     #[test]
     fn a_short_step_has_turns_of_one_thread_in_the_same_memory() {
@@ -499,38 +368,6 @@ mod tests {
         assert_eq!(threads(workspace(Mode::Step, 5)), (false, "1111111111".into()), "next to nothing");
     }
 
-    /// Where the workspace for so many rows of a small network lies.
-    fn place(kept: &mut Workspaces<f32>, network: &Network, rows: usize) -> *const f32 {
-        let workspace = kept.get(network, Isa::Scalar, Mode::Apart, rows).unwrap();
-        assert!(workspace.values.len() >= workspace.layout.len);
-        workspace.values.as_ptr()
-    }
-
-    #[test]
-    fn shapes_share_the_memory_of_the_largest_and_not_for_long() {
-        let _turn = crate::tests::THREADS.lock().unwrap();
-        let linear = |inputs, outputs| {
-            Layer::Linear(Linear { inputs, outputs, bias: true, init: Init::KaimingUniform })
-        };
-        let network = Network::new(vec![linear(64, 100), linear(100, 10)]).unwrap();
-        let mut kept = Workspaces::<f32>::default();
-        // Whole batches and the last one, in turns: memory is allocated once.
-        let first = place(&mut kept, &network, 20_000);
-        let one = kept.bytes();
-        for rows in [19_000, 20_000, 18_000, 1, 20_000] {
-            assert_eq!(place(&mut kept, &network, rows), first);
-        }
-        assert_eq!(kept.bytes(), one);
-        // Another mode may have to leave alone what lies there.
-        kept.get(&network, Isa::Scalar, Mode::Step, 32).unwrap();
-        assert_eq!(place(&mut kept, &network, 20_000), first);
-
-        for _ in 0..2 * Workspaces::<f32>::IDLE {
-            kept.get(&network, Isa::Scalar, Mode::Apart, 32).unwrap();
-        }
-        assert!(kept.bytes() < one / 100, "small batches alone need little");
-    }
-
     #[test]
     fn a_workspace_instead_of_another_takes_its_memory_unless_that_is_far_too_large() {
         let _turn = crate::tests::THREADS.lock().unwrap();
@@ -548,29 +385,6 @@ mod tests {
         assert!(held(&few).1 < large.1 / 100, "a step of few rows does not hold the memory of many");
         let many = Workspace::instead(Some(few), &network, plan(20_000)).unwrap();
         assert_eq!(held(&many).1, large.1);
-    }
-
-    #[test]
-    fn plans_of_many_shapes_are_kept_and_weights_are_transposed_anew_for_another() {
-        let _turn = crate::tests::THREADS.lock().unwrap();
-        let linear = Linear { inputs: 8, outputs: 4, bias: true, init: Init::KaimingUniform };
-        let network = Network::new(vec![Layer::Linear(linear)]).unwrap();
-        let mut kept = Workspaces::<f32>::default();
-        let plan = |kept: &mut Workspaces<f32>, rows| {
-            let workspace = kept.get(&network, Isa::Scalar, Mode::Apart, rows).unwrap();
-            assert_eq!((workspace.plan.rows, workspace.losses.len()), (rows, rows));
-            let fresh = workspace.transposed.replace(1).is_none();
-            (std::ptr::from_ref(&workspace.plan), fresh)
-        };
-        let shapes = || (1..=Workspaces::<f32>::KEPT).rev();
-        let plans: Vec<_> = shapes().map(|rows| plan(&mut kept, rows)).collect();
-        assert!(plans.iter().all(|(_, fresh)| *fresh));
-        for _ in 0..3 {
-            assert_eq!(shapes().map(|rows| plan(&mut kept, rows)).collect::<Vec<_>>(), plans);
-        }
-        assert!(!plan(&mut kept, 1).1, "the same shape as before");
-        plan(&mut kept, 1000);
-        assert_eq!(kept.kept.len(), Workspaces::<f32>::KEPT);
     }
 
     #[test]
