@@ -285,7 +285,7 @@ def test_another_optimizer_is_that_of_another_trainer(regressor):
         ("trainer", "stop_training", "on_epoch_end returns True"),  # Keras
         ("trainer", "should_stop", "on_epoch_end returns True"),  # Lightning
         ("optimizer", "learning_rate", r"it is optimizer\.lr"),
-        ("optimizer", "momentum", r"make another SGD; state_dict\(\)\[.options.\]"),
+        ("optimizer", "momentun", r"did you mean momentum\?"),
         ("model", "flat_params", r"did you mean flat_parameters\?"),
         ("model", "anything", ""),
     ],

@@ -253,6 +253,24 @@ def test_a_huge_gradient_leads_as_far_as_any(dtype, size):
     assert model.flat_parameters.tolist() == [np.array(-0.5 * size, dtype), -0.5]
 
 
+@pytest.mark.parametrize("loss", [nn.L1Loss(reduction="sum"), lambda f, y: absolute(f, y)])
+def test_a_small_step_up_a_huge_gradient_has_its_length(loss):
+    """To w = (1e-7, 0), where rho over the norm of the gradient is not a normal number."""
+    model = nn.Sequential(nn.Linear(2, 1, bias=False))
+    model.flat_parameters = [0.0, 0.0]
+    optimizer = optim.SAM(optim.SGD(lr=0.5), rho=1e-7)
+    trainer = tw.Trainer(model, loss=loss, optimizer=optimizer)
+    x = np.array([[1e38, 0], [1, 1]], "float32")
+    for target, sign in [(0.9999e-7, -1), (1.0001e-7, 1)]:  # below what is there, and above
+        model.flat_parameters = [0.0, 0.0]
+        trainer.step(x, np.array([[-1], [target]], "float32"))
+        assert model.flat_parameters[1] == sign * 0.5
+
+
+def absolute(outputs, targets):
+    return float(np.abs(outputs - targets).sum()), np.sign(outputs - targets)
+
+
 def test_what_is_done_to_the_base_by_hand_is_done_to_sam():
     """A strategy warns about steps without its penalty, and a fit about rates without effect."""
     model = nn.Sequential(nn.Linear(2, 1))

@@ -85,6 +85,46 @@ def test_two_hundred_steps(activation, optimizer, loss, rng):
         )
 
 
+CHANGES = {
+    "SGD": ({"lr": 0.05, "momentum": 0.9}, {"momentum": 0.5, "weight_decay": 0.01}),
+    "Adam": ({}, {"betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.1}),
+    "AdamW": ({}, {"betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.5}),
+    "NAdam": ({}, {"betas": (0.5, 0.9), "momentum_decay": 0.1}),
+    "RAdam": ({}, {"betas": (0.5, 0.9), "weight_decay": 0.1}),
+    "Adamax": ({}, {"betas": (0.5, 0.9), "weight_decay": 0.1}),
+    "RMSprop": ({"momentum": 0.5}, {"alpha": 0.5, "momentum": 0.9}),
+    "Adagrad": ({}, {"lr_decay": 0.1, "weight_decay": 0.1}),
+    "Adadelta": ({}, {"rho": 0.5, "weight_decay": 0.1}),
+    "Rprop": ({}, {"etas": (0.3, 1.1), "step_sizes": (1e-3, 0.01)}),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_options_that_change_during_training(kind, rng):
+    """Attributes here are entries of ``param_groups`` there."""
+    options, changes = CHANGES[kind]
+    model = nn.Sequential(nn.Linear(12, 16), nn.Tanh(), nn.Linear(16, 4), dtype="float64", seed=11)
+    twin = tw.torch.to_torch(model).train()
+    optimizer = getattr(optim, kind)(**options)
+    peer = getattr(torch.optim, kind)(twin.parameters(), **options)
+    optimizer.lr = peer.param_groups[0]["lr"]
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer)
+    x, y = data(nn.MSELoss(), rng)
+    for step in range(60):
+        if step == 30:
+            peer.param_groups[0].update(changes)
+            for name, value in changes.items():
+                setattr(optimizer, name, value)
+        trainer.step(x, y)
+        peer.zero_grad()
+        torch.nn.functional.mse_loss(twin(torch.tensor(x)), torch.tensor(y)).backward()
+        peer.step()
+    for name, values in twin.state_dict().items():
+        np.testing.assert_allclose(
+            model.state_dict()[name], values.numpy(), rtol=1e-8, atol=1e-10, err_msg=name
+        )
+
+
 NORMALIZED = {
     "before the activation": [nn.Linear(12, 40), nn.BatchNorm1d(40), nn.ReLU(), nn.Linear(40, 4)],
     "behind it": [nn.Linear(12, 33), nn.GELU(), nn.BatchNorm1d(33, momentum=0.3), nn.Linear(33, 4)],

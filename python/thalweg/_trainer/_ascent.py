@@ -23,14 +23,16 @@ class Ascent:
     def up(self) -> None:
         """Move the parameters along the model's gradients, except frozen ones."""
         core, theta = self._model._core, self._model._core.parameters()
-        rho, adaptive = self._sam._rho, self._sam._adaptive
+        rho, adaptive = self._sam.rho, self._sam.adaptive
         size: Any = np.abs(theta) if adaptive else 1.0
         try:
             if adaptive:
                 core.set_gradients(core.gradients() * size)
             # A limit that is never reached: the call zeroes frozen gradients and returns the norm.
             norm = self._sam._core.clip(core, float(np.finfo(np.float64).max), None)
-            moved: Any = theta + theta.dtype.type(rho / (norm + 1e-12)) * size * core.gradients()
+            # Not by rho / norm, which is subnormal for huge gradients.
+            direction: Any = core.gradients() / np.float64(norm + 1e-12)
+            moved: Any = theta + (rho * size * direction).astype(theta.dtype)
             if np.isfinite(norm):
                 self._theta = self._model._unmoved = theta  # first, for Ctrl-C
                 core.set_parameters(moved)

@@ -193,7 +193,7 @@ class TrainerBase(Guided):
         sam = None
         # With a user-defined loss, the core sees only gradients.
         if isinstance(optimizer, SAM) and not isinstance(loss, FunctionLoss):
-            sam = optimizer._rho, optimizer._adaptive
+            sam = optimizer.rho, optimizer.adaptive
         spec = (MSELoss() if isinstance(loss, FunctionLoss) else loss)._spec(model.out_features)
         optimizer._meet(model)
         split = precision if precision in _SPLIT else None

@@ -53,6 +53,11 @@ class Adadelta(Optimizer):
         "keras": {"rho": 0.95, "eps": 1e-7},
     }
 
+    rho: float
+    eps: float
+    weight_decay: float
+    convention: str
+
     def __init__(
         self,
         lr: float = 1.0,

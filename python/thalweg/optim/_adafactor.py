@@ -80,6 +80,13 @@ class Adafactor(Optimizer):
     }
     _own_checks: ClassVar[Checks] = {"eps": _two_eps}
 
+    beta2_decay: float
+    eps: tuple[float | None, float]
+    d: float
+    weight_decay: float
+    min_dim_size_to_factor: int
+    convention: str
+
     def __init__(
         self,
         lr: float = 1e-2,

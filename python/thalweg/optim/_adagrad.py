@@ -58,6 +58,12 @@ class Adagrad(Optimizer):
         "keras": {"initial_accumulator_value": 0.1, "eps": 1e-7},
     }
 
+    lr_decay: float
+    weight_decay: float
+    initial_accumulator_value: float
+    eps: float
+    convention: str
+
     def __init__(
         self,
         lr: float = 1e-2,

@@ -67,6 +67,13 @@ class Adam(Optimizer):
         "textbook": {"eps": 1e-8},
     }
 
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    amsgrad: bool
+    decoupled_weight_decay: bool
+    convention: str
+
     def __init__(
         self,
         lr: float = 1e-3,

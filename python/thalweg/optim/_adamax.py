@@ -53,6 +53,11 @@ class Adamax(Optimizer):
         "keras": {"eps": 1e-7},
     }
 
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    convention: str
+
     def __init__(
         self,
         lr: float = 2e-3,

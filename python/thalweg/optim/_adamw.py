@@ -78,3 +78,8 @@ class AdamW(Adam):
             convention=convention,
         )
         del self._arguments["decoupled_weight_decay"]  # not an argument here
+
+    @property
+    def decoupled_weight_decay(self) -> bool:  # type: ignore[override]
+        """True: that is what distinguishes it from `Adam`."""
+        return True

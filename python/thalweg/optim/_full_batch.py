@@ -2,7 +2,7 @@
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, TypeAlias
 
 import numpy as np
@@ -13,7 +13,7 @@ from thalweg._habits import name_methods
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import Dropout, Sequential
 from thalweg.nn._layers import with_inner
-from thalweg.optim._optimizer import Conventions, Optimizer
+from thalweg.optim._optimizer import Conventions, Optimizer, Options
 
 #: In float64, whatever the model's dtype.
 Vector: TypeAlias = npt.NDArray[np.float64]
@@ -128,6 +128,9 @@ class FullBatchOptimizer(Optimizer, ABC):
         self._arguments = {**({"lr": self.lr} if self._has_lr else {}), **arguments}
         self._options = dict(self._arguments)
         self._steps = 0
+
+    def _telling_options(self, options: Options) -> list[Callable[[], None]]:
+        return []  # each step reads them
 
     @property
     def steps(self) -> int:

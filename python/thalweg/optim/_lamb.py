@@ -48,6 +48,10 @@ class LAMB(Optimizer):
     arXiv:1904.00962, algorithm 2 with the identity as :math:`\phi`.
     """
 
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+
     def __init__(
         self,
         lr: float = 1e-3,

@@ -122,6 +122,13 @@ class LBFGS(FullBatchOptimizer):
     True
     """
 
+    max_iter: int
+    max_eval: int | None
+    tolerance_grad: float
+    tolerance_change: float
+    history_size: int
+    line_search_fn: LineSearch | None
+
     def __init__(
         self,
         lr: float = 1.0,

@@ -85,6 +85,8 @@ class LevenbergMarquardt(FullBatchOptimizer):
     _figures = ("damping", "rejected")
     _needs_squares = True
 
+    geodesic: bool
+
     def __init__(self, damping: float = 1e-3, geodesic: bool = True) -> None:
         from thalweg.solve import _levenberg
 

@@ -39,6 +39,9 @@ class Lion(Optimizer):
     2.
     """
 
+    betas: tuple[float, float]
+    weight_decay: float
+
     def __init__(
         self,
         lr: float = 1e-4,

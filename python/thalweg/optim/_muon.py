@@ -92,6 +92,22 @@ class Muon(Optimizer):
 
     _conventions: ClassVar[Conventions] = {"torch": {}, "optax": {}}
 
+    #: The averages of matrices and of the other parameters mean different things.
+    _fixed = ("convention", "matrices")
+
+    weight_decay: float
+    momentum: float
+    nesterov: bool
+    ns_coefficients: tuple[float, float, float]
+    eps: float
+    ns_steps: int
+    adjust_lr_fn: AdjustLr
+    matrices: Matrices
+    adam_betas: tuple[float, float]
+    adam_eps: float
+    adam_lr_scale: float
+    convention: str
+
     def __init__(
         self,
         lr: float = 1e-3,

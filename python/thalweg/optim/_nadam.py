@@ -63,6 +63,13 @@ class NAdam(Optimizer):
         "keras": {"eps": 1e-7, "momentum_decay": 1.0},
     }
 
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    momentum_decay: float
+    decoupled_weight_decay: bool
+    convention: str
+
     def __init__(
         self,
         lr: float = 2e-3,

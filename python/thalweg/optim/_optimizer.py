@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Self, TypeAlias, TypeVar
 
@@ -54,13 +54,19 @@ class Optimizer(Guided):
     manual step: its averages are that model's. Using it with another model is an immediate error;
     only `load_state_dict` can give it another model. Copies and pickles of an object that holds
     both, e.g. by `copy.deepcopy`, contain a model and an optimizer that belongs to it.
+
+    Every argument of its constructor is an attribute, ``optimizer.weight_decay``, and can be set,
+    except a convention, which is what its averages mean, and what the classes say. A new value
+    takes effect from the next step; one that needs averages that are not kept, such as a momentum
+    after steps without, is an error. Groups keep what they were given.
     """
 
     _uncalled: ClassVar[Mapping[str, str]] = dict.fromkeys(("step", "update_step"), OWN)
     _elsewhere: ClassVar[Mapping[str, str]] = {
         "zero_grad": "gradients are the model's: model.zero_grad()",
         "param_groups": (
-            "optimizer.lr is the learning rate; add_group treats some parameters differently"
+            "options are attributes, such as optimizer.lr and optimizer.weight_decay; add_group "
+            "treats some parameters differently"
         ),
         "learning_rate": "it is optimizer.lr",
         **dict.fromkeys(
@@ -77,6 +83,8 @@ class Optimizer(Guided):
         "apply_gradients": "set model.flat_gradients, then call optimizer.step(model)",
     }
     _conventions: ClassVar[Conventions] = {}
+    #: Arguments that can only be read.
+    _fixed: ClassVar[Collection[str]] = ("convention",)
     #: Figures that it adds to those of an epoch.
     _figures: ClassVar[tuple[str, ...]] = ()
     #: Checks of arguments that share a name with other methods' arguments but differ in kind.
@@ -101,6 +109,9 @@ class Optimizer(Guided):
             make(self, *args, **kwargs)
 
         cls.__init__ = init  # type: ignore[method-assign]
+        for name in () if any_name else known:
+            if not hasattr(cls, name):
+                setattr(cls, name, _option(name, can_be_set=name not in cls._fixed))
 
     # `kind` is the core's name of the method; `arguments` are those of the constructor.
     def __init__(self, kind: str, **arguments: Any) -> None:
@@ -114,14 +125,15 @@ class Optimizer(Guided):
             for name, value in arguments.items()
         }
         # Pairs are split: betas become beta1 and beta2.
-        self._options: dict[str, float | bool | str] = {}
+        options: dict[str, float | bool | str] = {}
         for name, value in self._arguments.items():
             if isinstance(value, tuple):
                 stem = name if name == "eps" else name.removesuffix("s")
                 parts = enumerate(value, start=1)
-                self._options |= {f"{stem}{i}": _AUTO if x is None else x for i, x in parts}
+                options |= {f"{stem}{i}": _AUTO if x is None else x for i, x in parts}
             else:
-                self._options[name] = _AUTO if value is None else value
+                options[name] = _AUTO if value is None else value
+        self._options: Options = options
         self._kind = kind
         self._by_hand = ByHand()
         self._core = _core.Optimizer(kind, self._options)
@@ -131,6 +143,23 @@ class Optimizer(Guided):
         self._renamed: Sequential | None = None
         #: The model that it belongs to, if any.
         self._owner: Sequential | None = None
+
+    def _set_option(self, name: str, value: Any) -> None:
+        """Set an argument other than the rate, as the constructor would."""
+        fresh = made(type(self), {**self._arguments, name: value})
+        self._put_options(fresh._arguments, fresh._options)
+
+    def _put_options(self, arguments: dict[str, Any], options: Options) -> None:
+        """Set all arguments but the rate, and what the core makes of them."""
+        at_once(
+            *self._telling_options({key: x for key, x in options.items() if key != "lr"}),
+            partial(object.__setattr__, self, "_arguments", arguments),
+            partial(object.__setattr__, self, "_options", options),
+        )
+
+    def _telling_options(self, options: Options) -> list[Callable[[], None]]:
+        """Return what sets options in the core."""
+        return [partial(self._core.set_options, options)]
 
     @takes("add_group()", OF_GROUPS)
     def add_group(
@@ -272,7 +301,7 @@ class Optimizer(Guided):
             _names.of_core(model, group["pattern"])  # raises
         renamed, core = model if model._renamed else None, self._core
         if self._told and renamed is not self._renamed:
-            core = _core.Optimizer(self._kind, self._options)
+            core = _core.Optimizer(self._kind, dict(self._options))
             for told in self._told:
                 at_once(*self._telling(core, renamed, *told))
             core.set_lr(self._core.lr)
@@ -285,15 +314,6 @@ class Optimizer(Guided):
     def _belonging(self, model: Sequential) -> list[Callable[[], None]]:
         """Return what makes it belong to a model."""
         return [partial(object.__setattr__, self, "_owner", model)]
-
-    def _advice(self, name: str) -> str:
-        """Say what a wrong name may have meant; it may also be an option that cannot be changed."""
-        if name in vars(self).get("_arguments", ()):
-            return (
-                f': make another {type(self).__name__}; state_dict()["options"] has the options '
-                "of this one"
-            )
-        return super()._advice(name)
 
     @property
     def lr(self) -> float:
@@ -502,6 +522,19 @@ NOT_KEPT = "Such a state cannot be saved or copied: train again, or continue fro
 
 #: An option that the core determines itself.
 _AUTO = "auto"
+
+
+def _option(name: str, *, can_be_set: bool) -> property:
+    """Make a property of an argument."""
+
+    def get(self: Optimizer) -> Any:
+        return self._arguments[name]
+
+    def put(self: Optimizer, value: Any) -> None:
+        self._set_option(name, value)
+
+    then = "; a new value takes effect from the next step" if can_be_set else ""
+    return property(get, put if can_be_set else None, doc=f"The argument of this name{then}.")
 
 
 def _expect(name: str, value: Any, kind: type, what: str) -> None:

@@ -59,6 +59,15 @@ class Prodigy(Optimizer):
     arXiv:2306.06101, and the authors' code ``prodigyopt``, whose names these are.
     """
 
+    betas: tuple[float, float]
+    beta3: float | None
+    eps: float
+    weight_decay: float
+    d0: float
+    d_coef: float
+    use_bias_correction: bool
+    safeguard_warmup: bool
+
     def __init__(
         self,
         lr: float = 1.0,

@@ -58,6 +58,12 @@ class RAdam(Optimizer):
 
     _conventions: ClassVar[Conventions] = {"torch": {}, "optax": {}}
 
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    decoupled_weight_decay: bool
+    convention: str
+
     def __init__(
         self,
         lr: float = 1e-3,

@@ -62,6 +62,13 @@ class RMSprop(Optimizer):
         "keras": {"alpha": 0.9, "eps": 1e-7},
     }
 
+    alpha: float
+    eps: float
+    weight_decay: float
+    momentum: float
+    centered: bool
+    convention: str
+
     def __init__(
         self,
         lr: float = 1e-2,

@@ -42,6 +42,9 @@ class Rprop(Optimizer):
     RPROP algorithm"; Igel & Hüsken 2000, "Improving the Rprop learning algorithm" (iRprop−).
     """
 
+    etas: tuple[float, float]
+    step_sizes: tuple[float, float]
+
     def __init__(
         self,
         lr: float = 1e-2,

@@ -8,7 +8,7 @@ from thalweg._arrays import Array
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Sequential
 from thalweg.optim._full_batch import FullBatchOptimizer
-from thalweg.optim._optimizer import Optimizer, made
+from thalweg.optim._optimizer import Optimizer, Options, made
 
 
 class SAM(Optimizer):
@@ -65,6 +65,12 @@ class SAM(Optimizer):
     0.1
     """
 
+    #: Its trainer has been told.
+    _fixed = ("rho", "adaptive")
+
+    rho: float
+    adaptive: bool
+
     def __init__(self, base: Optimizer, rho: float = 0.05, adaptive: bool = False) -> None:
         given: Any = base
         if not isinstance(given, Optimizer) or isinstance(given, (FullBatchOptimizer, SAM)):
@@ -73,13 +79,14 @@ class SAM(Optimizer):
                 f"optim.SGD(lr=0.1); got {base!r}"
             )
         self._base = base
-        self._rho = _checks.real("rho", rho, 0)
-        self._adaptive = _checks.flag("adaptive", adaptive)
-        self._arguments = {"base": base, "rho": self._rho, "adaptive": self._adaptive}
-        # The options that its state depends on: those of the base and these.
-        mine: dict[str, float | bool | str] = {"sam_rho": self._rho, "sam_adaptive": self._adaptive}
-        self._options = {**base._options, **mine}
+        rho, adaptive = _checks.real("rho", rho, 0), _checks.flag("adaptive", adaptive)
+        self._arguments = {"base": base, "rho": rho, "adaptive": adaptive}
         self._groups, self._by_hand = base._groups, base._by_hand
+
+    @property
+    def _options(self) -> Options:  # type: ignore[override]
+        """The options that its state depends on: those of the base, and its own."""
+        return {**self._base._options, "sam_rho": self.rho, "sam_adaptive": self.adaptive}
 
     @property  # a property, since the base replaces it when it meets a model
     def _core(self) -> _core.Optimizer:  # type: ignore[override]
@@ -151,4 +158,4 @@ class SAM(Optimizer):
         return made, (type(self), self._arguments), self._own()
 
     def __repr__(self) -> str:
-        return f"SAM({self._base!r}, rho={self._rho!r}, adaptive={self._adaptive!r})"
+        return f"SAM({self._base!r}, rho={self.rho!r}, adaptive={self.adaptive!r})"

@@ -64,6 +64,14 @@ class ScheduleFreeAdamW(Optimizer):
     >>> averaged = trainer.average_model()
     """
 
+    #: Its averages are where the first of `betas` puts them.
+    _fixed = ("betas",)
+
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    weight_lr_power: float
+
     def __init__(
         self,
         lr: float = 2.5e-3,

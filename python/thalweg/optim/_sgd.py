@@ -83,6 +83,12 @@ class SGD(Optimizer):
         "ema": {},
     }
 
+    momentum: float
+    dampening: float
+    weight_decay: float
+    nesterov: bool
+    convention: str
+
     def __init__(
         self,
         lr: float = 1e-3,

@@ -123,6 +123,17 @@ class Shampoo(Optimizer):
         "adam_beta2": lambda name, value: _checks.real(name, value, 0, 1),
     }
 
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    max_preconditioner_dim: int
+    precondition_frequency: int
+    start_preconditioning_step: int
+    grafting: Grafting | None
+    adam_beta2: float
+    adam_eps: float
+    adam_lr_scale: float
+
     def __init__(
         self,
         lr: float = 1e-2,

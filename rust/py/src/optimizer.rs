@@ -142,6 +142,26 @@ impl Optimizer {
         py.detach(add).map_err(|e| translate(py, e))
     }
 
+    /// Sets hyper-parameters, from the next step on.
+    fn set_options(&self, py: Python<'_>, changes: BTreeMap<String, Given>) -> PyResult<()> {
+        let changes = changes.into_iter().map(|(name, value)| (name, value.into())).collect();
+        let set = || {
+            let mut inner = self.inner.lock();
+            let config = inner.config.with(&changes)?;
+            let Inner { groups, bond, .. } = &mut *inner;
+            match bond {
+                Some(Bond { model, state }) => {
+                    let network = &model.get().network;
+                    either!(state, state => state.set_config(config, groups, network)?);
+                }
+                None => groups.iter().try_for_each(|group| config.with(&group.changes).map(drop))?,
+            }
+            inner.config = config;
+            Ok(())
+        };
+        py.detach(set).map_err(|e| translate(py, e))
+    }
+
     #[getter]
     fn lr(&self, py: Python<'_>) -> f64 {
         py.detach(|| self.inner.lock().config.lr())

@@ -51,7 +51,7 @@ use whole::{Room, Whole};
 use crate::arena::{Buffer, Shared};
 use crate::element::Element;
 use crate::error::Error;
-use crate::network::{Block, Network};
+use crate::network::Network;
 use crate::simd::{Isa, Op, Simd, dispatch};
 use crate::update;
 
@@ -287,12 +287,8 @@ impl<T: Element> Optimizer<T> {
         }
         let prepared = vec![None; members.len()];
         // Where a block's state lies follows from the optimizer's own options.
-        let alike = |config: &Config, block: &Block| {
-            let shape = &block.shape;
-            (config.factors(shape), config.squares(shape))
-                == (self.config.factors(shape), self.config.squares(shape))
-        };
-        if !settings.iter().all(|s| network.blocks().iter().all(|block| alike(&s.config, block))) {
+        let kept = self.config.kept_by_block(network);
+        if settings.iter().any(|setting| setting.config.kept_by_block(network) != kept) {
             let text = "a group's options would give a state of another size than the optimizer's own options; \
                         they must give the same size for every parameter";
             return Err(Error::Mismatch(text.into()));
@@ -316,6 +312,23 @@ impl<T: Element> Optimizer<T> {
         Ok(())
     }
 
+    /// Sets hyper-parameters, from the next step on. The state stays.
+    ///
+    /// # Errors
+    /// If the state would have other arrays or scalars with them, or else as for `set_groups`; nothing is
+    /// changed then.
+    pub fn set_config(&mut self, config: Config, groups: &[Group], network: &Network) -> Result<(), Error> {
+        let layout = |config: &Config| (config.slots(), config.scalars(), config.kept_by_block(network));
+        if layout(&config) != layout(&self.config) {
+            let text = "with it, the optimizer's averages would be others than those of its steps so far, or \
+                        would have begun from another value: set it before the first step, or make another \
+                        optimizer";
+            return Err(Error::Mismatch(text.into()));
+        }
+        let before = std::mem::replace(&mut self.config, config);
+        self.set_groups(groups, network).inspect_err(|_| self.config = before)
+    }
+
     /// A copy of its state, in the memory of an old copy if that fits.
     ///
     /// # Errors
@@ -334,17 +347,17 @@ impl<T: Element> Optimizer<T> {
         state.iter_mut().zip(&self.state).for_each(|(to, from)| update::copy(to, from));
         clocks.clear();
         clocks.extend(self.members.iter().map(|member| member.clock));
-        Ok(Saved { config: self.config, state, scalars: self.scalars, steps: self.steps, clocks })
+        Ok(Saved { lr: self.config.lr(), state, scalars: self.scalars, steps: self.steps, clocks })
     }
 
-    /// Restores a saved state; groups stay as they are.
+    /// Restores a saved state and its learning rate; other hyper-parameters and groups stay as they are.
     ///
     /// # Panics
     /// If that state has another size.
     pub fn restore(&mut self, saved: &Saved<T>) {
         assert_eq!(self.state.len(), saved.state.len());
         self.state.iter_mut().zip(&saved.state).for_each(|(to, from)| to.copy_from_slice(from));
-        (self.config, self.scalars, self.steps) = (saved.config, saved.scalars, saved.steps);
+        (self.config, self.scalars, self.steps) = (self.config.with_lr(saved.lr), saved.scalars, saved.steps);
         // There were no members if there were no groups.
         let clocks = saved.clocks.iter().copied().chain(std::iter::repeat(None));
         self.members.iter_mut().zip(clocks).for_each(|(member, clock)| member.clock = clock);
@@ -478,7 +491,7 @@ impl<T: Element> Optimizer<T> {
 
 /// A saved state of an optimizer.
 pub struct Saved<T> {
-    config: Config,
+    lr: f64,
     state: Vec<Buffer<T>>,
     scalars: Scalars,
     steps: u64,

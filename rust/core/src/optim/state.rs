@@ -37,6 +37,12 @@ impl Config {
         }
     }
 
+    /// What is kept of each block: whether sums of its rows and columns, and elements of square matrices.
+    pub(super) fn kept_by_block(&self, network: &Network) -> Vec<(bool, usize)> {
+        let blocks = network.blocks().iter();
+        blocks.map(|block| (self.factors(&block.shape), self.squares(&block.shape))).collect()
+    }
+
     /// How many elements a state array has for users.
     pub fn public_length(&self, slot: &Slot, network: &Network) -> usize {
         network.blocks().iter().map(|block| self.share(slot, block)).sum()
