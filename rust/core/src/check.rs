@@ -36,9 +36,9 @@ pub struct Difference {
 pub type Function<'f> = dyn FnMut(MatRef<'_, f64>, Option<&mut [f64]>) -> f64 + 'f;
 
 /// Where the loss comes from.
-enum Source<'s, 'f> {
-    /// The objective and these targets.
-    Goals(Goals<'s, f64>),
+pub enum Source<'s, 'f> {
+    /// An objective with these targets.
+    Goals(&'s Objective<f64>, Goals<'s, f64>),
     /// A function of the outputs.
     Function(&'s mut Function<'f>),
 }
@@ -48,7 +48,6 @@ const PIECE: usize = 16;
 
 /// A check in progress: the loss of a model on a batch, as a function of its parameters.
 pub struct Check {
-    objective: Option<Objective<f64>>,
     workspace: Workspace<f64>,
     grads: Buffer<f64>,
     /// Arena index by public index.
@@ -66,36 +65,17 @@ impl Check {
     ///
     /// # Errors
     /// If shapes, labels or weights do not fit, or something is not finite.
-    pub fn new<'t>(
-        model: &mut Model<f64>,
-        objective: impl Into<Objective<f64>>,
-        x: MatRef<'_, f64>,
-        y: impl Into<Goals<'t, f64>>,
-    ) -> Result<Self, Error> {
-        let (objective, y) = (objective.into(), y.into());
-        Trainer::new(objective.clone()).check(model, x.into(), &y)?;
-        Self::begin(model, Some(objective), x, Source::Goals(y))
-    }
-
-    /// The same for a loss that the core does not know.
-    ///
-    /// # Errors
-    /// If shapes do not fit, or something is not finite.
-    pub fn of_function(
+    pub fn new(
         model: &mut Model<f64>,
         x: MatRef<'_, f64>,
-        f: &mut Function<'_>,
+        source: &mut Source<'_, '_>,
     ) -> Result<Self, Error> {
-        model.network().check_input(x.into())?;
-        Self::begin(model, None, x, Source::Function(f))
-    }
-
-    fn begin(
-        model: &mut Model<f64>,
-        objective: Option<Objective<f64>>,
-        x: MatRef<'_, f64>,
-        mut source: Source<'_, '_>,
-    ) -> Result<Self, Error> {
+        match source {
+            Source::Goals(objective, goals) => {
+                Trainer::new((*objective).clone()).check(model, x.into(), goals)?;
+            }
+            Source::Function(_) => model.network().check_input(x.into())?,
+        }
         model.network().check_training_rows(x.rows())?;
         let mode = Mode::Apart;
         let plan = Plan::new::<f64>(model.network(), mode, x.rows(), model.isa(), threads::num_threads().0);
@@ -104,8 +84,8 @@ impl Check {
         model.network().translate(|public, inner| places[public] = inner);
         let grads = Buffer::zeroed("the gradients", model.network().arena_len())?;
         let (pattern, home, replays) = (Vec::new(), Vec::new(), Vec::new());
-        let mut check = Check { objective, workspace, grads, places, pattern, home, replays };
-        let value = check.pass(model, x, &mut source, true);
+        let mut check = Check { workspace, grads, places, pattern, home, replays };
+        let value = check.pass(model, x, source, true);
         check.home.clone_from(&check.pattern);
         if !value.is_finite() {
             return Err(Error::Mismatch(format!(
@@ -126,8 +106,8 @@ impl Check {
         self.places.is_empty()
     }
 
-    /// Checks some parameters, by public index, with the step h·max(1, |θ|). Parameters, data and everything
-    /// else must be as in [`new`](Self::new). Losses come from a [`Replay`], a forward pass other than the
+    /// Checks some parameters, by public index, with the step h·max(1, |θ|). Parameters, data, source and
+    /// everything else must be as in [`new`](Self::new). Losses come from a [`Replay`], a forward pass other than the
     /// one whose gradient is checked.
     ///
     /// # Errors
@@ -135,33 +115,52 @@ impl Check {
     ///
     /// # Panics
     /// If the batch has a different number of rows than in [`new`](Self::new), or there is no such parameter.
-    pub fn run<'t>(
+    pub fn run(
         &mut self,
         model: &mut Model<f64>,
         x: MatRef<'_, f64>,
-        y: impl Into<Goals<'t, f64>>,
+        source: &mut Source<'_, '_>,
         h: f64,
         range: Range<usize>,
     ) -> Result<Vec<Difference>, Error> {
-        self.differences(model, x, Source::Goals(y.into()), h, range)
-    }
-
-    /// The same after [`of_function`](Self::of_function).
-    ///
-    /// # Errors
-    /// As for [`run`](Self::run).
-    ///
-    /// # Panics
-    /// As for [`run`](Self::run).
-    pub fn run_function(
-        &mut self,
-        model: &mut Model<f64>,
-        x: MatRef<'_, f64>,
-        f: &mut Function<'_>,
-        h: f64,
-        range: Range<usize>,
-    ) -> Result<Vec<Difference>, Error> {
-        self.differences(model, x, Source::Function(f), h, range)
+        // A function from outside runs on the caller only.
+        let threads = if let Source::Goals(..) = source { threads::num_threads().0 } else { 1 };
+        while self.replays.len() < threads {
+            self.replays.push(Replay::new(model, x)?);
+        }
+        let Check { replays, grads, places, .. } = self;
+        let network = model.network();
+        let one = |replay: &mut Replay<f64>, source: &mut Source<'_, '_>, public: usize| {
+            let place = places[public];
+            let theta = model.params[place];
+            let step = h * theta.abs().max(1.0);
+            let (above, below) = (theta + step, theta - step);
+            let mut value = |at: f64| {
+                let stages = replay.run(network, place, at);
+                replayed(network, model.isa(), replay, source, stages)
+            };
+            let ((up, pattern), (down, other)) = (value(above), value(below));
+            Difference {
+                analytic: grads[place],
+                numeric: (up - down) / (above - below),
+                crossed: pattern != other,
+            }
+        };
+        let Source::Goals(objective, goals) = *source else {
+            return Ok(range.map(|public| one(&mut replays[0], source, public)).collect());
+        };
+        let from: Vec<_> = range.clone().step_by(PIECE).collect();
+        let mut pieces: Vec<_> = from.iter().map(|from| (*from, Vec::new())).collect();
+        // Replays are interchangeable.
+        let idle = Mutex::new(replays.iter_mut().collect::<Vec<_>>());
+        let lock = || idle.lock().expect("nothing panics with it");
+        parallel::pieces(&mut pieces, threads, |(from, found)| {
+            let replay = lock().pop().expect("one for each thread");
+            let all = *from..range.end.min(*from + PIECE);
+            *found = all.map(|public| one(replay, &mut Source::Goals(objective, goals), public)).collect();
+            lock().push(replay);
+        });
+        Ok(pieces.into_iter().flat_map(|(_, found)| found).collect())
     }
 
     /// The gradient by backpropagation, in public order.
@@ -175,39 +174,11 @@ impl Check {
     ///
     /// # Panics
     /// As for [`run`](Self::run).
-    pub fn along<'t>(
+    pub fn along(
         &mut self,
         model: &mut Model<f64>,
         x: MatRef<'_, f64>,
-        y: impl Into<Goals<'t, f64>>,
-        start: usize,
-        direction: &[f64],
-        steps: &[f64],
-    ) -> Vec<(f64, bool)> {
-        self.line(model, x, Source::Goals(y.into()), start, direction, steps)
-    }
-
-    /// The same after [`of_function`](Self::of_function).
-    ///
-    /// # Panics
-    /// As for [`run`](Self::run).
-    pub fn along_function(
-        &mut self,
-        model: &mut Model<f64>,
-        x: MatRef<'_, f64>,
-        f: &mut Function<'_>,
-        start: usize,
-        direction: &[f64],
-        steps: &[f64],
-    ) -> Vec<(f64, bool)> {
-        self.line(model, x, Source::Function(f), start, direction, steps)
-    }
-
-    fn line(
-        &mut self,
-        model: &mut Model<f64>,
-        x: MatRef<'_, f64>,
-        mut source: Source<'_, '_>,
+        source: &mut Source<'_, '_>,
         start: usize,
         direction: &[f64],
         steps: &[f64],
@@ -220,7 +191,7 @@ impl Check {
                 for ((&place, at), v) in places.iter().zip(&theta).zip(direction) {
                     model.params[place] = at + step * v;
                 }
-                let value = self.pass(model, x, &mut source, false);
+                let value = self.pass(model, x, source, false);
                 (value, self.pattern != self.home)
             })
             .collect();
@@ -228,54 +199,6 @@ impl Check {
             model.params[place] = *at;
         }
         found
-    }
-
-    fn differences(
-        &mut self,
-        model: &mut Model<f64>,
-        x: MatRef<'_, f64>,
-        mut source: Source<'_, '_>,
-        h: f64,
-        range: Range<usize>,
-    ) -> Result<Vec<Difference>, Error> {
-        // A function from outside runs on the caller only.
-        let threads = if let Source::Goals(_) = source { threads::num_threads().0 } else { 1 };
-        while self.replays.len() < threads {
-            self.replays.push(Replay::new(model, x)?);
-        }
-        let Check { objective, replays, grads, places, .. } = self;
-        let (network, objective) = (model.network(), objective.as_ref());
-        let one = |replay: &mut Replay<f64>, source: &mut Source<'_, '_>, public: usize| {
-            let place = places[public];
-            let theta = model.params[place];
-            let step = h * theta.abs().max(1.0);
-            let (above, below) = (theta + step, theta - step);
-            let mut value = |at: f64| {
-                let stages = replay.run(network, place, at);
-                replayed(network, model.isa(), replay, objective, source, stages)
-            };
-            let ((up, pattern), (down, other)) = (value(above), value(below));
-            Difference {
-                analytic: grads[place],
-                numeric: (up - down) / (above - below),
-                crossed: pattern != other,
-            }
-        };
-        let Source::Goals(goals) = source else {
-            return Ok(range.map(|public| one(&mut replays[0], &mut source, public)).collect());
-        };
-        let from: Vec<_> = range.clone().step_by(PIECE).collect();
-        let mut pieces: Vec<_> = from.iter().map(|from| (*from, Vec::new())).collect();
-        // Replays are interchangeable.
-        let idle = Mutex::new(replays.iter_mut().collect::<Vec<_>>());
-        let lock = || idle.lock().expect("nothing panics with it");
-        parallel::pieces(&mut pieces, threads, |(from, found)| {
-            let replay = lock().pop().expect("one for each thread");
-            let all = *from..range.end.min(*from + PIECE);
-            *found = all.map(|public| one(replay, &mut Source::Goals(goals), public)).collect();
-            lock().push(replay);
-        });
-        Ok(pieces.into_iter().flat_map(|(_, found)| found).collect())
     }
 
     /// Computes the loss and, with `gradient`, its gradient.
@@ -291,13 +214,13 @@ impl Check {
         let weights = WeightTask::gradients(self.grads.share());
         let (rows, outputs) = (x.rows(), network.outputs());
         let mut totals = Totals::default();
-        let task = match (&self.objective, &*source) {
-            (Some(objective), Source::Goals(goals)) => {
+        let task = match source {
+            Source::Goals(objective, goals) => {
                 totals = objective.totals(goals, |r| r, rows, outputs, true);
                 let scale = objective.scale(totals);
                 Some(LossTask { objective, goals: *goals, scale, backward: gradient })
             }
-            _ => None,
+            Source::Function(_) => None,
         };
         let weights = gradient.then_some(weights);
         let mut pass = Pass {
@@ -319,8 +242,7 @@ impl Check {
             self.pattern.extend(output.iter().filter_map(|y| stage.act.piece(*y)));
         }
         match source {
-            Source::Goals(Goals { targets, .. }) => {
-                let objective = self.objective.as_ref().expect("targets belong to an objective");
+            Source::Goals(objective, Goals { targets, .. }) => {
                 if let Targets::Values(y) = targets {
                     (0..rows).for_each(|r| objective.sides(output.row(r), y.row(r), &mut self.pattern));
                 }
@@ -348,7 +270,6 @@ fn replayed(
     network: &Network,
     isa: Isa,
     replay: &Replay<f64>,
-    objective: Option<&Objective<f64>>,
     source: &mut Source<'_, '_>,
     stages: Range<usize>,
 ) -> (f64, Vec<u8>) {
@@ -365,8 +286,7 @@ fn replayed(
     let output = MatRef::new(&outputs, outputs.len() / n, n);
     let value = match source {
         Source::Function(f) => f(output, None),
-        Source::Goals(goals) => {
-            let objective = objective.expect("targets belong to an objective");
+        Source::Goals(objective, goals) => {
             if let Targets::Values(y) = goals.targets {
                 (0..output.rows()).for_each(|r| objective.sides(output.row(r), y.row(r), &mut pattern));
             }

@@ -33,8 +33,8 @@ mod sealed {
 
 /// A floating-point type that the core computes with. Implemented for `f32` and `f64` only.
 ///
-/// Besides plain arithmetic, it names the vector functions whose algorithm depends on the precision (each has
-/// its own file in [`math`]).
+/// Besides plain arithmetic, it has the one vector function of [`math`] whose algorithm depends on the
+/// precision.
 pub trait Element:
     sealed::Sealed
     + Copy
@@ -77,16 +77,8 @@ pub trait Element:
     /// Runs `op` with the token of `isa`; see [`simd::dispatch`](crate::simd::dispatch).
     fn dispatch<O: Op<Self>>(isa: Isa, op: O) -> O::Output;
 
-    /// eˣ
-    fn exp<S: Simd<Self>>(s: S, x: S::V) -> S::V;
-    /// ln x
-    fn ln<S: Simd<Self>>(s: S, x: S::V) -> S::V;
     /// tanh x
     fn tanh<S: Simd<Self>>(s: S, x: S::V) -> S::V;
-    /// 1/(1 + e⁻ˣ)
-    fn sigmoid<S: Simd<Self>>(s: S, x: S::V) -> S::V;
-    /// erf x
-    fn erf<S: Simd<Self>>(s: S, x: S::V) -> S::V;
 }
 
 macro_rules! element {
@@ -122,24 +114,8 @@ macro_rules! element {
                 dispatch_body!(isa, op)
             }
             #[inline(always)]
-            fn exp<S: Simd<Self>>(s: S, x: S::V) -> S::V {
-                math::exp::$t(s, x)
-            }
-            #[inline(always)]
-            fn ln<S: Simd<Self>>(s: S, x: S::V) -> S::V {
-                math::ln::$t(s, x)
-            }
-            #[inline(always)]
             fn tanh<S: Simd<Self>>(s: S, x: S::V) -> S::V {
                 math::tanh::$t(s, x)
-            }
-            #[inline(always)]
-            fn sigmoid<S: Simd<Self>>(s: S, x: S::V) -> S::V {
-                math::sigmoid::$t(s, x)
-            }
-            #[inline(always)]
-            fn erf<S: Simd<Self>>(s: S, x: S::V) -> S::V {
-                math::erf::$t(s, x)
             }
         }
     };

@@ -28,11 +28,14 @@ impl<F: Fn(usize) + Sync> Job for Loop<F> {
     }
 }
 
+/// Calls `f` with each of `0..count`.
+pub fn each(count: usize, f: impl Fn(usize) + Sync) {
+    threads::run(&Loop(count, f), threads::num_threads().0.min(count));
+}
+
 /// Calls `f` with each run of `0..len`; all but the last have `run` elements.
 pub fn runs(len: usize, run: usize, f: impl Fn(Range<usize>) + Sync) {
-    let count = len.div_ceil(run);
-    let job = Loop(count, |item| f(item * run..len.min((item + 1) * run)));
-    threads::run(&job, threads::num_threads().0.min(count));
+    each(len.div_ceil(run), |item| f(item * run..len.min((item + 1) * run)));
 }
 
 /// The same, also passing the part of a slice that belongs to the run.

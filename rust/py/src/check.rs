@@ -3,7 +3,7 @@
 use numpy::PyArray1;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
-use thalweg_core::check::{Check, Difference};
+use thalweg_core::check::{Check, Difference, Source};
 use thalweg_core::view::MatRef;
 use thalweg_core::{Dtype, Error};
 
@@ -36,11 +36,12 @@ pub fn central_differences(
     let (x, y) = (Matrix::<f64>::new("x", x)?, Answers::<f64>::new("y", y)?);
     let weights = Weights::<f64>::new("sample_weight", sample_weight)?;
     let (x, y) = (x.view(), weights.with(y.view()));
-    let mut check = model.detached::<f64, _>(py, |m| Check::new(m, objective, x, y))?;
+    let source = || Source::Goals(&objective, y);
+    let mut check = model.detached::<f64, _>(py, |m| Check::new(m, x, &mut source()))?;
     let mut all: Vec<Difference> = Vec::with_capacity(check.len());
     while all.len() < check.len() {
         let range = all.len()..check.len().min(all.len() + CHUNK);
-        all.extend(model.detached::<f64, _>(py, |m| check.run(m, x, y, h, range))?);
+        all.extend(model.detached::<f64, _>(py, |m| check.run(m, x, &mut source(), h, range))?);
         py.check_signals()?;
     }
     Ok(columns(py, &all))
@@ -64,9 +65,10 @@ pub fn central_differences_of(
     let all = {
         let mut f = caller(function, &mut failed);
         model.detached::<f64, _>(py, |m| {
-            let mut check = Check::of_function(m, x, &mut f)?;
+            let source = &mut Source::Function(&mut f);
+            let mut check = Check::new(m, x, source)?;
             let range = 0..check.len();
-            check.run_function(m, x, &mut f, h, range)
+            check.run(m, x, source, h, range)
         })
     };
     match failed {
@@ -99,9 +101,10 @@ pub fn losses_along(
     let weights = Weights::<f64>::new("sample_weight", sample_weight)?;
     let (x, y) = (x.view(), weights.with(y.view()));
     let (gradient, all) = model.detached::<f64, _>(py, |m| {
-        let mut check = Check::new(m, objective, x, y)?;
+        let source = &mut Source::Goals(&objective, y);
+        let mut check = Check::new(m, x, source)?;
         check_range(&check, start, &direction)?;
-        let all = check.along(m, x, y, start, &direction, &steps);
+        let all = check.along(m, x, source, start, &direction, &steps);
         Ok((check.gradient(), all))
     })?;
     Ok(line(py, gradient, &all))
@@ -126,9 +129,10 @@ pub fn losses_along_of(
     let all = {
         let mut f = caller(function, &mut failed);
         model.detached::<f64, _>(py, |m| {
-            let mut check = Check::of_function(m, x, &mut f)?;
+            let source = &mut Source::Function(&mut f);
+            let mut check = Check::new(m, x, source)?;
             check_range(&check, start, &direction)?;
-            let all = check.along_function(m, x, &mut f, start, &direction, &steps);
+            let all = check.along(m, x, source, start, &direction, &steps);
             Ok((check.gradient(), all))
         })
     };

@@ -20,8 +20,8 @@ use crate::error::Error;
 use crate::gemm::plan::GemmShape;
 use crate::gemm::{Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
 use crate::network::Network;
+use crate::parallel;
 use crate::simd::Isa;
-use crate::threads::{self, Job};
 use crate::view::{MatMut, MatRef};
 
 /// Rows of an item, which one thread processes.
@@ -175,70 +175,39 @@ impl<T: Element> Coupled<T> {
         for (d, place) in d.iter_mut().zip(places) {
             *d = flat[place] - anchor[place];
         }
-        let job = Products {
-            isa,
-            blocks,
-            items,
-            d,
-            gd: Shared::new(gd),
-            sum: Shared::new(sum),
-            scratch: Shared::new(scratch),
-            room: *room,
-        };
-        threads::run(&job, threads::num_threads().0.min(job.items(0)).max(1));
+        let [gd, sum, scratch] = [gd, sum, scratch].map(|buffer| Shared::new(buffer));
+        parallel::each(items.len(), |item| {
+            let Item { block, start, rows } = &items[item];
+            let Block { rows: all, cols, factors, .. } = &blocks[*block];
+            let (m, n) = (rows.len(), *cols);
+            let mine = start + rows.start * n..start + rows.end * n;
+            let room = item * *room..(item + 1) * *room;
+            // SAFETY: items have disjoint rows, and each has its own scratch.
+            let (gd, sum, scratch) =
+                unsafe { (gd.slice_mut(mine.clone()), sum.slice_mut(mine), scratch.slice_mut(room)) };
+            let d = MatRef::new(&d[*start..start + all * n], *all, n);
+            sum.fill(T::ZERO);
+            for Factors { a, g } in factors {
+                let g = MatRef::new(&g[rows.start * all..rows.end * all], m, *all);
+                let product = |a: MatRef<'_, T>, b: MatRef<'_, T>, c: &mut [T], init, scratch: &mut [T]| {
+                    let plan = plan::<T>(isa, m, n, a.cols());
+                    let (a, b, c) = (Lhs::Plain(a), Rhs::Plain(b), MatMut::new(c, m, n));
+                    Gemm { a, b, c, init, epilogue: Epilogue::None, ahead: &[] }.run(isa, &plan, scratch);
+                };
+                match a {
+                    None => product(g, d, sum, Init::Accumulate, scratch),
+                    Some(a) => {
+                        product(g, d, gd, Init::Zero, scratch);
+                        product(MatRef::new(gd, m, n), MatRef::new(a, n, n), sum, Init::Accumulate, scratch);
+                    }
+                }
+            }
+        });
     }
 }
 
 fn plan<T: Element>(isa: Isa, m: usize, n: usize, k: usize) -> GemmPlan {
     GemmPlan::choose::<T>(isa, GemmShape { m, n, k, a_row_stride: k, a_col_stride: 1, b_row_stride: Some(n) })
-}
-
-struct Products<'a, T> {
-    isa: Isa,
-    blocks: &'a [Block<T>],
-    items: &'a [Item],
-    d: &'a [T],
-    gd: Shared<'a, T>,
-    sum: Shared<'a, T>,
-    scratch: Shared<'a, T>,
-    room: usize,
-}
-
-impl<T: Element> Job for Products<'_, T> {
-    fn phases(&self) -> usize {
-        1
-    }
-    fn items(&self, _: usize) -> usize {
-        self.items.len()
-    }
-    unsafe fn run(&self, _: usize, item: usize, _: usize) {
-        let Item { block, start, rows } = &self.items[item];
-        let Block { rows: all, cols, factors, .. } = &self.blocks[*block];
-        let (m, n) = (rows.len(), *cols);
-        let mine = start + rows.start * n..start + rows.end * n;
-        let room = item * self.room..(item + 1) * self.room;
-        // SAFETY: items have disjoint rows, and each has its own scratch.
-        let (gd, sum, scratch) = unsafe {
-            (self.gd.slice_mut(mine.clone()), self.sum.slice_mut(mine), self.scratch.slice_mut(room))
-        };
-        let d = MatRef::new(&self.d[*start..start + all * n], *all, n);
-        sum.fill(T::ZERO);
-        for Factors { a, g } in factors {
-            let g = MatRef::new(&g[rows.start * all..rows.end * all], m, *all);
-            let product = |a: MatRef<'_, T>, b: MatRef<'_, T>, c: &mut [T], init, scratch: &mut [T]| {
-                let plan = plan::<T>(self.isa, m, n, a.cols());
-                let (a, b, c) = (Lhs::Plain(a), Rhs::Plain(b), MatMut::new(c, m, n));
-                Gemm { a, b, c, init, epilogue: Epilogue::None, ahead: &[] }.run(self.isa, &plan, scratch);
-            };
-            match a {
-                None => product(g, d, sum, Init::Accumulate, scratch),
-                Some(a) => {
-                    product(g, d, gd, Init::Zero, scratch);
-                    product(MatRef::new(gd, m, n), MatRef::new(a, n, n), sum, Init::Accumulate, scratch);
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

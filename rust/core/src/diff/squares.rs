@@ -23,7 +23,7 @@ use std::ops::Range;
 
 use super::likelihood::Slopes;
 use super::sweep::Sweep;
-use crate::arena::{Buffer, Shared, zeros};
+use crate::arena::{Buffer, zeros};
 use crate::data::Samples;
 use crate::element::Element;
 use crate::error::Error;
@@ -35,8 +35,8 @@ use crate::model::Model;
 use crate::network::Network;
 use crate::parallel;
 use crate::pass::WeightTask;
-use crate::simd::{Isa, Op, Simd, dispatch, zip_map};
-use crate::threads::{self, Job};
+use crate::simd::{Op, Simd, dispatch, zip_map};
+use crate::threads;
 
 /// Elements of a piece of work.
 const RUN: usize = 16 * 1024;
@@ -144,18 +144,25 @@ impl<T: Element> Squares<T> {
                 _ if k + 1 == count => Turn::Last,
                 _ => Turn::Other,
             };
-            let job = Gather {
-                isa,
-                power,
-                turn,
-                runs: &self.deltas,
-                values: self.sweep.workspace().values.share(),
-                kept: self.kept.share(),
-            };
-            threads::run(&job, threads::num_threads().0.min(self.deltas.len()));
+            let (deltas, kept) = (&self.deltas, self.kept.share());
+            let values = self.sweep.workspace().values.share();
+            parallel::each(deltas.len(), |item| {
+                let (run, raw) = deltas[item].clone();
+                let power = if raw { power } else { Power::One };
+                let to = item * RUN..item * RUN + run.len();
+                // SAFETY: the runs of both buffers are disjoint, and every item has its own.
+                let (values, kept) = unsafe { (values.slice_mut(run), kept.slice_mut_or_empty(to)) };
+                dispatch(isa, Add { power, turn, values, kept });
+            });
         }
-        let job = Raise { isa, power, runs: &self.inputs, values: self.sweep.workspace().values.share() };
-        threads::run(&job, threads::num_threads().0.min(self.inputs.len()));
+        if power != Power::One {
+            let (inputs, values) = (&self.inputs, self.sweep.workspace().values.share());
+            parallel::each(inputs.len(), |item| {
+                // SAFETY: runs are disjoint, and every item has its own.
+                let values = unsafe { values.slice_mut(inputs[item].clone()) };
+                dispatch(isa, Add { power, turn: Turn::Only, values, kept: &mut [] });
+            });
+        }
 
         let task = WeightTask::gradients(self.grads.share());
         self.sweep.weights(model, task);
@@ -239,33 +246,7 @@ enum Turn {
     Last,
 }
 
-/// Applies the power to slopes and adds them to the earlier ones; the last slope leaves the sum in its place.
-struct Gather<'a, T> {
-    isa: Isa,
-    power: Power,
-    turn: Turn,
-    runs: &'a [(Range<usize>, bool)],
-    values: Shared<'a, T>,
-    kept: Shared<'a, T>,
-}
-
-impl<T: Element> Job for Gather<'_, T> {
-    fn phases(&self) -> usize {
-        1
-    }
-    fn items(&self, _: usize) -> usize {
-        self.runs.len()
-    }
-    unsafe fn run(&self, _: usize, item: usize, _: usize) {
-        let (run, raw) = self.runs[item].clone();
-        let power = if raw { self.power } else { Power::One };
-        let to = item * RUN..item * RUN + run.len();
-        // SAFETY: the runs of both buffers are disjoint, and every item has its own.
-        let (values, kept) = unsafe { (self.values.slice_mut(run), self.kept.slice_mut_or_empty(to)) };
-        dispatch(self.isa, Add { power, turn: self.turn, values, kept });
-    }
-}
-
+/// Applies the power to numbers, and adds them to earlier ones; the last turn leaves the sum in their place.
 struct Add<'a, T> {
     power: Power,
     turn: Turn,
@@ -308,27 +289,5 @@ impl<T: Element> Op<T> for Add<'_, T> {
                 |[v], [k]| [s.add(k, power.of(s, v))],
             ),
         }
-    }
-}
-
-/// Applies the power to layers' inputs.
-struct Raise<'a, T> {
-    isa: Isa,
-    power: Power,
-    runs: &'a [Range<usize>],
-    values: Shared<'a, T>,
-}
-
-impl<T: Element> Job for Raise<'_, T> {
-    fn phases(&self) -> usize {
-        1
-    }
-    fn items(&self, _: usize) -> usize {
-        if self.power == Power::One { 0 } else { self.runs.len() }
-    }
-    unsafe fn run(&self, _: usize, item: usize, _: usize) {
-        // SAFETY: runs are disjoint, and every item has its own.
-        let values = unsafe { self.values.slice_mut(self.runs[item].clone()) };
-        dispatch(self.isa, Add { power: self.power, turn: Turn::Only, values, kept: &mut [] });
     }
 }

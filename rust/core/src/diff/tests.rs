@@ -5,7 +5,7 @@
 use super::likelihood::{Kind, Likelihood, Slopes};
 use super::squares::{Squares, Sum};
 use super::{Curvature, Matrix, Replay, jvp, product};
-use crate::check::Check;
+use crate::check::{Check, Source};
 use crate::layer::{Activation, BatchNorm, Fourier, Frequencies, Init, Layer, Linear, RowNorm};
 use crate::loss::{Goals, Loss, Objective, Targets};
 use crate::rng::{Purpose, Stream};
@@ -153,7 +153,7 @@ fn the_hessian_is_the_derivative_of_the_gradient_and_symmetric() {
             let mut slope = |step: f64| {
                 let moved: Vec<f64> = point.iter().zip(&v).map(|(p, v)| p + step * v).collect();
                 model.set_parameters(&moved).unwrap();
-                Check::new(&mut model, Loss::CROSS_ENTROPY, x, y).unwrap().gradient()
+                Check::new(&mut model, x, &mut Source::Goals(&loss, y.into())).unwrap().gradient()
             };
             let (up, down) = (slope(h), slope(-h));
             let numeric: Vec<f64> = up.iter().zip(&down).map(|(a, b)| (a - b) / (2.0 * h)).collect();

@@ -27,7 +27,7 @@ impl Function for Gelu {
         let u = s.min(s.splat(T::lit(40.0)), s.abs(z));
         let square = s.mul(u, u);
         let density =
-            s.mul(T::exp(s, s.mul(square, s.splat(T::lit(-0.5)))), s.splat(T::lit(FRAC_1_SQRT_2PI)));
+            s.mul(math::exp(s, s.mul(square, s.splat(T::lit(-0.5)))), s.splat(T::lit(FRAC_1_SQRT_2PI)));
         let second = s.mul(density, s.sub(s.splat(T::lit(2.0)), square));
         let third = s.mul(s.mul(density, u), s.sub(square, s.splat(T::lit(4.0))));
         // φ‴ is odd: computed for |z|, then given the sign of z.

@@ -7,6 +7,7 @@
 
 use super::Function;
 use crate::element::Element;
+use crate::math;
 use crate::simd::Simd;
 
 /// 2·√(2/π)
@@ -32,7 +33,7 @@ impl Function for GeluTanh {
         let square = s.mul(a, a);
         let u = s.mul(s.mul(twice, a), s.fma(s.splat(T::lit(CUBIC)), square, one));
         let slope = s.mul(twice, s.fma(s.splat(T::lit(3.0 * CUBIC)), square, one));
-        let e = T::exp(s, s.neg(u));
+        let e = math::exp(s, s.neg(u));
         let right = s.div(one, s.add(one, e));
         let left = s.mul(e, right);
         let negative = s.lt(z, zero);
@@ -53,7 +54,7 @@ impl Function for GeluTanh {
         let v = s.mul(s.mul(twice, z), s.fma(s.splat(T::lit(CUBIC)), square, one));
         let slope = s.mul(twice, s.fma(s.splat(T::lit(3.0 * CUBIC)), square, one));
         let bend = s.mul(s.splat(T::lit(6.0 * CUBIC * TWICE)), z);
-        let (sigma, rest) = (T::sigmoid(s, v), T::sigmoid(s, s.neg(v)));
+        let (sigma, rest) = (math::sigmoid(s, v), math::sigmoid(s, s.neg(v)));
         let (q, odd, three) = (s.mul(sigma, rest), s.sub(rest, sigma), s.splat(T::lit(3.0)));
         let inner = s.fma(s.mul(odd, slope), slope, bend);
         let even = s.fma(s.splat(T::lit(-6.0)), q, one);

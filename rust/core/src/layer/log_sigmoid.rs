@@ -3,7 +3,7 @@
 
 use super::Function;
 use crate::element::Element;
-use crate::math::softplus;
+use crate::math::{self, softplus};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy)]
@@ -24,7 +24,7 @@ impl Function for LogSigmoid {
 
     #[inline(always)]
     fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
-        let (slope, sigma) = (T::sigmoid(s, s.neg(z)), T::sigmoid(s, z));
+        let (slope, sigma) = (math::sigmoid(s, s.neg(z)), math::sigmoid(s, z));
         let second = s.neg(s.mul(slope, sigma));
         [slope, second, s.mul(second, s.sub(slope, sigma))]
     }

@@ -6,6 +6,7 @@
 
 use super::Function;
 use crate::element::{Dtype, Element};
+use crate::math;
 use crate::simd::Simd;
 
 #[derive(Clone, Copy)]
@@ -24,7 +25,7 @@ impl Function for Mish {
             Dtype::F64 => (30.0, -750.0),
         };
         let u = s.max(s.splat(T::lit(low)), s.min(s.splat(T::lit(high)), z));
-        let e = T::exp(s, u);
+        let e = math::exp(s, u);
         let n = s.mul(e, s.add(e, two));
         let r = s.div(one, s.add(n, two));
         let t = s.mul(n, r);
@@ -38,10 +39,10 @@ impl Function for Mish {
         // φ′ = t + z·a, φ″ = a·(2 + z·b), φ‴ = a·(3b + z·(b² + b′)), b′ = −(1 + 2t)·σ·(1 − σ) − 2a·σ.
         let (one, two) = (s.splat(T::ONE), s.splat(T::lit(2.0)));
         let u = s.max(s.splat(T::lit(-100.0)), s.min(s.splat(T::lit(30.0)), z));
-        let e = T::exp(s, u);
+        let e = math::exp(s, u);
         let n = s.mul(e, s.add(e, two));
         let r = s.div(one, s.add(n, two));
-        let (t, sigma) = (s.mul(n, r), T::sigmoid(s, u));
+        let (t, sigma) = (s.mul(n, r), math::sigmoid(s, u));
         // In an order in which nothing overflows.
         let a = s.mul(s.mul(s.splat(T::lit(4.0)), s.mul(e, r)), s.mul(s.add(e, one), r));
         let b = s.fma(s.mul(two, t), s.neg(sigma), s.sub(one, sigma));

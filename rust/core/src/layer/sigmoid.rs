@@ -3,6 +3,7 @@
 
 use super::Function;
 use crate::element::Element;
+use crate::math;
 use crate::simd::Simd;
 
 #[derive(Clone, Copy)]
@@ -13,7 +14,7 @@ impl Function for Sigmoid {
 
     #[inline(always)]
     fn forward<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 2] {
-        [T::sigmoid(s, z), z]
+        [math::sigmoid(s, z), z]
     }
 
     #[inline(always)]
@@ -23,7 +24,7 @@ impl Function for Sigmoid {
 
     #[inline(always)]
     fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
-        let (y, one) = (T::sigmoid(s, z), s.splat(T::ONE));
+        let (y, one) = (math::sigmoid(s, z), s.splat(T::ONE));
         let slope = s.mul(y, s.sub(one, y));
         let second = s.mul(slope, s.fma(s.splat(T::lit(-2.0)), y, one));
         [slope, second, s.mul(slope, s.fma(s.splat(T::lit(-6.0)), slope, one))]

@@ -23,7 +23,7 @@ impl Function for Silu {
 
     #[inline(always)]
     fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
-        let (sigma, rest) = (T::sigmoid(s, z), T::sigmoid(s, s.neg(z)));
+        let (sigma, rest) = (math::sigmoid(s, z), math::sigmoid(s, s.neg(z)));
         let (q, odd) = (s.mul(sigma, rest), s.sub(rest, sigma));
         let second = s.fma(z, odd, s.splat(T::lit(2.0)));
         let even = s.fma(s.splat(T::lit(-6.0)), q, s.splat(T::ONE));

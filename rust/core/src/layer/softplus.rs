@@ -9,7 +9,7 @@
 
 use super::Function;
 use crate::element::Element;
-use crate::math::softplus;
+use crate::math::{self, softplus};
 use crate::simd::Simd;
 
 #[derive(Clone, Copy)]
@@ -38,7 +38,7 @@ impl Function for Softplus {
     fn slopes<T: Element, S: Simd<T>>(self, s: S, z: S::V) -> [S::V; 3] {
         let beta = s.splat(T::lit(self.0));
         let u = s.mul(beta, z);
-        let (slope, rest) = (T::sigmoid(s, u), T::sigmoid(s, s.neg(u)));
+        let (slope, rest) = (math::sigmoid(s, u), math::sigmoid(s, s.neg(u)));
         let second = s.mul(beta, s.mul(slope, rest));
         [slope, second, s.mul(beta, s.mul(second, s.sub(rest, slope)))]
     }

@@ -5,6 +5,7 @@ use super::classes::{first_of, lanes, vector};
 use super::{Class, Objective, RowLoss, Rows, heads};
 use crate::element::Element;
 use crate::gemm::pack::transpose_square;
+use crate::math;
 use crate::simd::{MAX_LANES, Simd, zip_map};
 use crate::view::{MatMut, MatRef};
 
@@ -47,7 +48,7 @@ pub fn rows<T: Element, S: Simd<T>>(
                 }
             }
         }
-        let logarithms = T::ln(s, s.load(&sums));
+        let logarithms = math::ln(s, s.load(&sums));
         s.store(&mut sums, logarithms);
         for ((loss, ln), weight) in losses.iter_mut().zip(sums).zip(weights) {
             loss.loss = weight * (loss.loss + ln.to_f64());
@@ -102,11 +103,11 @@ fn few<T: Element, S: Simd<T>>(
             best = s.select(s.lt(o, top), best, number(j)); // the first, in the end
             let this = s.lt(s.abs(s.sub(label, number(j))), half);
             chosen = s.select(this, o, chosen);
-            let e = T::exp(s, s.sub(o, top));
+            let e = math::exp(s, s.sub(o, top));
             s.store(column, e);
             sum = s.add(sum, e);
         }
-        let ln = T::ln(s, sum);
+        let ln = math::ln(s, sum);
         if let Some(grad) = &mut grad {
             let scale = s.load(&scales);
             let factor = s.div(scale, sum);
@@ -168,11 +169,11 @@ fn row<T: Element, S: Simd<T>>(
     let max = s.reduce_max(top);
     let shift = s.splat(max);
     let mut sum = s.splat(T::ZERO);
-    let last = T::exp(s, s.sub(tail, shift));
+    let last = math::exp(s, s.sub(tail, shift));
     let sum = match grad {
         None => {
             for j in (0..full).step_by(S::N) {
-                sum = s.add(sum, T::exp(s, s.sub(vector(s, lanes, output, weights, j), shift)));
+                sum = s.add(sum, math::exp(s, s.sub(vector(s, lanes, output, weights, j), shift)));
             }
             s.reduce_add(s.add(sum, last))
         }
@@ -180,7 +181,7 @@ fn row<T: Element, S: Simd<T>>(
             // The exponentials are stored in the gradient's place until their sum is known.
             let (places, end) = grad.split_at_mut(full);
             for (j, place) in places.chunks_exact_mut(S::N).enumerate() {
-                let e = T::exp(s, s.sub(vector(s, lanes, output, weights, j * S::N), shift));
+                let e = math::exp(s, s.sub(vector(s, lanes, output, weights, j * S::N), shift));
                 s.store(place, e);
                 sum = s.add(sum, e);
             }

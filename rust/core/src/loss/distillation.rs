@@ -9,7 +9,7 @@ use super::classes::max_of;
 use super::elements::elements;
 use super::{Row, RowLoss};
 use crate::element::Element;
-use crate::math::expm1;
+use crate::math::{self, expm1};
 use crate::simd::{Simd, zip_map};
 
 #[inline(always)]
@@ -25,7 +25,7 @@ pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, temperature: f64) -> R
         #[inline(always)]
         |both| {
             let [o, t] = cooled(s, both, tops, cold);
-            ([T::exp(s, o), T::exp(s, t)], [])
+            ([math::exp(s, o), math::exp(s, t)], [])
         },
     );
     let shift = s.splat(T::lit(libm::log(sum) - libm::log(teacher)));
@@ -38,7 +38,7 @@ pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, temperature: f64) -> R
         #[inline(always)]
         |both| {
             let [o, t] = cooled(s, both, tops, cold);
-            let (p, q) = (s.mul(T::exp(s, o), ours), s.mul(T::exp(s, t), theirs));
+            let (p, q) = (s.mul(math::exp(s, o), ours), s.mul(math::exp(s, t), theirs));
             let d = s.sub(s.sub(o, t), shift);
             let (less, _) = expm1::not_above_zero(s, s.neg(s.abs(d)));
             let apart = s.select(s.lt(s.splat(T::ZERO), d), s.neg(s.mul(p, less)), s.mul(q, less));
@@ -55,7 +55,7 @@ pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, temperature: f64) -> R
             #[inline(always)]
             |_, both| {
                 let [o, t] = cooled(s, both, tops, cold);
-                [s.fma(T::exp(s, o), ours, s.mul(T::exp(s, t), theirs))]
+                [s.fma(math::exp(s, o), ours, s.mul(math::exp(s, t), theirs))]
             },
         );
     }

@@ -11,6 +11,7 @@
 use super::elements::elements;
 use super::{Row, RowLoss};
 use crate::element::Element;
+use crate::math;
 use crate::simd::Simd;
 
 #[inline(always)]
@@ -30,10 +31,10 @@ pub fn row<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, full: bool, eps: f64) 
         |[m, log, t]| {
             let d = s.sub(m, t);
             let bound = s.max(lowest, log);
-            let inverse = T::exp(s, s.neg(bound));
+            let inverse = math::exp(s, s.neg(bound));
             let square = s.mul(s.mul(d, d), inverse);
             let value = s.mul(half, s.add(bound, square));
-            let through = T::exp(s, s.min(zero, s.sub(log, bound)));
+            let through = math::exp(s, s.min(zero, s.sub(log, bound)));
             let slope = s.mul(s.mul(half, s.sub(one, square)), through);
             ([value], [s.mul(d, inverse), slope])
         },

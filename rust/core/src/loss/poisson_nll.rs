@@ -7,6 +7,7 @@
 use super::elements::elements;
 use super::{Row, RowLoss};
 use crate::element::Element;
+use crate::math;
 use crate::simd::Simd;
 
 #[inline(always)]
@@ -18,7 +19,7 @@ pub fn log_rate<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, full: bool) -> Ro
         row.scale,
         #[inline(always)]
         |[o, t]| {
-            let e = T::exp(s, o);
+            let e = math::exp(s, o);
             ([counted(s, t, full, s.sub(e, s.mul(t, o)))], [s.sub(e, t)])
         },
     );
@@ -36,7 +37,7 @@ pub fn rate<T: Element, S: Simd<T>>(s: S, row: Row<'_, T>, full: bool, eps: f64)
         #[inline(always)]
         |[o, t]| {
             let x = s.add(o, eps);
-            let value = s.sub(o, s.mul(t, T::ln(s, x)));
+            let value = s.sub(o, s.mul(t, math::ln(s, x)));
             ([counted(s, t, full, value)], [s.sub(one, s.div(t, x))])
         },
     );
@@ -50,7 +51,7 @@ fn counted<T: Element, S: Simd<T>>(s: S, t: S::V, full: bool, value: S::V) -> S:
     let mut value = value;
     if full {
         let tau = s.splat(T::lit(std::f64::consts::TAU.ln()));
-        let ln = T::ln(s, t);
+        let ln = math::ln(s, t);
         let more = s.fma(t, ln, s.sub(s.mul(half, s.add(tau, ln)), t));
         value = s.add(value, s.select(s.lt(one, t), more, zero));
     }

@@ -7,6 +7,7 @@ use super::classes::{first_of, max_of};
 use super::elements::elements;
 use super::{Row, RowLoss};
 use crate::element::Element;
+use crate::math;
 use crate::simd::{Simd, zip_map};
 
 /// For shares, with a softmax of its own for each head that has some.
@@ -168,7 +169,7 @@ fn of_shares<T: Element, S: Simd<T>, const R: usize>(
         #[inline(always)]
         |reads| {
             let below = s.sub(top, reads[0]);
-            let [e, a] = terms(reads, T::exp(s, s.neg(below)));
+            let [e, a] = terms(reads, math::exp(s, s.neg(below)));
             ([e, a, s.mul(a, below)], [e])
         },
     );

@@ -14,9 +14,9 @@ use crate::simd::Simd;
 
 use super::{constant, exp, polynomial};
 
-/// Largest error of [`f32()`] in ulps.
+/// Largest error of [`erf()`] in single precision, in ulps.
 pub const MAX_ULP_F32: f64 = 1.5;
-/// Largest error of [`f64()`] in ulps.
+/// Largest error of [`erf()`] in double precision, in ulps.
 pub const MAX_ULP_F64: f64 = 1.5;
 
 /// p(z) = erf(√z)/√z − 1 below 0.875²; relative error of erf 8.5e-9.
@@ -70,24 +70,13 @@ const BIG64: [f64; 19] = [
     1.0496621726865691e-12,
 ];
 
+/// erf x
 #[inline(always)]
-fn any<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
+pub fn erf<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
     // Beyond the limit, where the fit ends, 1 − erfc rounds to 1.
     let a = s.min(constant(s, 4.0, 6.0), s.abs(x));
     let small = s.fma(a, polynomial(s, s.mul(a, a), SMALL32, SMALL64), a);
     let erfc = exp::moderate(s, polynomial(s, a, BIG32, BIG64));
     let big = s.sub(s.splat(T::ONE), erfc);
     s.copysign(s.select(s.lt(a, constant(s, 0.875, 1.0)), small, big), x)
-}
-
-/// erf x in single precision.
-#[inline(always)]
-pub fn f32<S: Simd<f32>>(s: S, x: S::V) -> S::V {
-    any(s, x)
-}
-
-/// erf x in double precision.
-#[inline(always)]
-pub fn f64<S: Simd<f64>>(s: S, x: S::V) -> S::V {
-    any(s, x)
 }

@@ -15,9 +15,9 @@ use crate::simd::Simd;
 
 use super::{constant, polynomial};
 
-/// Largest error of [`f32()`] in ulps.
+/// Largest error of [`exp()`] in single precision, in ulps.
 pub const MAX_ULP_F32: f64 = 1.0;
-/// Largest error of [`f64()`] in ulps.
+/// Largest error of [`exp()`] in double precision, in ulps.
 pub const MAX_ULP_F64: f64 = 1.1;
 
 /// q(r) = (eʳ − 1 − r)/r²; relative error 2.4e-10.
@@ -76,8 +76,9 @@ pub(super) fn decay<T: Element, S: Simd<T>>(s: S, u: S::V) -> (S::V, S::V) {
     (s.scale(y, s.add(n, k)), constant(s, f64::exp2(-64.0), f64::exp2(-128.0)))
 }
 
+/// eˣ
 #[inline(always)]
-fn any<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
+pub fn exp<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
     // Bounds of x: from `low` on eˣ is a normal number; at `high` it is infinite.
     let low = constant(s, -87.33654, -708.396418532264);
     let high = constant(s, 89.0, 710.0);
@@ -88,16 +89,4 @@ fn any<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
     let y = s.scale(y, m);
     let y = s.fma(y, s.sub(n, m), y);
     s.select(s.lt(x, low), s.splat(T::ZERO), y)
-}
-
-/// eˣ in single precision.
-#[inline(always)]
-pub fn f32<S: Simd<f32>>(s: S, x: S::V) -> S::V {
-    any(s, x)
-}
-
-/// eˣ in double precision.
-#[inline(always)]
-pub fn f64<S: Simd<f64>>(s: S, x: S::V) -> S::V {
-    any(s, x)
 }

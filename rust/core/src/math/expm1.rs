@@ -1,6 +1,6 @@
 //! eˣ − 1 and eˣ for x ≤ 0, both from one reduction.
 //!
-//! With x = n·ln 2 + r as in [`exp`](super::exp), eˣ − 1 = 2ⁿ·(eʳ − 1) + (2ⁿ − 1). The last term is exact
+//! With x = n·ln 2 + r as in [`exp`](mod@super::exp), eˣ − 1 = 2ⁿ·(eʳ − 1) + (2ⁿ − 1). The last term is exact
 //! and, for n = 0, zero, so the relative error is small even near 0.
 //!
 //! Error: eʳ − 1 has about 0.8 ulp; for n = −1 the two terms have opposite signs if r > 0, and the result is

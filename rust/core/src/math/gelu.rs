@@ -74,7 +74,7 @@ pub fn with_derivative<T: Element, S: Simd<T>>(s: S, x: S::V) -> (S::V, S::V) {
     let u = s.min(limit, s.abs(x));
     let square = s.mul(u, u);
     let error = s.fma(u, u, s.neg(square));
-    let e = T::exp(s, s.mul(square, s.neg(half)));
+    let e = super::exp(s, s.mul(square, s.neg(half)));
     let e = s.fma(s.mul(e, half), s.neg(error), e);
     let t = s.div(one, s.fma(u, constant(s, 0.265625, 0.234375), one));
     let tail = s.mul(s.mul(e, t), polynomial(s, s.sub(t, half), W32, W64));

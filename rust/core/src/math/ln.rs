@@ -14,9 +14,9 @@ use crate::simd::Simd;
 
 use super::{constant, polynomial};
 
-/// Largest error of [`f32()`] in ulps.
+/// Largest error of [`ln()`] in single precision, in ulps.
 pub const MAX_ULP_F32: f64 = 0.9;
-/// Largest error of [`f64()`] in ulps.
+/// Largest error of [`ln()`] in double precision, in ulps.
 pub const MAX_ULP_F64: f64 = 0.9;
 
 /// l(z) = (2·atanh(√z)/√z − 2)/z; relative error of ln m 8.1e-10.
@@ -34,8 +34,9 @@ const L64: [f64; 7] = [
 
 const TWO_64: f64 = 18_446_744_073_709_551_616.0;
 
+/// ln x
 #[inline(always)]
-fn any<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
+pub fn ln<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
     let (zero, one, half) = (s.splat(T::ZERO), s.splat(T::ONE), s.splat(T::lit(0.5)));
     // Denormal numbers are made normal first.
     let smallest = constant(s, f32::MIN_POSITIVE.into(), f64::MIN_POSITIVE);
@@ -62,16 +63,4 @@ fn any<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
     let y = s.select(s.lt(x, zero), s.splat(T::lit(f64::NAN)), y);
     // ∞ and NaN are returned as they are.
     s.select(s.lt(x, s.splat(T::lit(f64::INFINITY))), y, x)
-}
-
-/// ln x in single precision.
-#[inline(always)]
-pub fn f32<S: Simd<f32>>(s: S, x: S::V) -> S::V {
-    any(s, x)
-}
-
-/// ln x in double precision.
-#[inline(always)]
-pub fn f64<S: Simd<f64>>(s: S, x: S::V) -> S::V {
-    any(s, x)
 }

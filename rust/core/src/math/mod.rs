@@ -1,9 +1,9 @@
 //! Vector functions of one argument, one per file: accurate to a stated number of ulps, and written in safe
 //! code.
 //!
-//! Each file states its formula, its range reduction and its error analysis, and has a function `f32` and a
-//! function `f64` that serve every ISA: the algorithm is the same, with polynomials of the degree that the
-//! type needs. `MAX_ULP_F32` and `MAX_ULP_F64` bound the error, |result − exact| in units in the last place of
+//! Each file states its formula, its range reduction and its error analysis. Its functions serve every ISA and
+//! both precisions, with polynomials of the degree that the type needs; only tanh has another algorithm for
+//! each, [`Element::tanh`]. `MAX_ULP_F32` and `MAX_ULP_F64` bound the error, |result − exact| in units in the last place of
 //! the exact result, on every ISA for which the file does not name another bound. In single precision they are
 //! the largest errors over all 2³² arguments, rounded up; in double precision the largest over a million
 //! arguments, with a margin. The tests check these bounds.
@@ -28,6 +28,11 @@ pub mod tanh;
 
 use crate::element::{Dtype, Element};
 use crate::simd::Simd;
+
+pub use erf::erf;
+pub use exp::exp;
+pub use ln::ln;
+pub use sigmoid::sigmoid;
 
 /// The constant for the type.
 #[inline(always)]

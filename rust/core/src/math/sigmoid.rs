@@ -3,31 +3,20 @@
 //! Computed as written: for x ≪ 0 it is 1/e⁻ˣ, with a small relative error down to where e⁻ˣ overflows, just
 //! below the smallest normal number; from there on it is 0.
 //!
-//! Error: that of [`exp`](super::exp), and half an ulp each for the sum and the quotient; an ulp of the
+//! Error: that of [`exp`](mod@super::exp), and half an ulp each for the sum and the quotient; an ulp of the
 //! denominator may be up to two of the quotient if one is just above a power of two and the other just below.
 
 use crate::element::Element;
 use crate::simd::Simd;
 
-/// Largest error of [`f32()`] in ulps.
+/// Largest error of [`sigmoid()`] in single precision, in ulps.
 pub const MAX_ULP_F32: f64 = 2.5;
-/// Largest error of [`f64()`] in ulps.
+/// Largest error of [`sigmoid()`] in double precision, in ulps.
 pub const MAX_ULP_F64: f64 = 2.6;
 
+/// σ(x)
 #[inline(always)]
-fn any<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
+pub fn sigmoid<T: Element, S: Simd<T>>(s: S, x: S::V) -> S::V {
     let one = s.splat(T::ONE);
-    s.div(one, s.add(one, T::exp(s, s.neg(x))))
-}
-
-/// σ(x) in single precision.
-#[inline(always)]
-pub fn f32<S: Simd<f32>>(s: S, x: S::V) -> S::V {
-    any(s, x)
-}
-
-/// σ(x) in double precision.
-#[inline(always)]
-pub fn f64<S: Simd<f64>>(s: S, x: S::V) -> S::V {
-    any(s, x)
+    s.div(one, s.add(one, super::exp(s, s.neg(x))))
 }

@@ -8,7 +8,7 @@
 //! In the left tail x·eˣ is still a normal number where eˣ no longer is. So e is kept scaled by 2ᵏ there
 //! until the end, and the result is as accurate as elsewhere down to the smallest normal number.
 //!
-//! Error: SiLU has a small relative error on both sides: σ(x) has the error of [`exp`](super::exp) and up to
+//! Error: SiLU has a small relative error on both sides: σ(x) has the error of [`exp`](mod@super::exp) and up to
 //! an ulp each from d, 1/d and their product with e, and the product with x rounds once more. The derivative
 //! has a zero near −1.278; its error is small relative to the larger of |silu'(x)| and |x|·σ(x)·(1 − σ(x)),
 //! its second term.

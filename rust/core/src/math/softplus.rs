@@ -3,11 +3,11 @@
 //! ln(1 + eˣ) = max(0, x) + ln(1 + e) with e = e^(−|x|) in (0, 1]: nothing overflows, and for x < 0, where
 //! the first term is 0, the relative error of the second is small even where 1 + e rounds to 1. With
 //! s = e/(2 + e), which is at most ⅓, ln(1 + e) is 2·atanh s = 2s + s³·l(s²), computed as in
-//! [`ln`](super::ln) as a correction to e: e − (h − s·(h + s²·l(s²))), h = e²/2. Since 1 + e is never formed,
+//! [`ln`](mod@super::ln) as a correction to e: e − (h − s·(h + s²·l(s²))), h = e²/2. Since 1 + e is never formed,
 //! it needs no reduction; instead l has a few more terms.
 //!
 //! In terms of y = softplus(x), the derivative is 1 − e⁻ʸ. Computed as written this would cancel for small y,
-//! but with −y = n·ln 2 + r as in [`exp`](super::exp) it is (1 − 2ⁿ) − 2ⁿ·(eʳ − 1), which for n = 0 has a
+//! but with −y = n·ln 2 + r as in [`exp`](mod@super::exp) it is (1 − 2ⁿ) − 2ⁿ·(eʳ − 1), which for n = 0 has a
 //! small relative error. A relative error of y is not magnified: its factor y/(eʸ − 1) is at most 1.
 //!
 //! Error of the value: e has up to 1 ulp, which enters with the factor 1/(1 + e); the correction is up to

@@ -1,7 +1,7 @@
 //! tanh x
 //!
 //! tanh |x| = t/(t + 2) with t = e^(2|x|) − 1 = 2ⁿ·(eʳ − 1) + (2ⁿ − 1), where 2|x| = n·ln 2 + r as in
-//! [`exp`](super::exp). Near 0, n = 0 and t = eʳ − 1 has a small relative error, so tanh has, too.
+//! [`exp`](mod@super::exp). Near 0, n = 0 and t = eʳ − 1 has a small relative error, so tanh has, too.
 //!
 //! Error: t has up to 1.5 ulp (the sum at n = 1, where the terms may have opposite signs), which enters the
 //! quotient with the factor 2/(t + 2); t + 2 and the quotient round with half an ulp each.

@@ -48,11 +48,11 @@ impl<T: Element> Op<T> for Apply<'_, T> {
             };
         }
         match self.0 {
-            Exp => map!(x => T::exp(s, x)),
-            Ln => map!(x => T::ln(s, x)),
+            Exp => map!(x => super::exp(s, x)),
+            Ln => map!(x => super::ln(s, x)),
             Tanh => map!(x => T::tanh(s, x)),
-            Sigmoid => map!(x => T::sigmoid(s, x)),
-            Erf => map!(x => T::erf(s, x)),
+            Sigmoid => map!(x => super::sigmoid(s, x)),
+            Erf => map!(x => super::erf(s, x)),
             Gelu => map!(x => gelu::with_derivative(s, x).0),
             GeluSlope => map!(x => gelu::with_derivative(s, x).1),
             Softplus => map!(x => softplus::softplus(s, x)),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::{MAX_SCALARS, MAX_STATE};
 use crate::element::{Dtype, Element};
 use crate::error::Error;
-use crate::simd::Simd;
+use crate::simd::{Isa, Op, Simd, dispatch};
 
 /// An optimizer's hyper-parameters, and what follows from them.
 pub(super) trait Method: Copy + Default {
@@ -86,6 +86,26 @@ pub(super) trait Formula: Copy {
         grads: &[T],
         state: [&mut [T]; MAX_STATE],
     );
+}
+
+/// Updates parameters and state by a formula: slices of the same length.
+pub(super) fn apply<T: Element>(
+    isa: Isa,
+    formula: &impl Formula,
+    params: &mut [T],
+    grads: &[T],
+    state: [&mut [T]; MAX_STATE],
+) {
+    struct Apply<'a, F, T>(&'a F, &'a mut [T], &'a [T], [&'a mut [T]; MAX_STATE]);
+    impl<F: Formula, T: Element> Op<T> for Apply<'_, F, T> {
+        type Output = ();
+        #[inline(always)]
+        fn eval<S: Simd<T>>(self, s: S) {
+            let Apply(formula, params, grads, state) = self;
+            formula.update(s, params, grads, state);
+        }
+    }
+    dispatch(isa, Apply(formula, params, grads, state));
 }
 
 /// What the elements of a state array correspond to.

@@ -52,7 +52,7 @@ use crate::arena::{Buffer, Shared};
 use crate::element::Element;
 use crate::error::Error;
 use crate::network::Network;
-use crate::simd::{Isa, Op, Simd, dispatch};
+use crate::simd::{Isa, Simd};
 use crate::update;
 
 /// Largest number of state arrays that any optimizer keeps.
@@ -79,7 +79,7 @@ macro_rules! optimizers {
             }
         }
 
-        impl Constants {
+        impl Formula for Constants {
             #[inline(always)]
             fn update<T: Element, S: Simd<T>>(
                 &self,
@@ -93,7 +93,9 @@ macro_rules! optimizers {
                     _ => panic!("this method does not work element by element"),
                 }
             }
+        }
 
+        impl Constants {
             /// The method, if it does not work element by element.
             fn whole<T: Element>(&self) -> Option<&dyn Whole<T>> {
                 match self {
@@ -508,16 +510,7 @@ impl Step {
     /// # Panics
     /// If lengths differ, or the state is that of another optimizer.
     pub fn update<T: Element>(&self, isa: Isa, params: &mut [T], grads: &[T], state: [&mut [T]; MAX_STATE]) {
-        struct Update<'a, T>(&'a Step, &'a mut [T], &'a [T], [&'a mut [T]; MAX_STATE]);
-        impl<T: Element> Op<T> for Update<'_, T> {
-            type Output = ();
-            #[inline(always)]
-            fn eval<S: Simd<T>>(self, s: S) {
-                let Update(step, params, grads, state) = self;
-                step.0.update(s, params, grads, state);
-            }
-        }
-        dispatch(isa, Update(self, params, grads, state));
+        method::apply(isa, &self.0, params, grads, state);
     }
 }
 

@@ -49,11 +49,6 @@ macro_rules! avx2 {
             unsafe { self.enter(op) }
         }
         #[inline(always)]
-        fn splat(self, x: $t) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $set1(x) }
-        }
-        #[inline(always)]
         unsafe fn load_ptr(self, p: *const $t) -> Self::V {
             // SAFETY: see above.
             unsafe { $loadu(p) }
@@ -75,70 +70,22 @@ macro_rules! avx2 {
             // SAFETY: see above; n ≤ N keeps the read of the mask inside its table.
             unsafe { $maskstore(p, _mm256_loadu_si256($mask.as_ptr().add($n - n).cast()), v) }
         }
-        #[inline(always)]
-        fn add(self, a: Self::V, b: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $add(a, b) }
-        }
-        #[inline(always)]
-        fn sub(self, a: Self::V, b: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $sub(a, b) }
-        }
-        #[inline(always)]
-        fn mul(self, a: Self::V, b: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $mul(a, b) }
-        }
-        #[inline(always)]
-        fn div(self, a: Self::V, b: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $div(a, b) }
-        }
-        #[inline(always)]
-        fn sqrt(self, a: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $sqrt(a) }
-        }
-        #[inline(always)]
-        fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $fmadd(a, b, c) }
-        }
-        #[inline(always)]
-        fn max(self, a: Self::V, b: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $max(a, b) }
-        }
-        #[inline(always)]
-        fn min(self, a: Self::V, b: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $min(a, b) }
-        }
-        #[inline(always)]
-        fn abs(self, a: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $andnot($set1(-0.0), a) }
-        }
-        #[inline(always)]
-        fn copysign(self, a: Self::V, sign: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $or($andnot($set1(-0.0), a), $and($set1(-0.0), sign)) }
-        }
-        #[inline(always)]
-        fn round(self, a: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $round::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
-        }
-        #[inline(always)]
-        fn lt(self, a: Self::V, b: Self::V) -> Self::M {
-            // SAFETY: see above.
-            unsafe { $cmp::<_CMP_LT_OQ>(a, b) }
-        }
-        #[inline(always)]
-        fn select(self, m: Self::M, yes: Self::V, no: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $blendv(no, yes, m) }
+
+        lanewise! {
+            fn splat(x: $t) -> $v = $set1(x);
+            fn add(a: $v, b: $v) -> $v = $add(a, b);
+            fn sub(a: $v, b: $v) -> $v = $sub(a, b);
+            fn mul(a: $v, b: $v) -> $v = $mul(a, b);
+            fn div(a: $v, b: $v) -> $v = $div(a, b);
+            fn sqrt(a: $v) -> $v = $sqrt(a);
+            fn fma(a: $v, b: $v, c: $v) -> $v = $fmadd(a, b, c);
+            fn max(a: $v, b: $v) -> $v = $max(a, b);
+            fn min(a: $v, b: $v) -> $v = $min(a, b);
+            fn abs(a: $v) -> $v = $andnot($set1(-0.0), a);
+            fn copysign(a: $v, sign: $v) -> $v = $or($andnot($set1(-0.0), a), $and($set1(-0.0), sign));
+            fn round(a: $v) -> $v = $round::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+            fn lt(a: $v, b: $v) -> $v = $cmp::<_CMP_LT_OQ>(a, b);
+            fn select(m: $v, yes: $v, no: $v) -> $v = $blendv(no, yes, m);
         }
     };
 }
@@ -170,42 +117,28 @@ impl Simd<f32> for Avx2 {
         _mm256_blendv_ps
     );
 
-    #[inline(always)]
-    fn scale(self, a: Self::V, n: Self::V) -> Self::V {
-        // SAFETY: as in the macro above.
-        unsafe {
+    lanewise! {
+        fn scale(a: Self::V, n: Self::V) -> Self::V = {
             let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
             _mm256_mul_ps(a, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
-        }
-    }
-    #[inline(always)]
-    fn split_exponent(self, a: Self::V) -> (Self::V, Self::V) {
-        // SAFETY: as in the macro above.
-        unsafe {
+        };
+        fn split_exponent(a: Self::V) -> (Self::V, Self::V) = {
             let bits = _mm256_castps_si256(a);
             let mantissa = _mm256_and_si256(bits, _mm256_set1_epi32(0x007f_ffff));
             let m = _mm256_or_si256(mantissa, _mm256_set1_epi32(0x3f80_0000));
             let e = _mm256_sub_epi32(_mm256_srli_epi32::<23>(bits), _mm256_set1_epi32(127));
             (_mm256_castsi256_ps(m), _mm256_cvtepi32_ps(e))
-        }
-    }
-    #[inline(always)]
-    fn reduce_add(self, v: Self::V) -> f32 {
-        // SAFETY: as in the macro above.
-        unsafe {
+        };
+        fn reduce_add(v: Self::V) -> f32 = {
             let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
             let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
             _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
-        }
-    }
-    #[inline(always)]
-    fn reduce_max(self, v: Self::V) -> f32 {
-        // SAFETY: as in the macro above.
-        unsafe {
+        };
+        fn reduce_max(v: Self::V) -> f32 = {
             let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
             let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
             _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
-        }
+        };
     }
 }
 
@@ -236,18 +169,12 @@ impl Simd<f64> for Avx2 {
         _mm256_blendv_pd
     );
 
-    #[inline(always)]
-    fn scale(self, a: Self::V, n: Self::V) -> Self::V {
-        // SAFETY: as in the macro above.
-        unsafe {
+    lanewise! {
+        fn scale(a: Self::V, n: Self::V) -> Self::V = {
             let exponent = _mm256_cvtepi32_epi64(_mm_add_epi32(_mm256_cvtpd_epi32(n), _mm_set1_epi32(1023)));
             _mm256_mul_pd(a, _mm256_castsi256_pd(_mm256_slli_epi64::<52>(exponent)))
-        }
-    }
-    #[inline(always)]
-    fn split_exponent(self, a: Self::V) -> (Self::V, Self::V) {
-        // SAFETY: as in the macro above.
-        unsafe {
+        };
+        fn split_exponent(a: Self::V) -> (Self::V, Self::V) = {
             let bits = _mm256_castpd_si256(a);
             let mantissa = _mm256_and_si256(bits, _mm256_set1_epi64x(0x000f_ffff_ffff_ffff));
             let m = _mm256_or_si256(mantissa, _mm256_set1_epi64x(0x3ff0_0000_0000_0000));
@@ -256,22 +183,14 @@ impl Simd<f64> for Avx2 {
             let magic = _mm256_set1_epi64x(0x4330_0000_0000_0000);
             let e = _mm256_castsi256_pd(_mm256_or_si256(_mm256_srli_epi64::<52>(bits), magic));
             (_mm256_castsi256_pd(m), _mm256_sub_pd(e, _mm256_set1_pd(4_503_599_627_370_496.0 + 1023.0)))
-        }
-    }
-    #[inline(always)]
-    fn reduce_add(self, v: Self::V) -> f64 {
-        // SAFETY: as in the macro above.
-        unsafe {
+        };
+        fn reduce_add(v: Self::V) -> f64 = {
             let v = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd::<1>(v));
             _mm_cvtsd_f64(_mm_add_sd(v, _mm_unpackhi_pd(v, v)))
-        }
-    }
-    #[inline(always)]
-    fn reduce_max(self, v: Self::V) -> f64 {
-        // SAFETY: as in the macro above.
-        unsafe {
+        };
+        fn reduce_max(v: Self::V) -> f64 = {
             let v = _mm_max_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd::<1>(v));
             _mm_cvtsd_f64(_mm_max_sd(v, _mm_unpackhi_pd(v, v)))
-        }
+        };
     }
 }

@@ -57,11 +57,6 @@ macro_rules! avx512 {
             unsafe { self.enter(op) }
         }
         #[inline(always)]
-        fn splat(self, x: $t) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $set1(x) }
-        }
-        #[inline(always)]
         unsafe fn load_ptr(self, p: *const $t) -> Self::V {
             // SAFETY: see above.
             unsafe { $loadu(p) }
@@ -83,90 +78,26 @@ macro_rules! avx512 {
             // SAFETY: see above; masked lanes are not written.
             unsafe { $maskstore(p, ((1u32 << n) - 1) as $m, v) }
         }
-        #[inline(always)]
-        fn add(self, a: Self::V, b: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $add(a, b) }
-        }
-        #[inline(always)]
-        fn sub(self, a: Self::V, b: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $sub(a, b) }
-        }
-        #[inline(always)]
-        fn mul(self, a: Self::V, b: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $mul(a, b) }
-        }
-        #[inline(always)]
-        fn div(self, a: Self::V, b: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $div(a, b) }
-        }
-        #[inline(always)]
-        fn sqrt(self, a: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $sqrt(a) }
-        }
-        #[inline(always)]
-        fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $fmadd(a, b, c) }
-        }
-        #[inline(always)]
-        fn max(self, a: Self::V, b: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $max(a, b) }
-        }
-        #[inline(always)]
-        fn min(self, a: Self::V, b: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $min(a, b) }
-        }
-        #[inline(always)]
-        fn abs(self, a: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $abs(a) }
-        }
-        #[inline(always)]
-        fn copysign(self, a: Self::V, sign: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $or($abs(a), $and($set1(-0.0), sign)) }
-        }
-        #[inline(always)]
-        fn round(self, a: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $round::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
-        }
-        #[inline(always)]
-        fn scale(self, a: Self::V, n: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $scalef(a, n) }
-        }
-        #[inline(always)]
-        fn split_exponent(self, a: Self::V) -> (Self::V, Self::V) {
-            // SAFETY: see above.
-            unsafe { ($getmant::<_MM_MANT_NORM_1_2, _MM_MANT_SIGN_SRC>(a), $getexp(a)) }
-        }
-        #[inline(always)]
-        fn lt(self, a: Self::V, b: Self::V) -> Self::M {
-            // SAFETY: see above.
-            unsafe { $cmp::<_CMP_LT_OQ>(a, b) }
-        }
-        #[inline(always)]
-        fn select(self, m: Self::M, yes: Self::V, no: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $blend(m, no, yes) }
-        }
-        #[inline(always)]
-        fn reduce_add(self, v: Self::V) -> $t {
-            // SAFETY: see above.
-            unsafe { $reduce_add(v) }
-        }
-        #[inline(always)]
-        fn reduce_max(self, v: Self::V) -> $t {
-            // SAFETY: see above.
-            unsafe { $reduce_max(v) }
+
+        lanewise! {
+            fn splat(x: $t) -> $v = $set1(x);
+            fn add(a: $v, b: $v) -> $v = $add(a, b);
+            fn sub(a: $v, b: $v) -> $v = $sub(a, b);
+            fn mul(a: $v, b: $v) -> $v = $mul(a, b);
+            fn div(a: $v, b: $v) -> $v = $div(a, b);
+            fn sqrt(a: $v) -> $v = $sqrt(a);
+            fn fma(a: $v, b: $v, c: $v) -> $v = $fmadd(a, b, c);
+            fn max(a: $v, b: $v) -> $v = $max(a, b);
+            fn min(a: $v, b: $v) -> $v = $min(a, b);
+            fn abs(a: $v) -> $v = $abs(a);
+            fn copysign(a: $v, sign: $v) -> $v = $or($abs(a), $and($set1(-0.0), sign));
+            fn round(a: $v) -> $v = $round::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+            fn scale(a: $v, n: $v) -> $v = $scalef(a, n);
+            fn split_exponent(a: $v) -> ($v, $v) = ($getmant::<_MM_MANT_NORM_1_2, _MM_MANT_SIGN_SRC>(a), $getexp(a));
+            fn lt(a: $v, b: $v) -> $m = $cmp::<_CMP_LT_OQ>(a, b);
+            fn select(m: $m, yes: $v, no: $v) -> $v = $blend(m, no, yes);
+            fn reduce_add(v: $v) -> $t = $reduce_add(v);
+            fn reduce_max(v: $v) -> $t = $reduce_max(v);
         }
     };
 }

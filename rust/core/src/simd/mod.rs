@@ -14,6 +14,18 @@
 
 #![allow(unsafe_code)] // instructions of the token's instruction set, and loads without checks of bounds
 
+/// Functions of a token from expressions of intrinsics that touch no memory.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+macro_rules! lanewise {
+    ($(fn $name:ident($($a:ident: $A:ty),+) -> $R:ty = $value:expr;)+) => {$(
+        #[inline(always)]
+        fn $name(self, $($a: $A),+) -> $R {
+            // SAFETY: the token proves that the CPU has the instructions, and none of them touches memory.
+            unsafe { $value }
+        }
+    )+};
+}
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]

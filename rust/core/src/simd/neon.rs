@@ -45,11 +45,6 @@ macro_rules! neon {
             unsafe { self.enter(op) }
         }
         #[inline(always)]
-        fn splat(self, x: $t) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $dup(x) }
-        }
-        #[inline(always)]
         unsafe fn load_ptr(self, p: *const $t) -> Self::V {
             // SAFETY: see above.
             unsafe { $ld1(p) }
@@ -83,97 +78,33 @@ macro_rules! neon {
                 }
             }
         }
-        #[inline(always)]
-        fn add(self, a: Self::V, b: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $add(a, b) }
-        }
-        #[inline(always)]
-        fn sub(self, a: Self::V, b: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $sub(a, b) }
-        }
-        #[inline(always)]
-        fn mul(self, a: Self::V, b: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $mul(a, b) }
-        }
-        #[inline(always)]
-        fn div(self, a: Self::V, b: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $div(a, b) }
-        }
-        #[inline(always)]
-        fn sqrt(self, a: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $sqrt(a) }
-        }
-        #[inline(always)]
-        fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $fma(c, a, b) }
-        }
-        #[inline(always)]
-        fn max(self, a: Self::V, b: Self::V) -> Self::V {
+
+        lanewise! {
+            fn splat(x: $t) -> $v = $dup(x);
+            fn add(a: $v, b: $v) -> $v = $add(a, b);
+            fn sub(a: $v, b: $v) -> $v = $sub(a, b);
+            fn mul(a: $v, b: $v) -> $v = $mul(a, b);
+            fn div(a: $v, b: $v) -> $v = $div(a, b);
+            fn sqrt(a: $v) -> $v = $sqrt(a);
+            fn fma(a: $v, b: $v, c: $v) -> $v = $fma(c, a, b);
             // A select, because NEON's own maximum treats NaN differently from x86's.
-            // SAFETY: see above.
-            unsafe { $bsl($clt(b, a), a, b) }
-        }
-        #[inline(always)]
-        fn min(self, a: Self::V, b: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $bsl($clt(a, b), a, b) }
-        }
-        #[inline(always)]
-        fn abs(self, a: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $abs(a) }
-        }
-        #[inline(always)]
-        fn copysign(self, a: Self::V, sign: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $bsl($dup_bits((-0.0 as $t).to_bits()), sign, a) }
-        }
-        #[inline(always)]
-        fn round(self, a: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $rnd(a) }
-        }
-        #[inline(always)]
-        fn scale(self, a: Self::V, n: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $mul(a, $as_float($shl::<$mantissa>($add_int($cvt(n), $dup_int($bias))))) }
-        }
-        #[inline(always)]
-        fn split_exponent(self, a: Self::V) -> (Self::V, Self::V) {
-            // SAFETY: see above.
-            unsafe {
+            fn max(a: $v, b: $v) -> $v = $bsl($clt(b, a), a, b);
+            fn min(a: $v, b: $v) -> $v = $bsl($clt(a, b), a, b);
+            fn abs(a: $v) -> $v = $abs(a);
+            fn copysign(a: $v, sign: $v) -> $v = $bsl($dup_bits((-0.0 as $t).to_bits()), sign, a);
+            fn round(a: $v) -> $v = $rnd(a);
+            fn scale(a: $v, n: $v) -> $v = $mul(a, $as_float($shl::<$mantissa>($add_int($cvt(n), $dup_int($bias)))));
+            fn split_exponent(a: $v) -> ($v, $v) = {
                 let bits = $as_int(a);
                 let mantissa = $and_int(bits, $dup_int((1 << $mantissa) - 1));
                 let m = $or_int(mantissa, $dup_int((1.0 as $t).to_bits() as $bits));
                 // The sign bit is zero (a > 0), so the arithmetic shift acts as a logical one.
                 ($as_float(m), $from_int($sub_int($shr::<$mantissa>(bits), $dup_int($bias))))
-            }
-        }
-        #[inline(always)]
-        fn lt(self, a: Self::V, b: Self::V) -> Self::M {
-            // SAFETY: see above.
-            unsafe { $clt(a, b) }
-        }
-        #[inline(always)]
-        fn select(self, m: Self::M, yes: Self::V, no: Self::V) -> Self::V {
-            // SAFETY: see above.
-            unsafe { $bsl(m, yes, no) }
-        }
-        #[inline(always)]
-        fn reduce_add(self, v: Self::V) -> $t {
-            // SAFETY: see above.
-            unsafe { $addv(v) }
-        }
-        #[inline(always)]
-        fn reduce_max(self, v: Self::V) -> $t {
-            // SAFETY: see above.
-            unsafe { $maxnmv(v) }
+            };
+            fn lt(a: $v, b: $v) -> $m = $clt(a, b);
+            fn select(m: $m, yes: $v, no: $v) -> $v = $bsl(m, yes, no);
+            fn reduce_add(v: $v) -> $t = $addv(v);
+            fn reduce_max(v: $v) -> $t = $maxnmv(v);
         }
     };
 }

@@ -3,10 +3,10 @@
 
 use super::{ACTIVATIONS, THREADS};
 use crate::arena::Buffer;
-use crate::check::Check;
+use crate::check::{Check, Source};
 use crate::gemm::Precision;
 use crate::layer::{Activation, BatchNorm, Init, Layer, Linear, RowNorm};
-use crate::loss::{Loss, Targets};
+use crate::loss::{Loss, Objective, Targets};
 use crate::optim::{Adam, Config, Lamb, Optimizer, Sgd};
 use crate::rng::{Purpose, Stream};
 use crate::sam::Sam;
@@ -108,9 +108,11 @@ fn gradients_of_every_layer_and_loss_agree_with_differences_on_every_isa() {
                 let data = Data::<f64>::new(17, 5, 4);
                 let mut model = Model::with_isa(layers(&[5, 11, 7, 4], act), 3, isa).unwrap();
                 let before = parameters(&model);
-                let mut check = Check::new(&mut model, loss, data.x(), data.y(loss)).unwrap();
+                let objective = Objective::from(loss);
+                let source = &mut Source::Goals(&objective, data.y(loss).into());
+                let mut check = Check::new(&mut model, data.x(), source).unwrap();
                 let n = check.len();
-                let found = check.run(&mut model, data.x(), data.y(loss), h, 0..n).unwrap();
+                let found = check.run(&mut model, data.x(), source, h, 0..n).unwrap();
                 assert_eq!(bits(&before), bits(&parameters(&model)), "a check changes nothing");
                 let smooth: Vec<_> = found.iter().filter(|d| !d.crossed).collect();
                 assert!(smooth.len() > n * 9 / 10, "hardly any step of 6e-6 crosses a kink");
@@ -181,9 +183,11 @@ fn layers_in_unusual_orders_have_right_gradients() {
     ];
     for layers in cases {
         let mut model = Model::new(layers.clone(), 1).unwrap();
-        let mut check = Check::new(&mut model, Loss::Mse, data.x(), data.y(Loss::Mse)).unwrap();
+        let objective = Objective::from(Loss::Mse);
+        let source = &mut Source::Goals(&objective, data.y(Loss::Mse).into());
+        let mut check = Check::new(&mut model, data.x(), source).unwrap();
         let n = check.len();
-        let found = check.run(&mut model, data.x(), data.y(Loss::Mse), f64::EPSILON.cbrt(), 0..n).unwrap();
+        let found = check.run(&mut model, data.x(), source, f64::EPSILON.cbrt(), 0..n).unwrap();
         let (a, b): (Vec<f64>, Vec<f64>) = found.iter().map(|d| (d.analytic, d.numeric)).unzip();
         assert!(distance(&a, &b) < 1e-8, "{layers:?}");
     }
@@ -249,8 +253,10 @@ fn gradients_of_wide_layers_over_many_rows_are_right() {
     let part = |from: usize| data.x().block(from, rows, 0, 3);
     let goals = |from| Targets::Values(MatRef::new(&data.y, parts * rows, 2).block(from, rows, 0, 2));
     let mut model = fresh();
-    let mut check = Check::new(&mut model, loss, part(0), goals(0)).unwrap();
-    let found = check.run(&mut model, part(0), goals(0), f64::EPSILON.cbrt(), 0..40).unwrap();
+    let objective = Objective::from(loss);
+    let source = &mut Source::Goals(&objective, goals(0).into());
+    let mut check = Check::new(&mut model, part(0), source).unwrap();
+    let found = check.run(&mut model, part(0), source, f64::EPSILON.cbrt(), 0..40).unwrap();
     let analytic: Vec<f64> = found.iter().map(|d| d.analytic).collect();
     let numeric: Vec<f64> = found.iter().map(|d| d.numeric).collect();
     // Gradients of single weights are some thousandths of the loss, and the differences consist of its last

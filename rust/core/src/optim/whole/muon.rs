@@ -25,10 +25,10 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::Init;
 use crate::optim::method::{
-    Average, Convention, Field, Formula, Method, Scalars, Slot, Value, argument, fraction, named,
-    non_negative, options,
+    Average, Convention, Field, Method, Scalars, Slot, Value, apply, argument, fraction, named, non_negative,
+    options,
 };
-use crate::optim::{Adam, MAX_STATE, Nadam, adam, nadam};
+use crate::optim::{Adam, Nadam, adam, nadam};
 use crate::simd::{Op, Simd, dispatch, stream_sum};
 use crate::view::MatMut;
 
@@ -309,7 +309,10 @@ impl<T: Element> Whole<T> for Step {
         let Own { params, grads, state } = own;
         if !self.takes(place) {
             if phase == 0 {
-                dispatch(work.isa, Other { rest: &self.rest, params, grads, state });
+                match &self.rest {
+                    Rest::Adam(step) => apply(work.isa, step, params, grads, state),
+                    Rest::Nadam(step) => apply(work.isa, step, params, grads, state),
+                }
             }
             return;
         }
@@ -377,25 +380,6 @@ impl<T: Element> Whole<T> for Step {
         multiply(work.isa, (left, right), tile, out.reborrow(), init, pack);
         if product == 1 {
             each(&mut out, &|x, y| b * x + c * y);
-        }
-    }
-}
-
-/// The step of a parameter that does not use Muon.
-struct Other<'a, T> {
-    rest: &'a Rest,
-    params: &'a mut [T],
-    grads: &'a [T],
-    state: [&'a mut [T]; MAX_STATE],
-}
-
-impl<T: Element> Op<T> for Other<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) {
-        match self.rest {
-            Rest::Adam(step) => step.update(s, self.params, self.grads, self.state),
-            Rest::Nadam(step) => step.update(s, self.params, self.grads, self.state),
         }
     }
 }

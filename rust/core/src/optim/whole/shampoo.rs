@@ -25,10 +25,9 @@ use super::{Items, Own, Piece, Place, Product, TILE, Tile, Whole, Work};
 use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::Init;
-use crate::optim::MAX_STATE;
 use crate::optim::adam::{self, Adam};
 use crate::optim::method::{
-    Extent, Field, Formula, Method, Scalars, Slot, Value, argument, filled, fraction, named, non_negative,
+    Extent, Field, Method, Scalars, Slot, Value, apply, argument, filled, fraction, named, non_negative,
     options, ratio,
 };
 use crate::simd::{Op, Simd, dispatch, stream_sum};
@@ -341,7 +340,7 @@ impl<T: Element> Whole<T> for Step {
                     self.write_mean(piece, work, means);
                 }
             } else {
-                dispatch(work.isa, Other { adam: &self.adam, params, grads, state });
+                apply(work.isa, &self.adam, params, grads, state);
             }
             return;
         }
@@ -494,22 +493,6 @@ impl Step {
                 unsafe { work.set(start + j * apart, unbias * *m) };
             }
         }
-    }
-}
-
-/// A step of AdamW.
-struct Other<'a, T> {
-    adam: &'a adam::Step,
-    params: &'a mut [T],
-    grads: &'a [T],
-    state: [&'a mut [T]; MAX_STATE],
-}
-
-impl<T: Element> Op<T> for Other<'_, T> {
-    type Output = ();
-    #[inline(always)]
-    fn eval<S: Simd<T>>(self, s: S) {
-        self.adam.update(s, self.params, self.grads, self.state);
     }
 }
 
