@@ -150,13 +150,7 @@ impl<'a, T: Element> Samples<'a, T> {
     /// # Panics
     /// If there is no such row.
     pub fn prefetch_row(&self, i: usize) {
-        match self {
-            Samples::Native(m) => prefetch_lines(m.row(i)),
-            Samples::Bytes(m) => prefetch_lines(m.row(i)),
-            Samples::Single(m) => prefetch_lines(m.row(i)),
-            Samples::Double(m) => prefetch_lines(m.row(i)),
-            Samples::Half(m) => prefetch_lines(m.row(i)),
-        }
+        any!(self, m => prefetch_lines(m.row(i)))
     }
 
     /// The first number that is NaN or infinite, or becomes so when it is converted.

@@ -229,6 +229,21 @@ impl Error {
     }
 }
 
+impl Error {
+    /// An argument that is out of range: what its value is, and what would be accepted.
+    pub fn argument(name: &'static str, value: impl fmt::Display, accepted: impl Into<String>) -> Self {
+        Error::Argument { name, value: value.to_string(), accepted: accepted.into() }
+    }
+}
+
+/// `Ok` if it is a finite number ≥ 0.
+pub(crate) fn non_negative(name: &'static str, value: f64) -> Result<(), Error> {
+    if value.is_finite() && value >= 0.0 {
+        return Ok(());
+    }
+    Err(Error::argument(name, value, "a finite number >= 0 is needed"))
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

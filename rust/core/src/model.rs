@@ -216,8 +216,7 @@ impl<T: Element> Model<T> {
     /// nothing is changed then.
     pub fn follow(&mut self, other: &Model<T>, tau: f64) -> Result<(), Error> {
         if !(0.0..=1.0).contains(&tau) {
-            let accepted = "a number from 0 to 1 is needed".to_string();
-            return Err(Error::Argument { name: "tau", value: tau.to_string(), accepted });
+            return Err(Error::argument("tau", tau, "a number from 0 to 1 is needed"));
         }
         let blocks = |network: &Network| [network.blocks().to_vec(), network.averages().to_vec()].concat();
         let (own, others) = (&self.network, &other.network);

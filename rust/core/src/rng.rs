@@ -11,15 +11,7 @@ const ROUNDS: usize = 10;
 
 /// The Philox 4×32-10 function: four words from a counter and a key.
 pub fn philox(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
-    let [mut c, mut k] = [counter, [key[0], key[1], 0, 0]];
-    for _ in 0..ROUNDS {
-        let p0 = u64::from(MULTIPLIERS[0]) * u64::from(c[0]);
-        let p1 = u64::from(MULTIPLIERS[1]) * u64::from(c[2]);
-        c = [(p1 >> 32) as u32 ^ c[1] ^ k[0], p1 as u32, (p0 >> 32) as u32 ^ c[3] ^ k[1], p0 as u32];
-        k[0] = k[0].wrapping_add(WEYL[0]);
-        k[1] = k[1].wrapping_add(WEYL[1]);
-    }
-    c
+    philox_lanes::<1>(counter, key).map(|[word]| word)
 }
 
 /// [`philox`] of `N` counters with consecutive first words: word j of counter i is `[j][i]`. Plain loops over

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use crate::arena::Buffer;
 use crate::element::Element;
-use crate::error::Error;
+use crate::error::{Error, non_negative};
 use crate::parallel::{self, RUN};
 use crate::simd::Isa;
 use crate::update::{copy, factors, norm};
@@ -31,11 +31,7 @@ impl Sam {
     /// # Errors
     /// If it is negative or not finite.
     pub fn check(self) -> Result<(), Error> {
-        if self.rho >= 0.0 && self.rho.is_finite() {
-            return Ok(());
-        }
-        let accepted = "a number >= 0 is needed".into();
-        Err(Error::Argument { name: "rho", value: self.rho.to_string(), accepted })
+        non_negative("rho", self.rho)
     }
 }
 

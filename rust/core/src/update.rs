@@ -41,7 +41,7 @@ impl Clip {
         if limit > 0.0 && limit.is_finite() {
             return Ok(());
         }
-        Err(Error::Argument { name, value: limit.to_string(), accepted: "a number > 0 is needed".into() })
+        Err(Error::argument(name, limit, "a number > 0 is needed"))
     }
 }
 

@@ -201,8 +201,7 @@ fn check_arguments(py: Python<'_>, model: &Model, h: f64) -> PyResult<()> {
         return Err(translate(py, Error::Mismatch(text.into())));
     }
     if !(h > 0.0 && h.is_finite()) {
-        let accepted = "a positive number is needed".into();
-        return Err(translate(py, Error::Argument { name: "h", value: h.to_string(), accepted }));
+        return Err(translate(py, Error::argument("h", h, "a positive number is needed")));
     }
     Ok(())
 }

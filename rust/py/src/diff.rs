@@ -67,8 +67,11 @@ pub fn curvature_product(
         "gauss_newton" => Which::GaussNewton,
         "fisher" => Which::Fisher,
         _ => {
-            let accepted = "one of hessian, gauss_newton, fisher is needed".into();
-            let error = Error::Argument { name: "matrix", value: format!("{matrix:?}"), accepted };
+            let error = Error::argument(
+                "matrix",
+                format!("{matrix:?}"),
+                "one of hessian, gauss_newton, fisher is needed",
+            );
             return Err(translate(py, error));
         }
     };

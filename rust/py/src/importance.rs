@@ -103,11 +103,7 @@ fn narrow<T: Real>(values: Vec<f64>) -> Vec<T> {
 }
 
 fn parse(likelihood: &str, kind: &str, seed: u64) -> Result<(Likelihood, (Kind, Sum)), Error> {
-    let wrong = |name, value: &str, accepted: &str| Error::Argument {
-        name,
-        value: format!("{value:?}"),
-        accepted: accepted.into(),
-    };
+    let wrong = |name, value: &str, accepted: &str| Error::argument(name, format!("{value:?}"), accepted);
     let likelihood = match likelihood {
         "categorical" => Likelihood::Categorical,
         "bernoulli" => Likelihood::Bernoulli,

@@ -32,11 +32,9 @@ pub fn parse_loss<T: Real>(spec: &Bound<'_, PyTuple>) -> PyResult<Objective<T>> 
         "quantile" => Loss::Quantile,
         "distillation" => Loss::Distillation { temperature: number(0)? },
         _ => {
-            let accepted =
-                "one of mse, l1, huber, cross_entropy, bce_with_logits, gaussian_nll, poisson_nll, quantile, \
-                 distillation is needed"
-                    .into();
-            let error = Error::Argument { name: "loss", value: format!("{kind:?}"), accepted };
+            let accepted = "one of mse, l1, huber, cross_entropy, bce_with_logits, gaussian_nll, poisson_nll, quantile, \
+                 distillation is needed";
+            let error = Error::argument("loss", format!("{kind:?}"), accepted);
             return Err(translate(spec.py(), error));
         }
     };

@@ -61,11 +61,7 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
             let (_, inputs, outputs, bias, init): (String, usize, usize, bool, String) = spec.extract()?;
             let init = Init::ALL.into_iter().find(|i| i.name() == init).ok_or_else(|| {
                 let names = Init::ALL.map(Init::name).join(", ");
-                let error = Error::Argument {
-                    name: "init",
-                    value: format!("{init:?}"),
-                    accepted: format!("one of {names} is needed"),
-                };
+                let error = Error::argument("init", format!("{init:?}"), format!("one of {names} is needed"));
                 translate(spec.py(), error)
             })?;
             return Ok(Layer::Linear(Linear { inputs, outputs, bias, init }));
@@ -111,13 +107,12 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
     }
     let parameters: Vec<f64> = spec.get_slice(1, spec.len()).extract()?;
     Activation::of_kind(&kind, &parameters).map(Layer::Activation).ok_or_else(|| {
-        let accepted = format!(
+        translate(spec.py(), Error::argument("layer", format!("{spec}"), format!(
             "one of linear, batch_norm, layer_norm, rms_norm, fourier, standardize, tabular, residual, concatenate, {} is \
              needed, \
              with its parameters",
             Activation::KINDS.join(", ")
-        );
-        translate(spec.py(), Error::Argument { name: "layer", value: format!("{spec}"), accepted })
+        )))
     })
 }
 

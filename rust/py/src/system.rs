@@ -13,8 +13,10 @@ use crate::errors::translate;
 #[pyfunction]
 pub fn set_num_threads(py: Python<'_>, n: usize) -> PyResult<()> {
     if !(1..=MAX_THREADS).contains(&n) {
-        let accepted = format!("a whole number from 1 to {MAX_THREADS} is needed");
-        return Err(translate(py, Error::Argument { name: "n", value: n.to_string(), accepted }));
+        return Err(translate(
+            py,
+            Error::argument("n", n, format!("a whole number from 1 to {MAX_THREADS} is needed")),
+        ));
     }
     threads::set_num_threads(n);
     Ok(())

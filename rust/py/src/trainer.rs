@@ -611,8 +611,8 @@ impl Trainer {
     fn plan(&self, py: Python<'_>, batch_size: usize) -> PyResult<(String, usize)> {
         if u32::try_from(batch_size).is_err() {
             // A plan lists its waves: for more rows than any fit has, that list would not fit into memory.
-            let (value, accepted) = (batch_size.to_string(), "a batch has at most 4294967295 rows".into());
-            return Err(translate(py, Error::Argument { name: "batch_size", value, accepted }));
+            let accepted = "a batch has at most 4294967295 rows";
+            return Err(translate(py, Error::argument("batch_size", batch_size, accepted)));
         }
         with_dtype!(self.model.get().dtype, T => {
             let plan = |trainer: &mut CoreTrainer<T>| {

@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use crate::arena::{Buffer, Shared, zeros};
 use crate::element::Element;
-use crate::error::Error;
+use crate::error::{Error, non_negative};
 use crate::gemm::plan::GemmShape;
 use crate::gemm::{Epilogue, Gemm, GemmPlan, Init, Lhs, Rhs};
 use crate::network::Network;
@@ -115,10 +115,7 @@ impl<T: Element> Coupled<T> {
                 "a penalty's factors and anchor must be finite and have the sizes of the model's layers";
             return Err(Error::Mismatch(text.into()));
         }
-        if !(strength >= 0.0 && strength.is_finite()) {
-            let accepted = "a finite number >= 0 is needed".into();
-            return Err(Error::Argument { name: "strength", value: strength.to_string(), accepted });
-        }
+        non_negative("strength", strength)?;
         let (mut items, mut len, mut room) = (Vec::new(), 0, 0);
         for (index, block) in blocks.iter().enumerate() {
             for first in (0..block.rows).step_by(ROWS) {

@@ -25,11 +25,10 @@ use walk::{Pace, Walk};
 
 use crate::arena::{Buffer, Shared};
 use crate::element::Element;
-use crate::error::Error;
+use crate::error::{Error, non_negative};
 use crate::optim::{MAX_STATE, Optimizer, Step};
 use crate::parallel::{self, RUN};
 use crate::simd::{Isa, Op, Simd, add, dispatch, sum_of, zip_map};
-use crate::update;
 
 /// A quadratic penalty.
 pub struct Penalty<T> {
@@ -42,9 +41,13 @@ pub struct Penalty<T> {
 }
 
 impl<T: Element> Penalty<T> {
+    fn pull(&self) -> Pull<'_, T> {
+        Pull { importance: &self.importance, anchor: &self.anchor, strength: self.strength }
+    }
+
     /// ½·s·Σ A·(θ − a)², the same for any number of threads.
     pub fn value(&self, isa: Isa, params: &[T]) -> f64 {
-        let pull = Pull { importance: &self.importance, anchor: &self.anchor, strength: self.strength };
+        let pull = self.pull();
         let distance = |run: Range<usize>| Distance { params: &params[run.clone()], pull: pull.part(run) };
         0.5 * self.strength * parallel::sum(params.len(), |run| dispatch(isa, distance(run)))
     }
@@ -114,11 +117,7 @@ impl<T: Element> Along<T> {
         let loss = loss.filter(|_| self.follows());
         let Along { penalty: pull, coupled, path, walk, mask } = self;
         let shift = coupled.as_ref().filter(|_| penalty).map(|c| &*c.shift);
-        let pull = pull.as_ref().filter(|_| penalty).map(|p| Pull {
-            importance: &p.importance,
-            anchor: &p.anchor,
-            strength: p.strength,
-        });
+        let pull = pull.as_ref().filter(|_| penalty).map(Penalty::pull);
         let path = path.as_mut().map(|p| (p.values.share(), p.with_penalty));
         let walk = walk.as_mut().map(|walk| walk.share(updates));
         let mask = mask.as_deref();
@@ -226,15 +225,9 @@ impl<'a, T> Pull<'a, T> {
     }
 }
 
-/// Adds the gradient of a penalty that was computed in advance to gradients that are not applied tile by
-/// tile.
-pub fn add_coupled<T: Element>(isa: Isa, coupled: &Coupled<T>, grads: &mut [T]) {
-    update::add(isa, grads, &coupled.shift);
-}
-
 /// Adds a penalty's gradient to gradients that are not applied tile by tile.
 pub fn add_penalty<T: Element>(isa: Isa, penalty: &Penalty<T>, params: &[T], grads: &mut [T]) {
-    let pull = Pull { importance: &penalty.importance, anchor: &penalty.anchor, strength: penalty.strength };
+    let pull = penalty.pull();
     parallel::runs_mut(grads, RUN, |run, grads| {
         dispatch(isa, Add { grads, params: &params[run.clone()], pull: pull.part(run) });
     });
@@ -321,15 +314,10 @@ pub fn penalty<T: Element>(
 ) -> Result<Penalty<T>, Error> {
     for (name, numbers) in [("importance", importance), ("anchor", anchor)] {
         if let Some(i) = numbers.iter().position(|a| !a.is_finite()) {
-            let value = format!("{} at {i}", numbers[i]);
-            return Err(Error::Argument { name, value, accepted: "finite numbers are needed".into() });
+            return Err(Error::argument(name, format!("{} at {i}", numbers[i]), "finite numbers are needed"));
         }
     }
-    if !(strength >= 0.0 && strength.is_finite()) {
-        let value = strength.to_string();
-        let accepted = "a finite number >= 0 is needed".into();
-        return Err(Error::Argument { name: "strength", value, accepted });
-    }
+    non_negative("strength", strength)?;
     let len = network.arena_len();
     let mut penalty = Penalty {
         importance: Buffer::zeroed("the penalty's importance", len)?,

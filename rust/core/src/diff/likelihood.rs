@@ -78,11 +78,11 @@ impl Slopes {
         let columns = columns.unwrap_or_else(|| (0..outputs).collect());
         let twice = |i: usize| columns[..i].contains(&columns[i]);
         if columns.is_empty() || (0..columns.len()).any(|i| columns[i] >= outputs || twice(i)) {
-            return Err(Error::Argument {
-                name: "classes",
-                value: format!("{columns:?}"),
-                accepted: format!("different outputs from 0 to {} are needed", outputs - 1),
-            });
+            return Err(Error::argument(
+                "classes",
+                format!("{columns:?}"),
+                format!("different outputs from 0 to {} are needed", outputs - 1),
+            ));
         }
         Ok(Slopes { likelihood, kind, columns, says: Vec::new() })
     }
@@ -121,11 +121,11 @@ impl Slopes {
             ));
         }
         let Some(y) = y else {
-            return Err(Error::Argument {
-                name: "y",
-                value: "None".into(),
-                accepted: "the labels of the data are needed for this kind of Fisher information".into(),
-            });
+            return Err(Error::argument(
+                "y",
+                "None",
+                "the labels of the data are needed for this kind of Fisher information",
+            ));
         };
         if y.rows() != rows {
             return Err(Error::Lengths { x: rows, what: "y", found: y.rows() });
@@ -134,11 +134,11 @@ impl Slopes {
             Targets::Labels(y) => {
                 let known = |label: i64| usize::try_from(label).is_ok_and(|c| self.columns.contains(&c));
                 match y.iter().position(|label| !known(*label)) {
-                    Some(row) if (0..outputs as i64).contains(&y[row]) => Err(Error::Argument {
-                        name: "classes",
-                        value: format!("{:?}", self.columns),
-                        accepted: format!("y[{row}] is {}, which is not one of them", y[row]),
-                    }),
+                    Some(row) if (0..outputs as i64).contains(&y[row]) => Err(Error::argument(
+                        "classes",
+                        format!("{:?}", self.columns),
+                        format!("y[{row}] is {}, which is not one of them", y[row]),
+                    )),
                     Some(row) => Err(Error::Label { row, label: y[row], classes: outputs }),
                     None => Ok(()),
                 }

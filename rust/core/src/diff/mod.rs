@@ -3,7 +3,7 @@
 //!
 //! * **Tangents** ([`jvp`]): every number of a pass is accompanied by its derivative in a direction v, marked
 //!   by a dot: for a dense layer z = x·W + b, ż = ẋ·W + x·Ẇ + ḃ.
-//! * **The Hessian times v** ([`product`]) is the derivative of the gradient in the direction v. So the
+//! * **The Hessian times v** ([`product`](Curvature::product)) is the derivative of the gradient in the direction v. So the
 //!   backward pass carries tangents, too: where dW = xᵀ·dz, the tangent is ẋᵀ·dz + xᵀ·dz˙. (Pearlmutter 1994,
 //!   "Fast exact multiplication by the Hessian", calls this the R-operator; elsewhere it is called forward
 //!   over reverse.)
@@ -52,7 +52,6 @@ use crate::error::Error;
 use crate::gemm::pack::{Panels, pack_transposed};
 use crate::layer::Activation;
 use crate::layer::dropout::Draw;
-use crate::loss::{Goals, Objective};
 use crate::model::{Model, check_flat};
 use crate::network::{Network, Norm, Over};
 use crate::parallel;
@@ -81,29 +80,6 @@ pub enum Matrix {
 const WAVE: usize = 2048;
 /// Multiply-adds from which a further thread pays.
 const WORK_PER_THREAD: usize = 1 << 17;
-
-/// Computes (∂²L/∂θ²)·v, or the product with another [`Matrix`], into `into`; both vectors are in public
-/// order. L is the loss of the batch as in a training step; `training` says whether the network is in
-/// training mode, with statistics of the batch and the elements dropped that the next pass would drop, or in
-/// evaluation mode. For several v, see [`Curvature`].
-///
-/// # Errors
-/// If shapes, labels or weights do not fit, something is not finite, or there is no Fisher information.
-///
-/// # Panics
-/// If the length of v or `into` is not the number of parameters.
-pub fn product<'t, T: Element + 't>(
-    model: &mut Model<T>,
-    objective: &Objective<T>,
-    x: MatRef<'_, T>,
-    y: impl Into<Goals<'t, T>>,
-    matrix: Matrix,
-    training: bool,
-    v: &[T],
-    into: &mut [T],
-) -> Result<(), Error> {
-    Curvature::default().product(model, objective, x, y, matrix, training, v, into)
-}
 
 /// Computes outputs, and their derivative in a direction of parameters and, if there is an `x_dot`, of
 /// inputs.

@@ -64,7 +64,7 @@ impl<T: Element> OfRows<T> {
 /// Numbers and their tangents.
 pub type Pair<S> = [S; 2];
 
-/// An operation on a block of rows with n columns. `Batch` variants take what is known of the columns.
+/// An operation on a block of rows with n columns.
 pub enum Task<'m, T> {
     /// z becomes u; ẑ is kept in `hat`.
     Forward { z: &'m mut [T], hat: &'m mut [T], of: Of<'m, T>, affine: &'m Affine<T> },

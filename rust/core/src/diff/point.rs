@@ -37,13 +37,16 @@ impl<T> Default for Curvature<T> {
 }
 
 impl<T: Element> Curvature<T> {
-    /// See [`product`](super::product).
+    /// Computes (∂²L/∂θ²)·v, or the product with another [`Matrix`], into `into`; both vectors are in public
+    /// order. L is the loss of the batch as in a training step; `training` says whether the network is in
+    /// training mode, with statistics of the batch and the elements dropped that the next pass would drop, or
+    /// in evaluation mode.
     ///
     /// # Errors
-    /// As for [`product`](super::product).
+    /// If shapes, labels or weights do not fit, something is not finite, or there is no Fisher information.
     ///
     /// # Panics
-    /// As for [`product`](super::product).
+    /// If the length of v or `into` is not the number of parameters.
     pub fn product<'t>(
         &mut self,
         model: &mut Model<T>,
@@ -68,10 +71,10 @@ impl<T: Element> Curvature<T> {
     /// arguments any more.
     ///
     /// # Errors
-    /// As for [`product`](super::product).
+    /// As for [`product`](Self::product).
     ///
     /// # Panics
-    /// As for [`product`](super::product).
+    /// As for [`product`](Self::product).
     pub fn begin<'t>(
         &mut self,
         model: &Model<T>,
@@ -97,7 +100,7 @@ impl<T: Element> Curvature<T> {
     /// whether all rows are done.
     ///
     /// # Errors
-    /// As for [`product`](super::product).
+    /// As for [`product`](Self::product).
     ///
     /// # Panics
     /// If no product has begun.

@@ -4,7 +4,7 @@
 
 use super::likelihood::{Kind, Likelihood, Slopes};
 use super::squares::{Squares, Sum};
-use super::{Curvature, Matrix, Replay, jvp, product};
+use super::{Curvature, Matrix, Replay, jvp};
 use crate::check::{Check, Source};
 use crate::layer::{Activation, BatchNorm, Fourier, Frequencies, Init, Layer, Linear, RowNorm};
 use crate::loss::{Goals, Loss, Objective, Targets};
@@ -120,7 +120,9 @@ fn for_squares_the_gauss_newton_matrix_is_that_of_the_jacobian() {
             let mut found = vec![0.0; size];
             let y = Targets::Values(MatRef::new(&y, ROWS, WIDTHS[3]));
             let loss = Objective::from(Loss::Mse);
-            product(&mut model, &loss, x, y, Matrix::GaussNewton, true, &v, &mut found).unwrap();
+            Curvature::default()
+                .product(&mut model, &loss, x, y, Matrix::GaussNewton, true, &v, &mut found)
+                .unwrap();
             let error = distance(&found, &expected);
             assert!(error < 1e-13, "{isa} {behind:?}: {error:e}");
         }
@@ -141,7 +143,9 @@ fn the_hessian_is_the_derivative_of_the_gradient_and_symmetric() {
             let loss = Objective::from(Loss::CROSS_ENTROPY);
             let times = |model: &mut Model<f64>, v: &[f64]| {
                 let mut found = vec![0.0; size];
-                product(model, &loss, x, y, Matrix::Hessian, true, v, &mut found).unwrap();
+                Curvature::default()
+                    .product(model, &loss, x, y, Matrix::Hessian, true, v, &mut found)
+                    .unwrap();
                 found
             };
             let [u, v] = [5, 6].map(|seed| draw::<f64>(size, seed));
@@ -200,7 +204,9 @@ fn what_is_kept_of_a_point_changes_no_bit_and_is_forgotten_when_anything_changes
                 let v = draw::<f32>(size, seed);
                 let mut found = [vec![0.0; size], vec![0.0; size]];
                 kept.product(&mut model, &loss, x, y, matrix, training, &v, &mut found[0]).unwrap();
-                product(&mut model, &loss, x, y, matrix, training, &v, &mut found[1]).unwrap();
+                Curvature::default()
+                    .product(&mut model, &loss, x, y, matrix, training, &v, &mut found[1])
+                    .unwrap();
                 let [found, expected] = found.map(|v| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
                 assert!(found == expected, "{behind:?} change {change}, vector {seed}");
             }
@@ -240,7 +246,9 @@ fn in_the_memory_of_another_network_a_product_has_the_same_bits() {
                 let y = Targets::Labels(&labels);
                 let mut found = [vec![0.0; size], vec![0.0; size]];
                 kept.product(&mut model, &loss, x, y, matrix, true, &v, &mut found[0]).unwrap();
-                product(&mut model, &loss, x, y, matrix, true, &v, &mut found[1]).unwrap();
+                Curvature::default()
+                    .product(&mut model, &loss, x, y, matrix, true, &v, &mut found[1])
+                    .unwrap();
                 let [found, expected] = found.map(|v| v.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
                 assert!(found == expected, "network {number}, {rows} rows, {matrix:?}");
             }
@@ -284,7 +292,7 @@ fn a_product_that_is_interrupted_goes_on_to_the_same_bits() {
         let (x, y) = (MatRef::new(&x, rows, inputs), Targets::Labels(&labels));
         let (v, loss) = (draw(size, 2), Objective::from(Loss::CROSS_ENTROPY));
         let mut whole = vec![0.0; size];
-        product(&mut model, &loss, x, y, Matrix::Hessian, true, &v, &mut whole).unwrap();
+        Curvature::default().product(&mut model, &loss, x, y, Matrix::Hessian, true, &v, &mut whole).unwrap();
         let mut kept = Curvature::default();
         for _ in 0..2 {
             let (mut parts, mut found) = (1, vec![0.0; size]);
@@ -425,6 +433,8 @@ fn hessian_product<T: Element>(mut model: Model<T>, labels: &[i64]) -> Vec<f64> 
     let (x, v) = (MatRef::new(&x, ROWS, WIDTHS[0]), draw::<T>(size, 2));
     let mut found = vec![T::ZERO; size];
     let loss = Objective::from(Loss::CROSS_ENTROPY);
-    product(&mut model, &loss, x, Targets::Labels(labels), Matrix::Hessian, true, &v, &mut found).unwrap();
+    Curvature::default()
+        .product(&mut model, &loss, x, Targets::Labels(labels), Matrix::Hessian, true, &v, &mut found)
+        .unwrap();
     found.iter().map(|x| x.to_f64()).collect()
 }

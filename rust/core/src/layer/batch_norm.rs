@@ -33,23 +33,13 @@ pub struct BatchNorm {
 }
 
 impl BatchNorm {
-    /// Checks itself as layer `place`, which follows `width` columns.
+    /// Checks its numbers as layer `place`.
     ///
     /// # Errors
-    /// If something does not fit.
-    pub fn check(&self, place: &str, width: usize, name: &str) -> Result<(), Error> {
-        if self.features != width {
-            let name = name.into();
-            return Err(Error::LayerWidth {
-                layer: place.into(),
-                name,
-                expected: self.features,
-                found: width,
-            });
-        }
+    /// If one is out of range.
+    pub fn check(&self, place: &str) -> Result<(), Error> {
         let bad = |name, value: f64, accepted: &str| {
-            let value = format!("{value} in layer {place} (BatchNorm1d)");
-            Err(Error::Argument { name, value, accepted: accepted.into() })
+            Err(Error::argument(name, format!("{value} in layer {place} (BatchNorm1d)"), accepted))
         };
         if !(self.eps > 0.0 && self.eps.is_finite()) {
             return bad("eps", self.eps, "a number > 0 is needed");

@@ -41,26 +41,17 @@ impl RowNorm {
         if self.centred { "LayerNorm" } else { "RMSNorm" }
     }
 
-    /// Checks itself as layer `place`, which follows `width` columns.
+    /// Checks its numbers as layer `place`.
     ///
     /// # Errors
-    /// If something does not fit.
-    pub fn check(&self, place: &str, width: usize, name: &str) -> Result<(), Error> {
-        if self.features != width {
-            let name = name.into();
-            return Err(Error::LayerWidth {
-                layer: place.into(),
-                name,
-                expected: self.features,
-                found: width,
-            });
-        }
+    /// If one is out of range.
+    pub fn check(&self, place: &str) -> Result<(), Error> {
         match self.eps {
-            Some(eps) if !(eps > 0.0 && eps.is_finite()) => Err(Error::Argument {
-                name: "eps",
-                value: format!("{eps} in layer {place} ({})", self.name()),
-                accepted: "a number > 0 is needed".into(),
-            }),
+            Some(eps) if !(eps > 0.0 && eps.is_finite()) => Err(Error::argument(
+                "eps",
+                format!("{eps} in layer {place} ({})", self.name()),
+                "a number > 0 is needed",
+            )),
             _ => Ok(()),
         }
     }

@@ -24,8 +24,7 @@ impl Standardize {
     /// If μ and σ differ in length, are not finite, or σ is not above 0.
     pub fn check(&self, place: &str) -> Result<(), Error> {
         let wrong = |name, value: String, accepted: &str| {
-            let value = format!("{value} in layer {place} (Standardize)");
-            Err(Error::Argument { name, value, accepted: accepted.into() })
+            Err(Error::argument(name, format!("{value} in layer {place} (Standardize)"), accepted))
         };
         if self.mean.is_empty() || self.mean.len() != self.std.len() {
             let value = format!("of length {}, and mean of length {},", self.std.len(), self.mean.len());
@@ -47,13 +46,15 @@ impl Standardize {
     pub fn check_precision<T: Element>(&self) -> Result<(), Error> {
         let one = T::ONE;
         let fits = |x: &f64| T::lit(*x).is_finite() && (one / T::lit(*x)).is_finite();
-        let wrong = |name, value: &f64| Error::Argument {
-            name,
-            value: format!("{value:e} in a Standardize layer"),
-            accepted: format!(
-                "it, or its reciprocal, is not finite in {}: use other units, or float64",
-                T::DTYPE.name()
-            ),
+        let wrong = |name, value: &f64| {
+            Error::argument(
+                name,
+                format!("{value:e} in a Standardize layer"),
+                format!(
+                    "it, or its reciprocal, is not finite in {}: use other units, or float64",
+                    T::DTYPE.name()
+                ),
+            )
         };
         match (self.mean.iter().find(|m| !T::lit(**m).is_finite()), self.std.iter().find(|s| !fits(s))) {
             (Some(mean), _) => Err(wrong("mean", mean)),

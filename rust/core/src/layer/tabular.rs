@@ -116,14 +116,14 @@ impl TabularInput {
         let ordered = self.categories.is_sorted_by(|a, b| a.column < b.column);
         let inside = self.categories.iter().all(|c| c.column < self.inputs && c.codes > 0 && c.dim > 0);
         if !(ordered && inside) {
-            return Err(Error::Argument {
-                name: "categories",
-                value: format!("{:?}", self.categories),
-                accepted: format!(
+            return Err(Error::argument(
+                "categories",
+                format!("{:?}", self.categories),
+                format!(
                     "columns must ascend and be below {}, each with at least one code and a length >= 1",
                     self.inputs
                 ),
-            });
+            ));
         }
         let ordered = self.pieces.is_sorted_by(|a, b| a.column < b.column);
         let free =
@@ -134,14 +134,14 @@ impl TabularInput {
         if ordered && self.pieces.iter().all(|p| free(p) && rising(p)) {
             return Ok(());
         }
-        Err(Error::Argument {
-            name: "pieces",
-            value: format!("{:?}", self.pieces),
-            accepted: format!(
+        Err(Error::argument(
+            "pieces",
+            format!("{:?}", self.pieces),
+            format!(
                 "columns must be numeric, ascend and be below {}, each with at least 2 finite, increasing edges",
                 self.inputs
             ),
-        })
+        ))
     }
 
     /// Checks that edges and codes remain distinct in a precision.
@@ -155,21 +155,19 @@ impl TabularInput {
             edges.iter().all(|e| e.is_finite()) && edges.is_sorted_by(|a, b| a < b)
         };
         if let Some(pieces) = self.pieces.iter().find(|p| !apart(p)) {
-            return Err(Error::Argument {
-                name: "pieces",
-                value: format!("{:?} for column {}", pieces.edges, pieces.column),
-                accepted: format!(
-                    "they must be finite and increase in {name}: scale the column, or use float64"
-                ),
-            });
+            return Err(Error::argument(
+                "pieces",
+                format!("{:?} for column {}", pieces.edges, pieces.column),
+                format!("they must be finite and increase in {name}: scale the column, or use float64"),
+            ));
         }
         let most = 2.0 / T::EPSILON;
         if let Some(category) = self.categories.iter().find(|c| c.codes as f64 > most) {
-            return Err(Error::Argument {
-                name: "categories",
-                value: format!("{} codes for column {}", category.codes, category.column),
-                accepted: format!("{name} can represent only {most} of them exactly: use float64"),
-            });
+            return Err(Error::argument(
+                "categories",
+                format!("{} codes for column {}", category.codes, category.column),
+                format!("{name} can represent only {most} of them exactly: use float64"),
+            ));
         }
         Ok(())
     }

@@ -439,44 +439,26 @@ impl<T: Element> Objective<T> {
         grad: &mut Option<MatMut<'_, T>>,
         losses: &mut [RowLoss],
     ) -> bool {
-        let one = s.splat(T::ONE);
+        macro_rules! few {
+            ($pair:ident => $element:expr) => {
+                elements::few(
+                    s,
+                    rows,
+                    targets,
+                    grad,
+                    losses,
+                    #[inline(always)]
+                    |$pair| $element,
+                )
+            };
+        }
         match self.loss {
-            Loss::Mse => elements::few(
-                s,
-                rows,
-                targets,
-                grad,
-                losses,
-                #[inline(always)]
-                |pair| mse::element(s, pair),
-            ),
-            Loss::L1 => elements::few(
-                s,
-                rows,
-                targets,
-                grad,
-                losses,
-                #[inline(always)]
-                |pair| l1::element(s, pair),
-            ),
-            Loss::Huber { delta } => elements::few(
-                s,
-                rows,
-                targets,
-                grad,
-                losses,
-                #[inline(always)]
-                |pair| huber::element(s, pair, s.splat(T::lit(delta))),
-            ),
-            Loss::BceWithLogits if self.constants.is_empty() => elements::few(
-                s,
-                rows,
-                targets,
-                grad,
-                losses,
-                #[inline(always)]
-                |pair| bce::element(s, pair, one),
-            ),
+            Loss::Mse => few!(pair => mse::element(s, pair)),
+            Loss::L1 => few!(pair => l1::element(s, pair)),
+            Loss::Huber { delta } => few!(pair => huber::element(s, pair, s.splat(T::lit(delta)))),
+            Loss::BceWithLogits if self.constants.is_empty() => {
+                few!(pair => bce::element(s, pair, s.splat(T::ONE)))
+            }
             _ => false,
         }
     }

@@ -52,11 +52,11 @@ impl Places {
         let count = shape.iter().try_fold(1usize, |n, &side| n.checked_mul(side));
         let end = count.and_then(|count| self.len.checked_add(count)).filter(|end| *end < usize::MAX / 2);
         let Some(end) = end else {
-            return Err(Error::Argument {
-                name: "layers",
-                value: format!("too large: {name} of shape {shape:?} has more numbers than can be counted"),
-                accepted: "use narrower layers, whose weights fit into memory".into(),
-            });
+            return Err(Error::argument(
+                "layers",
+                format!("too large: {name} of shape {shape:?} has more numbers than can be counted"),
+                "use narrower layers, whose weights fit into memory",
+            ));
         };
         self.blocks.push(Block { name, shape, offset: self.len });
         Ok(std::mem::replace(&mut self.len, padded::<f32>(end)))
@@ -102,11 +102,11 @@ impl Network {
             network.add("", &layers, width, &mut 0)?;
         }
         if !network.stages.iter().any(|s| s.dense.is_some()) {
-            return Err(Error::Argument {
-                name: "layers",
-                value: format!("a list of {} without a Linear", layers.len()),
-                accepted: "a network needs at least one Linear layer".into(),
-            });
+            return Err(Error::argument(
+                "layers",
+                format!("a list of {} without a Linear", layers.len()),
+                "a network needs at least one Linear layer",
+            ));
         }
         network.layers = layers;
         Ok(network)
@@ -143,11 +143,11 @@ impl Network {
                 Layer::Activation(Activation::Identity) => {}
                 Layer::Activation(act) => {
                     if let Some((name, value, accepted)) = act.wrong() {
-                        return Err(Error::Argument {
+                        return Err(Error::argument(
                             name,
-                            value: format!("{value} in layer {place} ({})", act.name()),
-                            accepted: accepted.into(),
-                        });
+                            format!("{value} in layer {place} ({})", act.name()),
+                            accepted,
+                        ));
                     }
                     match self.stages[start..].last_mut() {
                         // Dropout is alone: the layer before it reads its own output on the way back.
@@ -175,11 +175,11 @@ impl Network {
                 Layer::Tabular(table) => {
                     table.check()?;
                     if place != "0" {
-                        return Err(Error::Argument {
-                            name: "layers",
-                            value: format!("{} as layer {place}", layer.name()),
-                            accepted: "it reads category codes from x, so it must be the first layer".into(),
-                        });
+                        return Err(Error::argument(
+                            "layers",
+                            format!("{} as layer {place}", layer.name()),
+                            "it reads category codes from x, so it must be the first layer",
+                        ));
                     }
                     let tables = table.categories.iter().map(|category| {
                         let name = format!("{place}.{}.weight", category.column);
@@ -214,11 +214,11 @@ impl Network {
         let layer = Layer::Linear(linear.clone());
         for (name, value) in [("in_features", inputs), ("out_features", outputs)] {
             if value == 0 {
-                return Err(Error::Argument {
+                return Err(Error::argument(
                     name,
-                    value: format!("0 in layer {place} ({})", layer.name()),
-                    accepted: "a whole number >= 1 is needed".into(),
-                });
+                    format!("0 in layer {place} ({})", layer.name()),
+                    "a whole number >= 1 is needed",
+                ));
             }
         }
         check_width(place, &layer, inputs, width)?;
@@ -244,18 +244,19 @@ impl Network {
     }
 
     /// Checks a normalization that follows `n` columns, and assigns its places.
-    fn place_norm(&mut self, path: &str, n: usize, layer: &Layer) -> Result<Norm, Error> {
-        let name = layer.name();
+    fn place_norm(&mut self, path: &str, n: usize, whole: &Layer) -> Result<Norm, Error> {
         let lay = |places: &mut Places, name: &str| places.lay(format!("{path}.{name}"), vec![n]);
-        let (over, scale, shift) = match *layer {
+        let (over, scale, shift) = match *whole {
             Layer::BatchNorm(layer) => {
-                layer.check(path, n, &name)?;
+                check_width(path, whole, layer.features, n)?;
+                layer.check(path)?;
                 let mean = lay(&mut self.averages, "running_mean")?;
                 let running = (mean, lay(&mut self.averages, "running_var")?);
                 (Over::Batch { layer, running }, layer.affine, layer.affine)
             }
             Layer::RowNorm(layer) => {
-                layer.check(path, n, &name)?;
+                check_width(path, whole, layer.features, n)?;
+                layer.check(path)?;
                 (Over::Row(layer), layer.scale, layer.shift)
             }
             _ => unreachable!("not a normalization"),

@@ -304,13 +304,12 @@ impl Network {
     /// If it has only one, and statistics are taken over rows.
     pub fn check_training_rows(&self, rows: usize) -> Result<(), Error> {
         if rows == 1 && self.couples_rows() {
-            let accepted = "BatchNorm1d needs 2 rows or more for the statistics of a batch; LayerNorm \
-                            normalizes each row by itself";
-            return Err(Error::Argument {
-                name: "x",
-                value: "1 row to train on".into(),
-                accepted: accepted.into(),
-            });
+            return Err(Error::argument(
+                "x",
+                "1 row to train on",
+                "BatchNorm1d needs 2 rows or more for the statistics of a batch; LayerNorm \
+                            normalizes each row by itself",
+            ));
         }
         Ok(())
     }

@@ -74,9 +74,11 @@ pub(super) fn members(
     for group in groups {
         if !blocks.iter().any(|b| matches(&group.pattern, &b.name)) {
             let names: Vec<_> = blocks.iter().map(|b| b.name.as_str()).collect();
-            let accepted = format!("it matches no parameter; the parameters are {}", names.join(", "));
-            let value = format!("{:?}", group.pattern);
-            return Err(Error::Argument { name: "pattern", value, accepted });
+            return Err(Error::argument(
+                "pattern",
+                format!("{:?}", group.pattern),
+                format!("it matches no parameter; the parameters are {}", names.join(", ")),
+            ));
         }
     }
     // Which groups have been found together so far.

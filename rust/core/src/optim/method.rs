@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::{MAX_SCALARS, MAX_STATE};
 use crate::element::{Dtype, Element};
 use crate::error::Error;
+pub(super) use crate::error::non_negative;
 use crate::simd::{Isa, Op, Simd, dispatch};
 
 /// An optimizer's hyper-parameters, and what follows from them.
@@ -72,7 +73,7 @@ impl Scalar {
         if value.is_finite() && (low..=high).contains(&value) {
             return Ok(());
         }
-        Err(argument(self.name, value.to_string(), format!("a number in [{low}, {high}] is needed")))
+        Err(Error::argument(self.name, value, format!("a number in [{low}, {high}] is needed")))
     }
 }
 
@@ -170,7 +171,9 @@ impl Slot {
     /// If one is negative but must not be.
     pub fn check<T: Element>(&self, values: &[T]) -> Result<(), Error> {
         match values.iter().find(|x| !self.signed && **x < T::ZERO) {
-            Some(x) => Err(argument(self.name, format!("partly negative ({x})"), "numbers >= 0 are needed")),
+            Some(x) => {
+                Err(Error::argument(self.name, format!("partly negative ({x})"), "numbers >= 0 are needed"))
+            }
             None => Ok(()),
         }
     }
@@ -199,7 +202,7 @@ impl Field for f64 {
     fn read(name: &'static str, value: &Value) -> Result<Self, Error> {
         match value {
             Value::Number(x) => Ok(*x),
-            Value::Name(text) => Err(argument(name, format!("{text:?}"), "a number is needed")),
+            Value::Name(text) => Err(Error::argument(name, format!("{text:?}"), "a number is needed")),
         }
     }
 }
@@ -215,7 +218,7 @@ impl Field for u32 {
         let x = f64::read(name, value)?;
         match x >= 0.0 && x <= f64::from(u32::MAX) && x.fract() == 0.0 {
             true => Ok(x as u32),
-            false => Err(argument(name, x.to_string(), "a whole number >= 0 is needed")),
+            false => Err(Error::argument(name, x, "a whole number >= 0 is needed")),
         }
     }
 }
@@ -232,13 +235,7 @@ impl Field for Option<f64> {
 
 impl Field for Convention {
     fn read(name: &'static str, value: &Value) -> Result<Self, Error> {
-        let known = |text: &String| Convention::ALL.into_iter().find(|c| c.name() == text);
-        match value {
-            Value::Name(text) => {
-                known(text).ok_or_else(|| refused(name, format!("{text:?}"), &Convention::ALL))
-            }
-            Value::Number(x) => Err(refused(name, x.to_string(), &Convention::ALL)),
-        }
+        named(name, value, &Convention::ALL.map(|convention| (convention.name(), convention)))
     }
 }
 
@@ -250,12 +247,14 @@ pub(super) fn named<V: Copy>(name: &'static str, value: &Value, known: &[(&str, 
     };
     let names: Vec<_> = known.iter().map(|(name, _)| *name).collect();
     let found = known.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
-    found.ok_or_else(|| argument(name, format!("{text:?}"), format!("one of {} is needed", names.join(", "))))
+    found.ok_or_else(|| {
+        Error::argument(name, format!("{text:?}"), format!("one of {} is needed", names.join(", ")))
+    })
 }
 
 /// Reads the field with this name.
 pub(super) fn field<F: Field>(options: &Options, name: &'static str) -> Result<F, Error> {
-    let value = options.get(name).ok_or_else(|| argument(name, "missing".into(), "it is needed"))?;
+    let value = options.get(name).ok_or_else(|| Error::argument(name, "missing", "it is needed"))?;
     F::read(name, value)
 }
 
@@ -291,25 +290,12 @@ pub(super) use options;
 
 // --- Ranges ----------------------------------------------------------------------------------------
 
-/// The error for an option.
-pub(super) fn argument(name: &'static str, value: String, accepted: impl Into<String>) -> Error {
-    Error::Argument { name, value, accepted: accepted.into() }
-}
-
-/// `Ok` if it is a finite number ≥ 0.
-pub(super) fn non_negative(name: &'static str, value: f64) -> Result<(), Error> {
-    if value.is_finite() && value >= 0.0 {
-        return Ok(());
-    }
-    Err(argument(name, value.to_string(), "a number >= 0 is needed"))
-}
-
 /// `Ok` if it is in [0, 1).
 pub(super) fn fraction(name: &'static str, value: f64) -> Result<(), Error> {
     if (0.0..1.0).contains(&value) {
         return Ok(());
     }
-    Err(argument(name, value.to_string(), "a number in [0, 1) is needed"))
+    Err(Error::argument(name, value, "a number in [0, 1) is needed"))
 }
 
 /// `Ok` if it is zero, because the convention does not have this option.
@@ -318,7 +304,7 @@ pub(super) fn absent(name: &'static str, value: f64, convention: Convention) -> 
         return Ok(());
     }
     let accepted = format!("the convention \"{}\" has no {name}: it must be 0", convention.name());
-    Err(argument(name, value.to_string(), accepted))
+    Err(Error::argument(name, value, accepted))
 }
 
 /// Whose formula is computed, where there are several under one name.
@@ -362,7 +348,7 @@ impl Convention {
 
 fn refused(name: &'static str, value: String, known: &[Convention]) -> Error {
     let names: Vec<_> = known.iter().map(|c| c.name()).collect();
-    argument(name, value, format!("one of {} is needed", names.join(", ")))
+    Error::argument(name, value, format!("one of {} is needed", names.join(", ")))
 }
 
 // --- Parts of formulas -----------------------------------------------------------------------------

@@ -45,7 +45,7 @@ pub use whole::{Adafactor, Lamb, Muon, Prodigy, Shampoo, step};
 use std::ops::Range;
 
 use groups::{Member, Setting};
-use method::{Formula, Method, argument};
+use method::{Formula, Method};
 use whole::{Room, Whole};
 
 use crate::arena::{Buffer, Shared};
@@ -130,7 +130,7 @@ macro_rules! optimizers {
                     $($kind => Config::$Config($Config::read(options)?),)+
                     _ => {
                         let accepted = format!("one of {} is needed", Self::KINDS.join(", "));
-                        return Err(argument("optimizer", format!("{kind:?}"), accepted));
+                        return Err(Error::argument("optimizer", format!("{kind:?}"), accepted));
                     }
                 };
                 config.check().map(|()| config)

@@ -9,7 +9,7 @@
 //! ```
 
 use super::MAX_STATE;
-use super::method::{Formula, Method, Scalars, Slot, argument, non_negative, options, sign};
+use super::method::{Formula, Method, Scalars, Slot, non_negative, options, sign};
 use crate::element::Element;
 use crate::error::Error;
 use crate::simd::{Simd, stream_map};
@@ -51,16 +51,16 @@ impl Method for Rprop {
     fn check(&self) -> Result<(), Error> {
         non_negative("lr", self.lr)?;
         if !(self.eta1 > 0.0 && self.eta1 < 1.0) {
-            return Err(argument("etas[0]", self.eta1.to_string(), "a number in (0, 1) is needed"));
+            return Err(Error::argument("etas[0]", self.eta1.to_string(), "a number in (0, 1) is needed"));
         }
         if !(self.eta2 > 1.0 && self.eta2.is_finite()) {
-            return Err(argument("etas[1]", self.eta2.to_string(), "a number > 1 is needed"));
+            return Err(Error::argument("etas[1]", self.eta2.to_string(), "a number > 1 is needed"));
         }
         non_negative("step_sizes[0]", self.step_size1)?;
         non_negative("step_sizes[1]", self.step_size2)?;
         if self.step_size1 > self.step_size2 {
             let accepted = format!("a number >= step_sizes[0] = {} is needed", self.step_size1);
-            return Err(argument("step_sizes[1]", self.step_size2.to_string(), accepted));
+            return Err(Error::argument("step_sizes[1]", self.step_size2.to_string(), accepted));
         }
         Ok(())
     }

@@ -19,7 +19,7 @@
 
 use super::MAX_STATE;
 use super::method::{
-    Average, Formula, Method, Scalar, Scalars, Slot, argument, filled, fraction, non_negative, options, ratio,
+    Average, Formula, Method, Scalar, Scalars, Slot, filled, fraction, non_negative, options, ratio,
 };
 use crate::element::Element;
 use crate::error::Error;
@@ -77,7 +77,7 @@ impl Method for ScheduleFree {
         non_negative("lr", self.lr)?;
         fraction("betas[0]", self.beta1)?;
         if self.beta1 == 0.0 {
-            return Err(argument("betas[0]", "0".into(), "a number in (0, 1) is needed"));
+            return Err(Error::argument("betas[0]", 0, "a number in (0, 1) is needed"));
         }
         fraction("betas[1]", self.beta2)?;
         non_negative("eps", self.eps)?;

@@ -24,7 +24,7 @@
 
 use super::MAX_STATE;
 use super::method::{
-    Convention, Decay, Formula, Method, Scalars, Slot, absent, argument, fraction, non_negative, options,
+    Convention, Decay, Formula, Method, Scalars, Slot, absent, fraction, non_negative, options,
 };
 use crate::element::Element;
 use crate::error::Error;
@@ -82,21 +82,21 @@ impl Method for Sgd {
         fraction("momentum", self.momentum)?;
         non_negative("weight_decay", self.weight_decay)?;
         if !self.dampening.is_finite() {
-            return Err(argument("dampening", self.dampening.to_string(), "a finite number is needed"));
+            return Err(Error::argument("dampening", self.dampening, "a finite number is needed"));
         }
         if self.convention != Convention::Torch {
             absent("dampening", self.dampening, self.convention)?;
         }
         if self.nesterov && self.convention == Convention::Ema {
             let accepted = "the convention \"ema\" has no Nesterov form: it must be False";
-            return Err(argument("nesterov", "True".into(), accepted));
+            return Err(Error::argument("nesterov", "True", accepted));
         }
         if self.nesterov && (self.momentum == 0.0 || self.dampening != 0.0) {
             let accepted = format!(
                 "it needs momentum > 0 and dampening = 0, but momentum is {} and dampening {}",
                 self.momentum, self.dampening
             );
-            return Err(argument("nesterov", "True".into(), accepted));
+            return Err(Error::argument("nesterov", "True", accepted));
         }
         Ok(())
     }

@@ -44,7 +44,7 @@ const SHARDED_WORK_OF_FEW: usize = 2_000_000;
 const MANY_ROWS: usize = 96;
 /// Least and largest number of shards, if there are shards.
 pub(super) const SHARDS: (usize, usize) = (2, 64);
-/// No more threads than shards take part, and a pass has a `u64` with a bit for each of them (`transposed`).
+/// No more threads than shards take part, and a pass has a `u64` with a bit for each of them (`transposing`).
 const _: () = assert!(SHARDS.1 <= u64::BITS as usize);
 /// Least number of rows per shard: for the first two shards; for up to [`SHARDS_FOR_THREADS`], where a copy
 /// of the gradients costs little; and for more, where it costs next to nothing.

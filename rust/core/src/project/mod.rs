@@ -167,9 +167,11 @@ impl<T: Element> Projection<T> {
     /// If a number is not finite, or there is not enough memory.
     pub fn orthogonal(network: &Network, isa: Isa, rows: &[T]) -> Result<Self, Error> {
         if let Some(i) = rows.iter().position(|r| !r.is_finite()) {
-            let value = format!("{} at {i}", rows[i]);
-            let accepted = "finite numbers are needed".into();
-            return Err(Error::Argument { name: "directions", value, accepted });
+            return Err(Error::argument(
+                "directions",
+                format!("{} at {i}", rows[i]),
+                "finite numbers are needed",
+            ));
         }
         let len = network.arena_len();
         let mut directions = Vec::new();

@@ -36,11 +36,7 @@ impl<T: Element> Trainer<T> {
     where
         T: 't,
     {
-        let (x, y) = (x.into(), y.into());
-        let uneven = self.check(model, x, &y)?;
-        model.network().check_training_rows(x.rows())?;
-        let tally = self.batch(model, optimizer, Batch::whole(x, y, uneven), false)?;
-        tally.map(|tally| tally.value()).ok_or(Error::NothingCounts)
+        self.train(model, optimizer, x, y)?.map(|tally| tally.value()).ok_or(Error::NothingCounts)
     }
 
     /// One batch of an epoch whose end is not known yet; [`flush`](Self::flush) marks the end. Returns the

@@ -143,8 +143,7 @@ impl<T: Element> Fit<T> {
     ) -> Result<Self, Error> {
         for (name, value) in [("epochs", options.epochs), ("batch_size", options.batch_size)] {
             if value == 0 {
-                let accepted = "a whole number >= 1 is needed".into();
-                return Err(Error::Argument { name, value: value.to_string(), accepted });
+                return Err(Error::argument(name, value, "a whole number >= 1 is needed"));
             }
         }
         let check = |data: DataSet<'_, T>| {
@@ -164,10 +163,12 @@ impl<T: Element> Fit<T> {
             // The last batch of an epoch would be a single row.
             model.network().check_training_rows(1)?;
         }
-        let last = u32::try_from(rows).map_err(|_| Error::Argument {
-            name: "x",
-            value: format!("an array of {rows} rows"),
-            accepted: "at most 4294967295 rows are taken at once".into(),
+        let last = u32::try_from(rows).map_err(|_| {
+            Error::argument(
+                "x",
+                format!("an array of {rows} rows"),
+                "at most 4294967295 rows are taken at once",
+            )
         })?;
         let order = zeros("the order of the rows", if options.shuffle { last as usize } else { 0 })?;
         let tally = Tally { reduction: trainer.objective.reduction, ..Tally::default() };

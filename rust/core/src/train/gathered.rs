@@ -79,7 +79,7 @@ impl<T: Element> Gathered<T> {
                 along::add_penalty(isa, penalty, params, &mut self.grads);
             }
             if let Some(coupled) = &along.coupled {
-                along::add_coupled(isa, coupled, &mut self.grads);
+                update::add(isa, &mut self.grads, &coupled.shift); // computed in advance
             }
             optimizer.frozen().for_each(|range| self.grads[range].fill(T::ZERO));
         }

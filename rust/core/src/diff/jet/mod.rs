@@ -102,7 +102,7 @@ impl<T: Element> Jet<T> {
     /// order is not 1 or 2, or a direction is not finite.
     pub fn new(network: &Network, along: MatRef<'_, T>, orders: &[usize]) -> Result<Self, Error> {
         let inputs = network.inputs();
-        let wrong = |name, value, accepted: String| Err(Error::Argument { name, value, accepted });
+        let wrong = |name, value, accepted: String| Err(Error::argument(name, value, accepted));
         if let Some((place, layer)) = refused("", network.layers(), true) {
             return Err(Error::Unsupported(format!(
                 "derivatives with respect to the inputs are not supported for layer {place} ({}); the network may \
@@ -161,9 +161,11 @@ impl<T: Element> Jet<T> {
         Samples::from(x).check_finite("x", isa)?;
         if let Some(own) = own {
             if (own.rows(), own.cols()) != (self.ways.len() * rows, network.inputs()) {
-                let value = format!("of shape ({}, {})", own.rows(), own.cols());
-                let accepted = format!("{} rows of {} numbers are needed", self.ways.len() * rows, x.cols());
-                return Err(Error::Argument { name: "along", value, accepted });
+                return Err(Error::argument(
+                    "along",
+                    format!("of shape ({}, {})", own.rows(), own.cols()),
+                    format!("{} rows of {} numbers are needed", self.ways.len() * rows, x.cols()),
+                ));
             }
             Samples::from(own).check_finite("along", isa)?;
         }

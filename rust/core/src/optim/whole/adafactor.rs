@@ -24,7 +24,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::pack::PANEL;
 use crate::optim::method::{
-    Convention, Extent, Method, Scalars, Slot, argument, least_root, non_negative, options, ratio,
+    Convention, Extent, Method, Scalars, Slot, least_root, non_negative, options, ratio,
 };
 use crate::simd::{Op, Simd, dispatch, stream_map, stream_sum, zip_map};
 
@@ -88,12 +88,12 @@ impl Method for Adafactor {
     fn check(&self) -> Result<(), Error> {
         non_negative("lr", self.lr)?;
         if self.beta2_decay.is_nan() || self.beta2_decay > 0.0 {
-            return Err(argument("beta2_decay", self.beta2_decay.to_string(), "a number <= 0 is needed"));
+            return Err(Error::argument("beta2_decay", self.beta2_decay, "a number <= 0 is needed"));
         }
         non_negative("eps[0]", self.eps1.unwrap_or(0.0))?;
         non_negative("eps[1]", self.eps2)?;
         if self.d.is_nan() || self.d < 1.0 {
-            return Err(argument("d", self.d.to_string(), "a number >= 1 is needed"));
+            return Err(Error::argument("d", self.d, "a number >= 1 is needed"));
         }
         non_negative("weight_decay", self.weight_decay)?;
         self.convention.among(&[Convention::Torch, Convention::Optax])

@@ -25,8 +25,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::gemm::Init;
 use crate::optim::method::{
-    Average, Convention, Field, Method, Scalars, Slot, Value, apply, argument, fraction, named, non_negative,
-    options,
+    Average, Convention, Field, Method, Scalars, Slot, Value, apply, fraction, named, non_negative, options,
 };
 use crate::optim::{Adam, Nadam, adam, nadam};
 use crate::simd::{Op, Simd, dispatch, stream_sum};
@@ -170,7 +169,7 @@ impl Method for Muon {
         fraction("momentum", self.momentum)?;
         non_negative("eps", self.eps)?;
         if self.ns_steps >= 100 {
-            return Err(argument("ns_steps", self.ns_steps.to_string(), "a whole number < 100 is needed"));
+            return Err(Error::argument("ns_steps", self.ns_steps, "a whole number < 100 is needed"));
         }
         fraction("adam_betas[0]", self.adam_beta1)?;
         fraction("adam_betas[1]", self.adam_beta2)?;

@@ -22,7 +22,7 @@ use crate::element::Element;
 use crate::error::Error;
 use crate::optim::MAX_STATE;
 use crate::optim::method::{
-    Average, Method, Scalar, Scalars, Slot, argument, filled, fraction, non_negative, options, ratio,
+    Average, Method, Scalar, Scalars, Slot, filled, fraction, non_negative, options, ratio,
 };
 use crate::simd::{Op, Simd, dispatch, stream_map, stream_sum};
 
@@ -103,7 +103,7 @@ impl Method for Prodigy {
         for (name, value) in [("d0", self.d0), ("d_coef", self.d_coef)] {
             non_negative(name, value)?;
             if value == 0.0 {
-                return Err(argument(name, "0".into(), "a number > 0 is needed"));
+                return Err(Error::argument(name, "0", "a number > 0 is needed"));
             }
         }
         Ok(())

@@ -27,8 +27,7 @@ use crate::error::Error;
 use crate::gemm::Init;
 use crate::optim::adam::{self, Adam};
 use crate::optim::method::{
-    Extent, Field, Method, Scalars, Slot, Value, apply, argument, filled, fraction, named, non_negative,
-    options, ratio,
+    Extent, Field, Method, Scalars, Slot, Value, apply, filled, fraction, named, non_negative, options, ratio,
 };
 use crate::simd::{Op, Simd, dispatch, stream_sum};
 
@@ -137,7 +136,7 @@ impl Method for Shampoo {
         non_negative("lr", self.lr)?;
         fraction("betas[0]", self.beta1)?;
         if !(0.0..=1.0).contains(&self.beta2) {
-            return Err(argument("betas[1]", self.beta2.to_string(), "a number in [0, 1] is needed"));
+            return Err(Error::argument("betas[1]", self.beta2.to_string(), "a number in [0, 1] is needed"));
         }
         non_negative("eps", self.eps)?;
         non_negative("weight_decay", self.weight_decay)?;
@@ -147,7 +146,7 @@ impl Method for Shampoo {
             ("start_preconditioning_step", self.start_preconditioning_step),
         ] {
             if value == 0 {
-                return Err(argument(name, "0".into(), "a whole number >= 1 is needed"));
+                return Err(Error::argument(name, "0", "a whole number >= 1 is needed"));
             }
         }
         fraction("adam_beta2", self.adam_beta2)?;
