@@ -1,5 +1,8 @@
 """What several test files compute with."""
 
+import functools
+from itertools import pairwise
+
 import numpy as np
 
 import thalweg as tw
@@ -21,14 +24,16 @@ def cut(*arrays, size=16):
     return [tuple(a[i : i + size] for a in arrays) for i in range(0, len(arrays[0]), size)]
 
 
-def accuracy_on_permuted_digits(make):
+@functools.cache  # of plain training, which several compare with
+def accuracy_on_permuted_digits(make, optimizer=optim.Adam, hidden=(64,), epochs=10):
     """The mean accuracy over three tasks and seeds of a strategy around a trainer."""
-    means = []
+    means, widths = [], (64, *hidden)
     for seed in range(3):
         scenario = continual.permuted(*tw.datasets.digits(), tasks=3, seed=seed)
-        model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10), seed=seed)
-        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
-        means.append(continual.run(make(trainer), scenario, epochs=10).r[-1].mean())
+        layers = [it for pair in pairwise(widths) for it in (nn.Linear(*pair), nn.ReLU())]
+        model = nn.Sequential(*layers, nn.Linear(widths[-1], 10), seed=seed)
+        trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optimizer())
+        means.append(continual.run(make(trainer), scenario, epochs=epochs).r[-1].mean())
     return np.mean(means)
 
 

@@ -309,6 +309,20 @@ def test_it_is_an_estimator_to_scikit_learn(estimator, check):
         check(estimator)
 
 
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
+def test_a_derived_estimator_has_the_arguments_of_its_own_constructor(kind):
+    class Wide(kind):
+        def __init__(self, width=64, alpha=0.0):
+            super().__init__(hidden_layer_sizes=(width,), alpha=alpha)
+            self.width = width
+
+    made = clone(Wide(32).set_params(alpha=0.1))
+    assert made.get_params() == {"width": 32, "alpha": 0.1}
+    assert made.hidden_layer_sizes == (32,)
+    assert made.learning_rate == kind().learning_rate
+    assert repr(made) == "Wide(alpha=0.1, width=32)"
+
+
 def test_pipelines_and_searches_take_it():
     x, y = load_iris(return_X_y=True)
     names = np.array(["setosa", "versicolor", "virginica"])[y]

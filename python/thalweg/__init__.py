@@ -55,47 +55,32 @@ if _typing.TYPE_CHECKING:  # at run time, these come from __getattr__ below
     from thalweg._many import train_many as train_many
 
 # Not every program plots or checks gradients: what few need is imported on first use.
-_MODULES = (
-    "continual", "curvature", "datasets", "diagnostics", "onnx", "plot", "sklearn", "solve",
-    "torch",
-)  # fmt: skip
-_NAMES = {
-    "BlockReport": "_gradcheck",
-    "ErrorCurve": "_gradcheck",
-    "GradcheckReport": "_gradcheck",
-    "check_gradient": "_gradcheck",
-    "check_hvp": "_gradcheck",
-    "gradcheck": "_gradcheck",
-    "gradgradcheck": "_gradcheck",
-    "LRFinder": "_lr_finder",
-    "find_lr": "_lr_finder",
-    "train_many": "_many",
-}
+_LAZY: dict[str, str | None] = {
+    **dict.fromkeys(
+        ("continual", "curvature", "datasets", "diagnostics", "onnx", "plot", "sklearn", "solve",
+         "torch")
+    ),
+    **dict.fromkeys(
+        ("BlockReport", "ErrorCurve", "GradcheckReport", "check_gradient", "check_hvp", "gradcheck",
+         "gradgradcheck"),
+        "._gradcheck",
+    ),
+    **dict.fromkeys(("LRFinder", "find_lr"), "._lr_finder"),
+    "train_many": "._many",
+}  # fmt: skip
 
 
 if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+    import sys as _sys
+
+    from thalweg import _habits
+
     _SEED = "models have a seed: nn.Sequential(..., seed=0)"
     _BY_HAND = "model.forward(x) and model.backward(gradient) are the passes of a hand-written loop"
 
-    def __getattr__(name: str) -> object:
-        import importlib
-
-        if name in _MODULES:
-            return importlib.import_module(f"thalweg.{name}")
-        if name in _NAMES:
-            value = getattr(importlib.import_module(f"thalweg.{_NAMES[name]}"), name)
-            globals()[name] = value  # found directly the next time
-            return value
-        import sys
-
-        from thalweg import _habits
-
-        for part in ("nn", "optim", "callbacks"):
-            if not name.startswith("_") and name in vars(globals()[part]):
-                raise AttributeError(
-                    f"module 'thalweg' has no attribute {name!r}: it is {part}.{name}"
-                )
-        elsewhere = {
+    __getattr__ = _habits.of_module(
+        _sys.modules[__name__],
+        {
             "no_grad": (
                 "calling a model records nothing; only model.forward records what backward needs"
             ),
@@ -116,10 +101,8 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             f"model.flat_gradients; {_BY_HAND}",
             "hessian": "tw.curvature.Operator(model, x, y, loss=...) multiplies by it",
             "optimizers": "they are in optim",
-            **dict.fromkeys(("schedules", "schedulers", "lr_scheduler"), "it is optim.schedules"),
+            **dict.fromkeys(("schedulers", "lr_scheduler"), "it is optim.schedules"),
             **dict.fromkeys(("Model", "Module", "model", "models"), "a model is an nn.Sequential"),
-            "init": "it is nn.init",
-            "utils": "it is nn.utils",
             **dict.fromkeys(("to_onnx", "export"), "tw.onnx.export(model, path) writes a graph"),
             **dict.fromkeys(
                 ("to_torch", "from_torch"),
@@ -156,12 +139,19 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             "SWAG": _habits.SWAG,
             "MLPClassifier": "it is tw.sklearn.MLPClassifier",
             "MLPRegressor": "it is tw.sklearn.MLPRegressor",
-        }
-        return _habits.of_module(sys.modules[__name__], elsewhere, (*_MODULES, *_NAMES))(name)
+            **{
+                name: f"it is {part}.{name}"
+                for part in ("nn", "optim", "callbacks")
+                for name in vars(globals()[part])
+                if not name.startswith("_")
+            },
+        },
+        _LAZY,
+    )
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES, *_NAMES})
+    return sorted({*globals(), *_LAZY})
 
 
 _check_environment()

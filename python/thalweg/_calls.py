@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from thalweg import _arrays, _figures
+from thalweg import _arrays, _checks, _figures
 from thalweg._arrays import Array
 from thalweg._figures import Figures
 from thalweg._jets import NAMES
@@ -34,7 +34,7 @@ def _copies(loss: FunctionLoss, outputs: Any) -> tuple[Array, ...]:
     if not isinstance(outputs, (tuple, list)) or len(outputs) != len(names):
         raise ArgumentError(
             f"output must be a tuple ({', '.join(names)}), as curvature.jet returns it; got "
-            f"{_number_of(outputs)}"
+            f"{_checks.how_many(outputs)}"
         )
     copies = (np.array(_arrays.as_numeric(*pair)) for pair in zip(outputs, names, strict=True))
     return tuple(copy if copy.dtype.kind == "f" else copy.astype(np.float64) for copy in copies)
@@ -166,7 +166,7 @@ def _returned(
         by = "gradients" if isinstance(loss, DerivativeLoss) else "gradient"
         raise ArgumentError(
             f"the loss function must return a tuple (loss, {by}), or (loss, {by}, figures) with a "
-            f"dict of numbers for the history; it returned {_number_of(result)}"
+            f"dict of numbers for the history; it returned {_checks.how_many(result)}"
         )
     return result
 
@@ -201,7 +201,7 @@ def _gradients(
     if not isinstance(given, (tuple, list)) or len(given) != len(names):
         raise ArgumentError(
             f"the gradients of the loss must be a tuple with one for each of {', '.join(names)}, "
-            f"or None for one that is 0; the function returned {_number_of(given)}"
+            f"or None for one that is 0; the function returned {_checks.how_many(given)}"
         )
     return [
         np.zeros(*of)
@@ -267,7 +267,3 @@ def not_finite(target: Any) -> str:
             kind = "NaN" if np.isnan(array[row]).any() else "an infinite number"
             return f"{name} has {kind} in row {row} of the batch"
     return ""
-
-
-def _number_of(given: Any) -> str:
-    return f"{len(given)} items" if isinstance(given, (tuple, list)) else repr(type(given))

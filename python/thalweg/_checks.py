@@ -35,6 +35,11 @@ def given(value: Any) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else short(value)
 
 
+def how_many(value: Any) -> str:
+    """Return how an error shows what is not a tuple of the right length."""
+    return f"{len(value)} items" if isinstance(value, (tuple, list)) else repr(type(value))
+
+
 def one_of(name: str, value: Any, known: Iterable[str], *, also: str = "") -> str:
     """Return `value` if it is one of the `known` names.
 
@@ -67,6 +72,11 @@ def integer(name: str, value: Any, low: int, high: int = sys.maxsize, *, also: s
         end = f", more than {high}" if number > high else ""
         raise ArgumentError(f"{name} must be {wanted}; got {number}{end}")
     return number
+
+
+def optional_integer(name: str, value: Any, low: int) -> int | None:
+    """Return `value` as an int with ``low <= value``, or None if it is None."""
+    return None if value is None else integer(name, value, low)
 
 
 def real(

@@ -7,6 +7,7 @@ thing itself, ``optimizer="adam"``.
 """
 
 import functools
+import importlib
 import inspect
 import sys
 import types
@@ -17,6 +18,7 @@ from thalweg.errors import ArgumentError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _M = TypeVar("_M")
+_T = TypeVar("_T")
 
 #: Advice on names from other libraries, by the modules in which they are looked up.
 _OF_MODULES: dict[str, Mapping[str, str]] = {}
@@ -35,16 +37,21 @@ class Extended:
         super().__init_subclass__(**options)
         for name, instead in cls._uncalled.items():
             owner = next((kind for kind in cls.__mro__ if name in vars(kind)), cls)
-            if name in vars(owner) and not _is_ours(owner):
+            if name in vars(owner) and not is_ours(owner):
                 raise TypeError(
                     f"{cls.__name__}.{name} would not be called, and training would silently go "
                     f"on without it: {instead}"
                 )
 
 
-def _is_ours(kind: type) -> bool:
+def is_ours(kind: type) -> bool:
     """Return whether a class is one of thalweg's."""
     return kind.__module__.startswith("thalweg.")
+
+
+def our_kind(kind: type[_T]) -> type[_T]:
+    """Return the nearest of a class and its bases that is thalweg's."""
+    return next(base for base in kind.__mro__ if is_ours(base))
 
 
 class Guided(Extended):
@@ -83,7 +90,7 @@ class Guided(Extended):
             more = f": {said}" if said else ""
             if isinstance(there, property):
                 text = f"{what}.{name} can only be read{more}"
-            elif not _is_ours(type(self)) or (there is not None and not (callable(there) and said)):
+            elif not is_ours(type(self)) or (there is not None and not (callable(there) and said)):
                 return object.__setattr__(self, name, value)
             elif there is None:
                 text = f"{what} has no attribute {name!r} that could be set{self._advice(name)}"
@@ -300,13 +307,25 @@ def shown(value: Any) -> str:
 
 
 def of_module(
-    module: types.ModuleType, elsewhere: Mapping[str, str], more: Iterable[str] = ()
+    module: types.ModuleType,
+    elsewhere: Mapping[str, str],
+    lazy: Mapping[str, str | None] | None = None,
 ) -> Callable[[str], Any]:
-    """Make the ``__getattr__`` of a module, which says what a wrong name may have meant."""
+    """Make the ``__getattr__`` of a module, which says what a wrong name may have meant.
+
+    It imports names in `lazy` when they are used, each from the module given there, or if that is
+    None, as a submodule.
+    """
     _OF_MODULES[module.__name__] = elsewhere
+    lazy = lazy or {}
 
     def missing(name: str) -> Any:
-        public = (known for known in (*vars(module), *more) if not known.startswith("_"))
+        if name in lazy:
+            home = importlib.import_module(lazy[name] or f".{name}", module.__name__)
+            value = getattr(home, name) if lazy[name] else home
+            setattr(module, name, value)  # found directly the next time
+            return value
+        public = (known for known in (*vars(module), *lazy) if not known.startswith("_"))
         text = "" if name.startswith("_") else advice(name, elsewhere, public)
         raise AttributeError(
             f"module {module.__name__!r} has no attribute {name!r}{text}", name=name, obj=module

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from thalweg import _habits
 from thalweg.errors import UnsupportedError
 
 
@@ -19,7 +20,7 @@ def describe(thing: Any) -> Any:
         If it, or something in it, is none of these: a function, for instance.
     """
     # A class of the user's could be written, but not found again.
-    if dataclasses.is_dataclass(thing) and type(thing).__module__.startswith("thalweg."):
+    if dataclasses.is_dataclass(thing) and _habits.is_ours(type(thing)):
         fields = dataclasses.fields(thing)
         values = {f.name: describe(getattr(thing, f.name)) for f in fields}
         return {"type": type(thing).__name__, **values}
@@ -27,7 +28,7 @@ def describe(thing: Any) -> Any:
         return [describe(item) for item in thing]
     if isinstance(thing, dict):
         return {str(key): describe(value) for key, value in thing.items()}
-    if hasattr(thing, "_arguments") and type(thing).__module__.startswith("thalweg."):
+    if hasattr(thing, "_arguments") and _habits.is_ours(type(thing)):
         return {"type": type(thing).__name__, **describe(thing._arguments)}
     if thing is None or isinstance(thing, (bool, int, float, str)):
         return thing
@@ -40,7 +41,7 @@ def describe(thing: Any) -> Any:
 def classes(*modules: Any) -> dict[str, type]:
     """Return thalweg's classes in some modules, by name."""
     found = [thing for module in modules for thing in vars(module).values()]
-    mine = [x for x in found if isinstance(x, type) and x.__module__.startswith("thalweg.")]
+    mine = [x for x in found if isinstance(x, type) and _habits.is_ours(x)]
     return {kind.__name__: kind for kind in mine}
 
 

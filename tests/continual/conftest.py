@@ -1,5 +1,6 @@
 """A small scenario of classes, and trainers for it."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -64,6 +65,8 @@ def _resumed_is_the_same(make, scenario, trainer, path):
     anew = make(trainer(dropout=0.2), scenario)
     parts = continual.run(anew, scenario, checkpoint=path / "parts", resume=True, **options)
     np.testing.assert_array_equal(parts.curve, result.curve)
-    arrays, others = load(path / "parts")[0], load(path / "whole")[0]
+    (arrays, text), (others, other) = (load(path / name) for name in ("parts", "whole"))
     assert arrays.keys() == others.keys()
     assert all(arrays[name].tobytes() == others[name].tobytes() for name in arrays)
+    plain, expected = (json.loads(it["thalweg.continual"])["strategy"] for it in (text, other))
+    assert plain == expected

@@ -19,9 +19,10 @@ Y = np.arange(20) % 3
 R = [[0.9, 0.1], [0.6, 0.9]]
 
 
-def learner():
+def learner(loss=None):
     model = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
-    return tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam())
+    loss = nn.CrossEntropyLoss() if loss is None else loss
+    return tw.Trainer(model, loss=loss, optimizer=optim.Adam())
 
 
 def scenario(tasks=2):
@@ -133,12 +134,6 @@ def test_classes_that_compete_are_outputs(classes):
         continual.Naive(learner()).predict(X, classes)
 
 
-def test_steps_and_batches_are_counted_from_one():
-    strategy = continual.Naive(learner())
-    with pytest.raises(ArgumentError, match="batch_size must be an integer >= 1; got 0"):
-        strategy.fit(scenario()[0], batch_size=0)
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -177,6 +172,8 @@ def test_passes_of_fit_are_looked_at_first():
     strategy = continual.Naive(learner())
     with pytest.raises(ArgumentError, match="epochs must be an integer >= 1; got -3"):
         strategy.fit(scenario()[0], epochs=-3, steps=2)
+    with pytest.raises(ArgumentError, match="batch_size must be an integer >= 1; got 0"):
+        strategy.fit(scenario()[0], batch_size=0)
     with pytest.raises(ArgumentError, match="drop_last must be True or False; got 'no'"):
         strategy.fit(scenario()[0], drop_last="no")
 
@@ -256,12 +253,14 @@ def test_a_task_is_learned_between_its_beginning_and_its_end(make):
         lambda t: continual.EWC(t, 1),
         lambda t: continual.OnlineEWC(t, 1),
         lambda t: continual.L2(continual.Replay(t, 9), 1),
+        lambda t: continual.GEM(t, 5),
         lambda t: continual.Naive(continual.DER(t, 9)),
+        lambda t: continual.Naive(continual.Replay(t, 9)),
     ],
 )
-def test_what_begins_with_a_task_needs_its_beginning(make):
-    """Without, importances and gates would be none; a second end would count the task twice."""
-    task = scenario()[0]
+def test_a_task_ends_once_and_only_if_it_has_begun(make):
+    """Else importances and gates would be none; and a second end would count the task twice."""
+    task, other = scenario()
     strategy = make(learner())
     with pytest.raises(
         ArgumentError, match=r"task 0 cannot end, as it has not begun: call .*begin"
@@ -272,6 +271,11 @@ def test_what_begins_with_a_task_needs_its_beginning(make):
             strategy.learn(task, steps=1)
     strategy.fit(task)
     assert strategy.predict(X, task=0).shape == (20,)
+    state = str(strategy.state_dict())
+    for again in (task, other):
+        with pytest.raises(ArgumentError, match=r"cannot end, as it has not begun"):
+            strategy.end(again)
+    assert str(strategy.state_dict()) == state
 
 
 @pytest.mark.parametrize("make", [continual.XdG, continual.PackNet, lambda t: continual.EWC(t, 1)])
@@ -605,6 +609,16 @@ def test_what_an_inner_strategy_refuses_has_changed_nothing(make, message):
             strategy.fit(continual.Task(X, Y, X, Y, 7))
     np.testing.assert_array_equal(mine.model.flat_parameters, before)
     assert mine.loss == loss
+
+
+def test_gradients_that_cannot_be_projected_are_refused_before_weights_are_reset():
+    """By the strategy outside, as soon as its first task begins."""
+    mine = learner(loss=nn.CustomLoss(lambda output, target: (0.0, output)))
+    strategy = continual.FromScratch(continual.AGEM(mine, 9))
+    mine.model.flat_parameters = before = np.ones(mine.model.num_parameters, np.float32)
+    with pytest.raises(UnsupportedError, match="cannot project the gradients of custom losses"):
+        strategy.begin(TASK)
+    np.testing.assert_array_equal(mine.model.flat_parameters, before)
 
 
 @pytest.mark.parametrize(
@@ -1079,29 +1093,6 @@ def test_a_warning_is_of_the_line_of_a_strategy_of_one_s_own():
         continual.run(strategy, CLASSES)
     [one] = [one for one in caught if "brings new classes" in str(one.message)]
     assert one.lineno == Begins.begin.__code__.co_firstlineno + 1
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        continual.Strategy,
-        lambda t: continual.EWC(t, 1),
-        lambda t: continual.OnlineEWC(t, 1),
-        lambda t: continual.Naive(continual.Replay(t, 9)),
-        continual.LwF,
-        lambda t: continual.GEM(t, 5),
-    ],
-)
-def test_a_task_ends_once(make):
-    """A second end would store its samples twice, or double its importance."""
-    task = scenario()[0]
-    strategy = make(learner())
-    strategy.fit(task)
-    state = str(strategy.state_dict())
-    for index in (0, 1):
-        with pytest.raises(ArgumentError, match=r"cannot end, as it has not begun"):
-            strategy.end(scenario()[index])
-    assert str(strategy.state_dict()) == state
 
 
 def test_the_error_for_the_fisher_information_names_the_losses_that_it_supports():

@@ -398,15 +398,6 @@ def test_numbers_are_kept_in_types_that_a_file_can_hold(make):
         assert len(buffer) == 2
 
 
-@pytest.mark.parametrize("make", [ReservoirBuffer, RecentBuffer])
-def test_pickles_from_before_rows_were_written_later_are_read(make):
-    buffer = offer(make(5), range(3))
-    del vars(buffer)["_unwritten"]
-    old = pickle.loads(pickle.dumps(buffer))
-    np.testing.assert_array_equal(kept(old), range(3))
-    np.testing.assert_array_equal(kept(offer(old, [3, 4])), range(5))
-
-
 def test_a_buffer_says_what_it_holds():
     some = offer(ReservoirBuffer(5), range(3))
     assert repr(some) == "<ReservoirBuffer: 3 of at most 5 rows>"

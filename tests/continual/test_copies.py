@@ -12,40 +12,7 @@ import thalweg as tw
 from thalweg import continual, nn, optim
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 
-#: Every strategy, as it is made of a trainer and a scenario.
-STRATEGIES = {
-    "Naive": lambda t, s: continual.Naive(t),
-    "FromScratch": lambda t, s: continual.FromScratch(t),
-    "Cumulative": continual.Cumulative,
-    "Joint": continual.Joint,
-    "EWC": lambda t, s: continual.EWC(t, 10),
-    "OnlineEWC": lambda t, s: continual.OnlineEWC(t, 10, decay=0.9, fisher="sampled"),
-    "SynapticIntelligence": lambda t, s: continual.SynapticIntelligence(t, 1),
-    "MAS": lambda t, s: continual.MAS(t, 1),
-    "RWalk": lambda t, s: continual.RWalk(t, 1),
-    "L2": lambda t, s: continual.L2(t, 1),
-    "L2Init": lambda t, s: continual.L2Init(t, 0.01),
-    "OnlineLaplace": lambda t, s: continual.OnlineLaplace(t, 1),
-    "LwF": lambda t, s: continual.LwF(t),
-    "Replay": lambda t, s: continual.Replay(t, 20),
-    "NearestMean": lambda t, s: continual.NearestMean(
-        continual.Replay(t, continual.BalancedBuffer(20, select="herding"))
-    ),
-    "DER": lambda t, s: continual.DER(t, 20),
-    "DERpp": lambda t, s: continual.DERpp(t, 20),
-    "ERACE": lambda t, s: continual.ERACE(t, 20),
-    "GEM": lambda t, s: continual.GEM(t, 10),
-    "AGEM": lambda t, s: continual.AGEM(t, 20),
-    "OGD": lambda t, s: continual.OGD(t, 5),
-    "GDumb": lambda t, s: continual.GDumb(t, 20),
-    "FROMP": lambda t, s: continual.FROMP(t, 6, 1.0),
-    "XdG": lambda t, s: continual.XdG(t, share=0.5),
-    "PackNet": lambda t, s: continual.PackNet(t),
-    "ContinualBackprop": lambda t, s: continual.ContinualBackprop(
-        t, replacement_rate=0.1, maturity=2
-    ),
-    "ShrinkAndPerturb": lambda t, s: continual.ShrinkAndPerturb(t),
-}
+from .strategies import NAMES, STRATEGIES
 
 
 class Rehearsing(continual.Strategy):
@@ -54,13 +21,8 @@ class Rehearsing(continual.Strategy):
     replays = True
 
 
-def _is_strategy(thing):
-    return isinstance(thing, type) and issubclass(thing, continual.Strategy)
-
-
 def test_every_strategy_is_here():
-    there = {name for name, thing in vars(continual).items() if _is_strategy(thing)}
-    assert there == set(STRATEGIES) | {"Strategy"}
+    assert {*STRATEGIES} == NAMES
 
 
 def learner(outputs=6):
@@ -131,6 +93,16 @@ def test_what_can_be_put_together_can_be_run(inside, scenario):
             "pieces that each start anew; a single one with a larger buffer",
         ),
         (lambda t, s: continual.GEM(continual.OGD(t, 9), 9), "only one strategy can project"),
+        (lambda t, s: continual.AGEM(continual.GEM(t, 9), 9), "only one strategy can project"),
+        (
+            lambda t, s: continual.RWalk(continual.SynapticIntelligence(t, 1), 1),
+            "follow the path of each",
+        ),
+        (
+            lambda t, s: continual.OnlineLaplace(continual.L2Init(t, 1), 1),
+            "which couples parameters",
+        ),
+        (lambda t, s: continual.EWC(continual.OnlineLaplace(t, 1), 1), "which couples parameters"),
         (lambda t, s: continual.PackNet(continual.ContinualBackprop(t)), "belong to earlier tasks"),
         (lambda t, s: continual.ContinualBackprop(continual.PackNet(t)), "belong to earlier tasks"),
         (lambda t, s: continual.PackNet(continual.ShrinkAndPerturb(t)), "belong to earlier tasks"),
@@ -236,10 +208,10 @@ def test_a_strategy_whose_scales_were_set_is_loaded_into_one_as_it_was_made(tmp_
 def test_a_rate_that_was_set_is_loaded(optimizer, tmp_path):
     """Into a strategy as it was made, as `Trainer.load` and `run` restore it."""
 
-    def make(lr=0.5):
+    def make(lr=0.5, **options):
         model = nn.Sequential(nn.Linear(2, 3))
         trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optimizer(lr=lr))
-        return continual.Replay(trainer, 20)
+        return continual.Replay(trainer, 20, **options)
 
     batch = np.ones((2, 2)), [0, 1]
     strategy, path = make(), tmp_path / "strategy"
@@ -254,7 +226,8 @@ def test_a_rate_that_was_set_is_loaded(optimizer, tmp_path):
     with pytest.raises(ArgumentError, match=message):
         other.load(path)
     assert other.trainer.optimizer.lr == 0.125
-    other.trainer.optimizer.lr, vars(other)["batch_size"] = 0.25, 7  # as if it was made with it
+    other = make(0.125, batch_size=7)
+    other.trainer.optimizer.lr = 0.25
     with pytest.raises(ArgumentError, match=r"batch_size was None, .* everything as before$"):
         other.load(path)  # which cannot be set
     set_since.trainer.optimizer.lr = 0.25

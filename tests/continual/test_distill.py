@@ -356,8 +356,3 @@ def test_what_is_wrong_is_said(scenario, trainer):
                 UnsupportedError, match=f"some labels in y are ignore_index={ignored}"
             ):
                 strategy.fit(scenario[0].with_data(scenario[0].x, y))
-        strategy = make(trainer())
-        task = scenario[1].with_data(scenario[1].x, scenario[1].y, np.ones(120))
-        strategy.fit(scenario[0])
-        with pytest.raises(UnsupportedError, match="sample_weight"):
-            strategy.fit(task)

@@ -700,29 +700,8 @@ def test_an_update_that_waits_is_not_made_before_a_batch_of_one_row_is_refused(m
     assert strategy.trainer.optimizer.steps == 0
 
 
-def test_a_strategy_with_only_a_step_is_resumed(tmp_path):
-    options = {"steps": 7, "batch_size": 6}
-    make = lambda: Steps(Replay(learner(), 9))  # noqa: E731
-    whole = make()
-    result = continual.run(whole, SCENARIO, **options)
-    options |= {"save_every": 2, "checkpoint": tmp_path / "run"}
-
-    class Stops(Steps):
-        def step(self, x, y):
-            if len(self.seen) == 11:
-                raise KeyboardInterrupt
-            return super().step(x, y)
-
-    Stops.__name__ = "Steps"
-    with pytest.raises(KeyboardInterrupt):
-        continual.run(Stops(Replay(learner(), 9)), SCENARIO, **options)
-    again = make()
-    rest = continual.run(again, SCENARIO, resume=True, **options)
-    np.testing.assert_array_equal(rest.curve, result.curve)
-    assert again.seen == whole.seen
-    np.testing.assert_array_equal(
-        again.trainer.model.flat_parameters, whole.trainer.model.flat_parameters
-    )
+def test_a_strategy_with_only_a_step_is_resumed(scenario, trainer, tmp_path, resumed_is_the_same):
+    resumed_is_the_same(lambda t, s: Steps(Replay(t, 9)), scenario, trainer, tmp_path)
 
 
 def test_what_a_step_of_ones_own_does_inside_others():
@@ -967,33 +946,13 @@ class Dreams(Strategy):
         return loss
 
 
-def test_a_trainer_of_its_own_is_resumed_to_the_last_bit(tmp_path):
+def test_a_trainer_of_its_own_is_resumed(clouds, trainer, tmp_path, resumed_is_the_same):
     """With the moments of its Adam and its count of dropout masks, not only its weights."""
-    options = {"steps": 7, "batch_size": 6}
-    whole = Dreams(learner())
-    result = continual.run(whole, SCENARIO, **options)
-    options |= {"save_every": 2, "checkpoint": tmp_path / "run"}
-
-    class Stops(Dreams):
-        def step(self, x, y):
-            if self.generator.optimizer.steps == 11:
-                raise KeyboardInterrupt
-            return super().step(x, y)
-
-    Stops.__name__ = "Dreams"
-    with pytest.raises(KeyboardInterrupt):
-        continual.run(Stops(learner()), SCENARIO, **options)
-    again = Dreams(learner())
-    rest = continual.run(again, SCENARIO, resume=True, **options)
-    np.testing.assert_array_equal(rest.curve, result.curve)
-    for one, other in ((again, whole), (again.generator, whole.generator)):
-        trainers = [getattr(it, "trainer", it) for it in (one, other)]
-        weights, others = (it.model.flat_parameters for it in trainers)
-        np.testing.assert_array_equal(weights, others)
-        moments, others = (it.optimizer.state_dict()["arrays"] for it in trainers)
-        assert all(np.array_equal(moments[name], others[name]) for name in others)
+    scenario = continual.split(*clouds.all, tasks=3, kind="domain")
+    resumed_is_the_same(lambda t, s: Dreams(t), scenario, trainer, tmp_path)
+    options = {"steps": 7, "batch_size": 20, "checkpoint": tmp_path / "parts", "resume": True}
     with pytest.raises(ArgumentError, match=r"Dreams\.generator\.optimizer\.lr was 0\.01, now"):
-        continual.run(Dreams(learner(), lr=0.1), SCENARIO, resume=True, **options)
+        continual.run(Dreams(trainer(dropout=0.2), lr=0.1), scenario, **options)
 
 
 def test_a_trainer_of_its_own_is_copied_and_put_back_after_an_error():

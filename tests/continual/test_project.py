@@ -1,6 +1,7 @@
 """Gradients that are kept from going against earlier tasks, beside the formulas in NumPy."""
 
 import copy
+import functools
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from thalweg import continual, nn, optim
 from thalweg.continual import _batches, _project
 from thalweg.continual._replay import kept_rows
 from thalweg.errors import ArgumentError, UnsupportedError
+
+from ..helpers import accuracy_on_permuted_digits
 
 SIZES = (3, 8, 4)
 
@@ -371,33 +374,19 @@ def test_a_buffer_that_chooses_by_features_is_for_tasks(scenario, trainer):
 def test_permuted_digits_are_remembered():
     """Margins of the mean accuracy over three tasks and seeds; measured: .12, .17, .07."""
     pytest.importorskip("sklearn")
-    data = tw.datasets.digits()
-
-    def accuracy(make, optimizer):
-        means = []
-        for seed in range(3):
-            scenario = continual.permuted(*data, tasks=3, seed=seed)
-            model = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10), seed=seed)
-            trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optimizer())
-            means.append(continual.run(make(trainer), scenario, epochs=10).r[-1].mean())
-        return np.mean(means)
-
-    plain = accuracy(continual.Naive, lambda: optim.SGD(lr=0.05))
-    scaled = accuracy(continual.Naive, optim.Adam)
-    assert accuracy(lambda t: continual.AGEM(t, 100), optim.Adam) >= scaled + 0.06
-    assert accuracy(lambda t: continual.GEM(t, 50), lambda: optim.SGD(lr=0.05)) >= plain + 0.1
-    assert accuracy(lambda t: continual.OGD(t, 40), lambda: optim.SGD(lr=0.05)) >= plain + 0.04
+    accuracy = accuracy_on_permuted_digits
+    sgd = functools.partial(optim.SGD, lr=0.05)
+    plain, scaled = accuracy(continual.Naive, sgd), accuracy(continual.Naive)
+    assert accuracy(lambda t: continual.AGEM(t, 100)) >= scaled + 0.06
+    assert accuracy(lambda t: continual.GEM(t, 50), sgd) >= plain + 0.1
+    assert accuracy(lambda t: continual.OGD(t, 40), sgd) >= plain + 0.04
 
 
 def test_what_cannot_be_joined_is_said(scenario, trainer):
-    with pytest.raises(UnsupportedError, match="only one strategy can project"):
-        continual.AGEM(continual.GEM(trainer(), 10), 20)
     mine = trainer()
     strategy = continual.AGEM(mine, 20)
-    strategy.fit(scenario[0])
-    task = scenario[1]
-    with pytest.raises(UnsupportedError, match="sample_weight"):
-        strategy.fit(task.with_data(task.x, task.y, np.ones(len(task.y))))
+    for task in scenario[:2]:
+        strategy.fit(task)
     mine.fit(scenario[0].x, scenario[0].y)  # nothing is left of the projection
     assert mine._core.projected() is None
     with pytest.raises(UnsupportedError, match="Dropout"):
@@ -475,12 +464,9 @@ def test_a_restored_strategy_ends_a_task_with_the_same_update():
         strategy.end(second)
         found.append(strategy.trainer.model.flat_parameters)
     np.testing.assert_array_equal(*found)
-    older = {key: value for key, value in state.items() if key != "rows_of_latest"}
-    made.load_state_dict(older)
-    made.end(second)
-    assert (made.trainer.model.flat_parameters != found[0]).any()  # against the whole buffer
-    with pytest.raises(ArgumentError, match="rows_of_latest in the state must be"):
-        made.load_state_dict({**older, "rows_of_latest": "8"})
+    del state["rows_of_latest"]
+    with pytest.raises(ArgumentError, match="does not match this AGEM: it has no rows_of_latest;"):
+        made.load_state_dict(state)
 
 
 @pytest.mark.parametrize("ignored", [1, 20, 40], ids=["a row", "batches", "an update"])

@@ -1,6 +1,7 @@
 """Strategies that pull parameters back, beside closed forms and hand-made examples."""
 
 import copy
+import functools
 import warnings
 
 import numpy as np
@@ -10,7 +11,7 @@ import thalweg as tw
 from thalweg import continual, nn, optim
 from thalweg.continual import EWC, L2, MAS, L2Init, OnlineEWC, SynapticIntelligence, Task
 
-from ..helpers import off, squares
+from ..helpers import accuracy_on_permuted_digits, off, squares
 
 
 def linear(d, lr=0.05, **options):
@@ -485,37 +486,9 @@ def test_a_part_of_steps_ends_where_learn_goes_on(rng):
         lambda t: SynapticIntelligence(t, 1.0, convention="van_de_ven"),
     ],
 )  # fmt: skip
-def test_a_run_that_is_stopped_in_a_task_goes_on_the_same(make, rng, tmp_path):
-    x, y = rng.standard_normal((90, 6)).astype("float32"), rng.integers(0, 3, 90)
-    scenario = continual.permuted(x[:60], y[:60], x[60:], y[60:], tasks=3)
-
-    def strategy():
-        model = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 3), seed=4)
-        return make(tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=0.01)))
-
-    whole, options = strategy(), {"steps": 10, "batch_size": 20, "save_every": 5}
-    expected = continual.run(whole, scenario, checkpoint=tmp_path / "a", **options)
-
-    class Stop(Exception):
-        pass
-
-    stopped = strategy()
-    learn, calls = stopped.learn, []
-
-    def interrupted(*arguments, **named):
-        calls.append(1)
-        if len(calls) == 4:  # in the middle of the second task
-            raise Stop
-        return learn(*arguments, **named)
-
-    stopped.learn = interrupted
-    with pytest.raises(Stop):
-        continual.run(stopped, scenario, checkpoint=tmp_path / "b", **options)
-    other = strategy()
-    found = continual.run(other, scenario, checkpoint=tmp_path / "b", resume=True, **options)
-    np.testing.assert_array_equal(found.r, expected.r)
-    ours, theirs = (s.trainer.model.flat_parameters for s in (other, whole))
-    np.testing.assert_array_equal(ours, theirs)
+def test_stopped_and_resumed(make, clouds, trainer, tmp_path, resumed_is_the_same):
+    scenario = continual.split(*clouds.all, tasks=3, kind="domain")
+    resumed_is_the_same(lambda t, s: make(t), scenario, trainer, tmp_path)
 
 
 def test_permuted_digits_are_remembered():
@@ -526,20 +499,7 @@ def test_permuted_digits_are_remembered():
     reaches 0.808 (standard error 0.014) and L2 0.780 (0.015).
     """
     pytest.importorskip("sklearn")
-    data = tw.datasets.digits()
-
-    def accuracy(make):
-        means = []
-        for seed in range(3):
-            scenario = continual.permuted(*data, tasks=3, seed=seed)
-            model = nn.Sequential(
-                nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10),
-                seed=seed,
-            )  # fmt: skip
-            trainer = tw.Trainer(model, loss=nn.CrossEntropyLoss(), optimizer=optim.Adam(lr=1e-3))
-            means.append(continual.run(make(trainer), scenario, epochs=20).r[-1].mean())
-        return np.mean(means)
-
+    accuracy = functools.partial(accuracy_on_permuted_digits, hidden=(256, 256), epochs=20)
     plain = accuracy(continual.Strategy)
     kept_alike = [accuracy(lambda t, s=s: L2(t, s)) for s in (1e-2, 3e-2, 1e-1)]
     exact = accuracy(lambda t: EWC(t, 1e2))
@@ -684,19 +644,8 @@ def test_rows_that_do_not_count_are_no_part_of_importances(make, options, clouds
         strategy.begin(task(x, np.full(60, -100), 1))
 
 
-@pytest.mark.parametrize("make", [continual.OnlineLaplace, continual.OGD])
-@pytest.mark.filterwarnings("ignore:the penalty of")
-def test_importances_are_of_samples_that_count_alike(make, clouds):
-    strategy = make(small(), 1)
+def test_a_path_may_be_one_over_weighted_samples(clouds):
     weighted = task(clouds.x, clouds.y, sample_weight=np.ones(480))
-    before = strategy.trainer.model.flat_parameters
-    with pytest.raises(tw.UnsupportedError, match="does not support tasks with sample_weight"):
-        strategy.fit(weighted)
-    np.testing.assert_array_equal(strategy.trainer.model.flat_parameters, before)
-    # Weights that a strategy outside gives are of batches, and the task has none.
-    mixed = continual.Replay(make(small(), 1), 20)
-    mixed.fit(task(clouds.x, clouds.y), steps=2)
-    mixed.fit(task(clouds.x, clouds.y, 1), steps=2)
     SynapticIntelligence(small(), 1.0).fit(weighted, steps=2)
 
 

@@ -374,19 +374,6 @@ def test_what_belongs_to_earlier_tasks_stays_with_a_loss_of_its_own():
     assert not np.array_equal(after, before)
 
 
-@pytest.mark.parametrize(
-    ("make", "why"),
-    [
-        (lambda t: continual.RWalk(SynapticIntelligence(t, 1.0), 1.0), "follow the path of each"),
-        (lambda t: continual.OnlineLaplace(L2Init(t, 1.0), 1.0), "which couples parameters"),
-        (lambda t: EWC(continual.OnlineLaplace(t, 1.0), 1.0), "which couples parameters"),
-    ],
-)
-def test_penalties_that_do_not_add_up_are_refused(make, why):
-    with pytest.raises(tw.UnsupportedError, match=rf"\w+ around \w+ is not supported: .*{why}"):
-        make(trainer())
-
-
 class Removes(Strategy):
     """Ends its penalty at some point, as if there were no other."""
 

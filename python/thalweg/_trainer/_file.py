@@ -272,7 +272,7 @@ class Resumable(TrainerBase):
             "average": self._average,
         } | ({} if self._precision is None else {"precision": self._precision})
 
-    def _made_with(self, *, any_loss: bool = False) -> dict[str, Any]:
+    def _settings(self, *, any_loss: bool = False) -> dict[str, Any]:
         """Return what determines how training continues, besides the model, as plain data.
 
         With `any_loss`, a custom loss is described without its function, instead of refused.

@@ -13,19 +13,14 @@ if _typing.TYPE_CHECKING:
 __all__ = ["Callback", "EarlyStopping", "ModelCheckpoint", "StabilityMonitor"]
 
 
-if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+if not _typing.TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name
+    import sys as _sys
 
-    def __getattr__(name: str) -> _typing.Any:
-        # Import what measures curvature only for those who use it.
-        if name == "StabilityMonitor":
-            from thalweg.curvature import StabilityMonitor
+    from thalweg import _habits
 
-            return StabilityMonitor
-        import sys
-
-        from thalweg import _habits
-
-        elsewhere = {
+    __getattr__ = _habits.of_module(
+        _sys.modules[__name__],
+        {
             "ReduceLROnPlateau": "optim.schedules has it, and Trainer(schedule=...) takes it",
             "LearningRateScheduler": "optim.schedules.LambdaLR does that, as Trainer(schedule=...)",
             "LambdaCallback": "any object with a method on_epoch_end is a callback",
@@ -43,8 +38,10 @@ if not _typing.TYPE_CHECKING:  # type checkers would take every name for one tha
             "History": "trainer.fit returns it",
             "CSVLogger": "trainer.fit returns a dict of lists, which csv and pandas write",
             "TensorBoard": "write a callback whose on_epoch_end logs the record",
-        }
-        return _habits.of_module(sys.modules[__name__], elsewhere, __all__)(name)
+        },
+        # What measures curvature is only imported for those who use it.
+        lazy={"StabilityMonitor": "..curvature"},
+    )
 
 
 def __dir__() -> list[str]:

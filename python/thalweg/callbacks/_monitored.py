@@ -99,15 +99,11 @@ class Monitor(Callback):
         kind = type(self).__name__
         self.mode: str = _better.which(kind, monitor, mode)
         self._sign = 1.0 if self.mode == "min" else -1.0
-        self._monitor = monitor
+        #: The figure, a key of `History`.
+        self.monitor: str = monitor
         self.min_delta: float = _checks.real(f"{kind}: min_delta", min_delta, 0)
         #: The best figure so far; None before the first epoch.
         self.best: float | None = None
-
-    @property
-    def monitor(self) -> str:
-        """The figure, a key of `History`."""
-        return self._monitor
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{n}={v!r}' for n, v in self._shown().items())})"

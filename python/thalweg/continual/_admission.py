@@ -9,6 +9,8 @@ task began with. A strategy adds checks of its own to `_check`, `_check_data`, `
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from thalweg import _arrays
 from thalweg._trainer import Trainer
 from thalweg._trainer._penalties import OWN
@@ -17,7 +19,8 @@ from thalweg.continual import _protocol
 from thalweg.continual._passes import finish
 from thalweg.continual._task import Task, check_rows, not_begun
 from thalweg.errors import ArgumentError, UnsupportedError
-from thalweg.nn import CrossEntropyLoss
+from thalweg.nn import CrossEntropyLoss, Sequential
+from thalweg.optim import SAM
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim.schedules import ReduceLROnPlateau
 
@@ -205,3 +208,40 @@ def check_trainer(trainer: Trainer) -> None:
         raise UnsupportedError(
             f"{schedule!r} {why}, but a strategy learns a task in many short fits"
         )
+
+
+def check_elementwise(trainer: Trainer, who: str) -> None:
+    """Refuse an optimizer whose update of a parameter depends on others.
+
+    Raises
+    ------
+    UnsupportedError
+        If the trainer's optimizer does not work element by element.
+    """
+    optimizer = trainer.optimizer
+    if optimizer._core.is_elementwise:
+        return
+    named = optimizer.base if isinstance(optimizer, SAM) else optimizer
+    raise UnsupportedError(
+        f"{who} tracks or freezes each parameter separately, but {type(named).__name__} updates"
+        " those of a layer together: use an optimizer that works element by element, such as"
+        " optim.Adam or optim.SGD"
+    )
+
+
+def check_derivatives(model: Sequential, who: str, instead: str = "another strategy") -> None:
+    """Refuse a model without derivatives of its outputs for single rows, before it trains.
+
+    Raises
+    ------
+    UnsupportedError
+        If it has `nn.BatchNorm1d` or `nn.Dropout`.
+    """
+    try:
+        model._core.jacobian(np.zeros((1, model.in_features), model.dtype), True)
+    except UnsupportedError:
+        raise UnsupportedError(
+            f"{who} needs the derivatives of outputs for single rows, which a network with"
+            " BatchNorm1d or Dropout does not have in training: leave these layers out, use"
+            f" nn.LayerNorm, or {instead}"
+        ) from None

@@ -66,22 +66,22 @@ class BalancedBuffer(Buffer):
         self, capacity: int, *, per_class: bool = False, select: Select = "random", seed: int = 0
     ) -> None:
         super().__init__(capacity, seed=seed)
-        self._per_class = self.per_class = _checks.flag("per_class", per_class)
-        self._select = self.select = _checks.one_of("select", select, get_args(Select))
+        self.per_class: bool = _checks.flag("per_class", per_class)
+        self.select: str = _checks.one_of("select", select, get_args(Select))
         self._groups: dict[str, dict[str, Any]] = {}
         self._seen: dict[str, int] = {}
 
     def __repr__(self) -> str:
-        kept = "of each class" if self._per_class else "rows"
+        kept = "of each class" if self.per_class else "rows"
         classes = len(self._groups)
         return (
             f"<{type(self).__name__}: {len(self)} rows of {classes} classes, at most"
-            f" {self.capacity} {kept}, select={self._select!r}>"
+            f" {self.capacity} {kept}, select={self.select!r}>"
         )
 
     @property
     def _herding(self) -> bool:
-        return self._select == "herding"
+        return self.select == "herding"
 
     def __len__(self) -> int:
         return sum(len(columns["x"]) for columns in self._groups.values())
@@ -138,7 +138,7 @@ class BalancedBuffer(Buffer):
         for key, part in parts.items():
             counts[key] = counts.get(key, 0) + len(part["x"])
         self.check_room(len(counts))
-        quota = self.capacity if self._per_class else _share(self.capacity, counts.values())
+        quota = self.capacity if self.per_class else _share(self.capacity, counts.values())
         kept = {
             key: self._shrunk(as_wide(columns, arrays), quota) for key, columns in groups.items()
         }
@@ -175,7 +175,7 @@ class BalancedBuffer(Buffer):
         ArgumentError
             If `capacity` is less than `classes`.
         """
-        if not self._per_class and self.capacity < classes:
+        if not self.per_class and self.capacity < classes:
             raise ArgumentError(
                 f"capacity={self.capacity} has no room for a sample of each of {classes} classes;"
                 f" it must be at least {classes} (a class counts again in each task)"

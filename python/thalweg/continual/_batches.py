@@ -51,13 +51,8 @@ def check_last(
 
 
 def steps_of_chunk(trainer: Trainer, batch_size: int) -> int:
-    """Count the steps that are gathered at once and run as one fit."""
-    return whole_updates(trainer, max(MOST, _ROWS // batch_size))
-
-
-def whole_updates(trainer: Trainer, most: int) -> int:
-    """Count the steps that may be one fit without cutting an accumulated update short."""
-    accumulate = trainer._accumulate
+    """Count the steps that are gathered at once and run as one fit, which cuts no update short."""
+    most, accumulate = max(MOST, _ROWS // batch_size), trainer._accumulate
     return accumulate * max(1, most // accumulate)
 
 
@@ -72,15 +67,8 @@ def end_of_update(step: int, per_pass: int, accumulate: int, pause: int = 0) -> 
     return min(end, step - step % per_pass + per_pass)
 
 
-def order(task: Task, rows: int, number: int, *, seed: int, shuffle: bool = True) -> Any:
-    """Return the order of the rows in one pass over a task, with passes counted from 0."""
-    if not shuffle:
-        return np.arange(rows)
-    return drawn(rows, seed, order_number(task, number))
-
-
 def order_number(task: Task, number: int) -> int:
-    """Return the number that identifies the order of the rows in one pass over a task."""
+    """Return what identifies the order of the rows in a pass over a task; passes are from 0."""
     return task.index * _PASSES + number
 
 
@@ -115,7 +103,9 @@ def rows_of_steps(
     while at < end:
         number, batch = divmod(at, batches)
         if number != current:
-            current, rows = number, order(task, count, number, seed=seed, shuffle=shuffle)
+            current = number
+            order = order_number(task, number)
+            rows = drawn(count, seed, order) if shuffle else np.arange(count)
         take = min(most, end - at, batches - batch)
         yield rows[batch * batch_size : (batch + take) * batch_size]
         at += take

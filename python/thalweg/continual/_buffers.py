@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks
-from thalweg._fixed import Fixed, arguments
+from thalweg._fixed import Fixed
 from thalweg._habits import takes
 from thalweg.continual import _state
 from thalweg.continual._task import are_labels
@@ -116,8 +116,8 @@ class Buffer(Fixed):
                 " number"
             )
         self.capacity: int = _checks.integer("capacity", capacity, 1)
-        self._seed = self.seed = _checks.integer("seed", seed, 0)
-        self._generator = np.random.default_rng(self._seed)
+        self.seed: int = _checks.integer("seed", seed, 0)
+        self._generator = np.random.default_rng(self.seed)
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -274,9 +274,8 @@ class Buffer(Fixed):
         """Return the names of the attributes that belong to the state of a user's subclass."""
         if not self._is_custom():
             return []
-        kind: Any = type(self)
-        known = {*(f"_{key}" for key in self._holds), "_generator", "_made_with"}
-        parameters = {*inspect.signature(kind.__init__).parameters, *arguments(kind)}
+        known = {*(f"_{key}" for key in self._holds), "_generator"}
+        parameters = {*inspect.signature(type(self)).parameters, *self._fixed}
         known |= {
             name
             for name, value in vars(self).items()
@@ -325,7 +324,7 @@ class _OverwritingBuffer(Buffer):
 
     _holds = ("capacity", "generator", "seen", "columns")
     #: What `_finish` has to write: columns, places in them, rows by column, and how many samples
-    #: have been offered then. (Of the class, too: older pickles have none.)
+    #: have been offered then.
     _unwritten: tuple[dict[str, Any], Any, dict[str, Any], int] | None = None
 
     def __init__(self, capacity: int, *, seed: int = 0) -> None:

@@ -27,12 +27,27 @@ from typing import Any
 from thalweg.continual import _protocol
 from thalweg.errors import UnsupportedError
 
+#: What two strategies do, and why they cannot be combined, whichever of them is outside.
+_TOGETHER = (
+    ("coupled", "penalty", "the penalty of {one}, which couples parameters, cannot be told from"
+     " that of {other}; use one of them"),
+    ("gates", "looks", "{other} would use the whole network, as it is between tasks, instead of the"
+     " part that learns a task"),
+    ("part", "replays", "{other} uses samples of earlier tasks in its steps, which would go through"
+     " the latest task's part of the network instead of their own; use {one} without {other}"),
+    ("restart", "penalty", "{one} starts every task with the initial parameters, which makes the"
+     " penalty of {other} useless"),
+    ("gates", "renew", "{other} would reset silent units, whose parameters belong to other tasks"),
+    ("owner", "restart", "{other} starts every task with the initial parameters, and would reset"
+     " even those that belong to earlier tasks"),
+    ("owner", "shrink", "{other} would change all parameters between tasks, even those that belong"
+     " to earlier tasks"),
+    ("owner", "renew", "{other} would reset units, even those that belong to earlier tasks"),
+    ("restart", "renew", "{one} starts every task with the initial parameters, and {other} would"
+     " use the ages of units that are gone"),
+)  # fmt: skip
 #: What the outer strategy does, what the inner one does, and why they cannot be combined.
-_CLASHES = (
-    ("coupled", "penalty", "the penalty of {outer}, which couples parameters, cannot be told from"
-     " that of {inner}; use one of them"),
-    ("penalty", "coupled", "the penalty of {inner}, which couples parameters, cannot be told from"
-     " that of {outer}; use one of them"),
+_AROUND = (
     ("path", "path", "both follow the path of each parameter, but the core follows it for one; use"
      " one of them"),
     ("projection", "projection", "only one strategy can project the gradients; use one of them"),
@@ -47,14 +62,6 @@ _CLASHES = (
      " and call super().learn there"),
     ("weights", "plain rows", "{inner} does not support rows with weights, which {outer} would pass"
      " to it"),
-    ("gates", "looks", "{inner} would use the whole network, as it is between tasks, instead of the"
-     " part that learns a task"),
-    ("looks", "gates", "{outer} would use the whole network, as it is between tasks, instead of the"
-     " part that learns a task"),
-    ("part", "replays", "{inner} uses samples of earlier tasks in its steps, which would go through"
-     " the latest task's part of the network instead of their own; use {outer} without {inner}"),
-    ("replays", "part", "{outer} uses samples of earlier tasks in its steps, which would go through"
-     " the latest task's part of the network instead of their own; use {inner} without {outer}"),
     ("pieces", "whole", "{inner} needs the rows of a whole task, but {outer} would pass them on in"
      " pieces, with other rows"),
     ("pieces", "pieces", "{inner} needs the position in a task, but {outer} would pass on pieces"
@@ -63,10 +70,6 @@ _CLASHES = (
      " that each start anew; put {inner} around {outer} instead"),
     ("pieces", "choice", "{inner} chooses among the rows of a whole task, but {outer} would pass"
      " them on in pieces, with other rows; put {inner} around {outer} instead"),
-    ("penalty", "restart", "{inner} starts every task with the initial parameters, which makes the"
-     " penalty of {outer} useless"),
-    ("restart", "penalty", "{outer} starts every task with the initial parameters, which makes the"
-     " penalty of {inner} useless"),
     ("shrink", "restart", "{inner} starts every task with the initial parameters, which undoes the"
      " changes of {outer}"),
     ("part", "part", "both give each task a part of the network, but only one of them can"),
@@ -74,30 +77,20 @@ _CLASHES = (
      " that learns a task; put {inner} around SynapticIntelligence instead"),
     ("gates", "importance", "the importances of {inner} would be for the whole network instead of"
      " the part that learns a task; use SynapticIntelligence"),
-    ("gates", "renew", "{inner} would reset silent units, whose parameters belong to other tasks"),
-    ("renew", "gates", "{outer} would reset silent units, whose parameters belong to other tasks"),
-    ("owner", "restart", "{inner} starts every task with the initial parameters, and would reset"
-     " even those that belong to earlier tasks"),
-    ("restart", "owner", "{outer} starts every task with the initial parameters, and would reset"
-     " even those that belong to earlier tasks"),
-    ("owner", "shrink", "{inner} would change all parameters between tasks, even those that belong"
-     " to earlier tasks"),
-    ("shrink", "owner", "{outer} would change all parameters between tasks, even those that belong"
-     " to earlier tasks"),
-    ("owner", "renew", "{inner} would reset units, even those that belong to earlier tasks"),
-    ("renew", "owner", "{outer} would reset units, even those that belong to earlier tasks"),
-    ("restart", "renew", "{outer} starts every task with the initial parameters, and {inner} would"
-     " use the ages of units that are gone"),
-    ("renew", "restart", "{inner} starts every task with the initial parameters, and {outer} would"
-     " use the ages of units that are gone"),
     ("restart", "teacher", "{outer} starts every task with the initial parameters, and {inner}"
      " would preserve their outputs instead of what was learned"),
     ("shrink", "teacher", "{outer} changes all parameters between tasks, and {inner} would preserve"
      " the outputs after that change instead of what was learned"),
 )  # fmt: skip
+_CLASHES = (
+    *((one, other, why.format(one="{outer}", other="{inner}")) for one, other, why in _TOGETHER),
+    *((other, one, why.format(one="{inner}", other="{outer}")) for one, other, why in _TOGETHER),
+    *_AROUND,
+)
 
 
-def _deeds(strategy: Any) -> set[str]:
+def deeds(strategy: Any) -> set[str]:
+    """Return what a strategy does that others may not tolerate."""
     return {*strategy._does, *(("replays",) if strategy.replays else ())}
 
 
@@ -109,9 +102,9 @@ def check(strategy: Any) -> None:
     UnsupportedError
         If there is such a strategy inside.
     """
-    mine = _deeds(strategy)
+    mine = deeds(strategy)
     for link in _protocol.inside(strategy):
-        theirs = _deeds(link)
+        theirs = deeds(link)
         for outer, inner, why in _CLASHES:
             if outer in mine and inner in theirs:
                 names = {"outer": type(strategy).__name__, "inner": type(link).__name__}

@@ -6,7 +6,7 @@ import numpy as np
 
 from thalweg import _checks
 from thalweg._trainer import Trainer
-from thalweg.continual._fisher import Kind, check_kind, importance, some_samples
+from thalweg.continual._fisher import Kind, check_kind, importance
 from thalweg.continual._outputs import outputs_of
 from thalweg.continual._quadratic import Consolidating, Flat
 from thalweg.continual._strategy import Strategy
@@ -109,7 +109,7 @@ class EWC(Consolidating):
             fisher = _FISHER[convention]
         # Refuse here what would otherwise be refused only after the first task's training.
         self.fisher: str = check_kind("fisher", fisher, self.trainer.loss)
-        self.n_samples: int | None = some_samples(n_samples)
+        self.n_samples: int | None = _checks.optional_integer("n_samples", n_samples, 1)
         self.batch_size: int = _checks.integer("batch_size", batch_size, 1)
         self.seed: int = _checks.integer("seed", seed, 0)
         self._factor = 1.0 if convention == "paper" else 2.0

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from thalweg import _checks, _core, _warn
 from thalweg._arrays import Array
 from thalweg._habits import takes
-from thalweg._likelihood import Prepared, known, likelihood_of, of_core, prepare
+from thalweg._likelihood import Prepared, known, likelihood_of, of_core, prepare, rounded
 from thalweg.errors import UnsupportedError
 from thalweg.nn import Loss, MSELoss, Sequential
 
@@ -69,7 +69,8 @@ def fisher_diagonal(
         Which likelihood the outputs represent: `nn.CrossEntropyLoss` (the default) is softmax,
         `nn.BCEWithLogitsLoss` an independent yes or no for each output, `nn.MSELoss` a normal
         distribution of variance 1, so that -ln p is *half* the squared error, `nn.GaussianNLLLoss`
-        one of the variance that the model predicts, `nn.PoissonNLLLoss` a count. The `heads`,
+        one of the variance that the model predicts, `nn.PoissonNLLLoss` a count (the information
+        on an output that is a rate f is f / (f + eps)², the variance of the slope). The `heads`,
         `active` and `ignore_index` of a softmax count, as in
         ``curvature.Operator(kind="fisher")``; weights, label smoothing and the reduction of the
         loss do not. For ``"empirical"`` and ``"batched"``, which need no distribution, it may be
@@ -96,10 +97,11 @@ def fisher_diagonal(
     Raises
     ------
     ShapeError, DataError, DtypeError
-        If the arrays do not fit the model.
+        If the arrays do not fit the model; for ``"sampled"`` also if it predicts a rate above 1e10,
+        or a variance that is infinite in float64.
     ArgumentError
         If an argument is out of range, or `y` is missing; for a softmax of one output, which is
-        always 1.
+        always 1; if squares are too large for the model's dtype.
     UnsupportedError
         If the loss is not one of those above, or a row of `y` has shares in several heads.
 
@@ -177,11 +179,6 @@ def check_kind(name: str, kind: str, loss: Loss | None) -> str:
     return kind
 
 
-def some_samples(n_samples: int | None) -> int | None:
-    """Check and return how many samples to use; None means all."""
-    return None if n_samples is None else _checks.integer("n_samples", n_samples, 1)
-
-
 def importance(
     model: Sequential,
     x: Any,
@@ -220,7 +217,7 @@ def importance(
         * _of_part(model, ready if labelled else ready._replace(y=None), kind, loss, batch_size)
         for ready in parts
     )
-    return np.asarray(total).astype(model.dtype, copy=False)
+    return rounded(total, model.dtype, "squares of gradients")
 
 
 def _of_part(

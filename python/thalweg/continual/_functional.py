@@ -9,9 +9,10 @@ from thalweg import _checks
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _losses
+from thalweg.continual._admission import check_derivatives
 from thalweg.continual._fisher import fisher_diagonal
 from thalweg.continual._innermost import Innermost
-from thalweg.continual._outputs import check_derivatives, outputs_of
+from thalweg.continual._outputs import outputs_of
 from thalweg.continual._passes import entry, mean_history
 from thalweg.continual._task import Task
 from thalweg.nn._losses._competition import softmax

@@ -10,8 +10,9 @@ from thalweg import _checks
 from thalweg._likelihood import Prepared, likelihood_of, prepare, roots
 from thalweg._trainer import Trainer
 from thalweg._trainer._penalties import Penalty
-from thalweg.continual._fisher import importance, some_samples
-from thalweg.continual._outputs import check_derivatives, outputs_of
+from thalweg.continual._admission import check_derivatives
+from thalweg.continual._fisher import importance
+from thalweg.continual._outputs import outputs_of
 from thalweg.continual._quadratic import Consolidating, Flat
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, counted
@@ -126,7 +127,7 @@ class OnlineLaplace(Consolidating):
         self.structure: str = _checks.one_of("structure", structure, get_args(Structure))
         self.factors: str = _checks.one_of("factors", factors, get_args(Factors))
         self.decay: float = _checks.real("decay", decay, 0, 1, "[]")
-        self.n_samples: int | None = some_samples(n_samples)
+        self.n_samples: int | None = _checks.optional_integer("n_samples", n_samples, 1)
         self.seed: int = _checks.integer("seed", seed, 0)
         #: One per task, or a single one; each by layer, as {"A": ..., "G": ...}. "full" has one
         #: layer, "".

@@ -10,7 +10,7 @@ from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg._warn import warn
 from thalweg.continual import _hidden_units
-from thalweg.continual._elements import check_elementwise
+from thalweg.continual._admission import check_elementwise
 from thalweg.continual._outputs import outputs_of
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task

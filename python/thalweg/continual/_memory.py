@@ -135,11 +135,6 @@ def size_of(buffer: Any) -> int:
     return _checks.integer("buffer", buffer, 1, also="a Buffer")
 
 
-def some_rows(batch_size: int | None) -> int | None:
-    """Check how many kept samples a step takes; None means as many as there are new ones."""
-    return None if batch_size is None else _checks.integer("batch_size", batch_size, 1)
-
-
 def as_kept(buffer: Buffer, trainer: Trainer, y: Any) -> Any:
     """Return targets as a buffer keeps them.
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from thalweg import _checks
 from thalweg._trainer import Trainer
-from thalweg.continual._outputs import check_derivatives
+from thalweg.continual._admission import check_derivatives
 from thalweg.continual._project import Projecting, sample
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, are_labels, counted

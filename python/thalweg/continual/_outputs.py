@@ -8,8 +8,7 @@ import numpy as np
 from thalweg import _arrays
 from thalweg._trainer import Trainer
 from thalweg.continual._task import Task
-from thalweg.errors import ArgumentError, UnsupportedError
-from thalweg.nn import Sequential
+from thalweg.errors import ArgumentError
 
 
 def outputs_of(trainer: Trainer, task: Task) -> Sequence[int] | None:
@@ -27,24 +26,6 @@ def outputs_of(trainer: Trainer, task: Task) -> Sequence[int] | None:
     mine = [of_column[label] for label in task.classes if 0 <= label < len(of_column)]
     competes = np.isin(of_column, mine) & competition.takes_part(len(of_column))
     return tuple(int(column) for column in np.flatnonzero(competes))
-
-
-def check_derivatives(model: Sequential, who: str, instead: str = "another strategy") -> None:
-    """Refuse a model without derivatives of its outputs for single rows, before it trains.
-
-    Raises
-    ------
-    UnsupportedError
-        If it has `nn.BatchNorm1d` or `nn.Dropout`.
-    """
-    try:
-        model._core.jacobian(np.zeros((1, model.in_features), model.dtype), True)
-    except UnsupportedError:
-        raise UnsupportedError(
-            f"{who} needs the derivatives of outputs for single rows, which a network with"
-            " BatchNorm1d or Dropout does not have in training: leave these layers out, use"
-            f" nn.LayerNorm, or {instead}"
-        ) from None
 
 
 def largest(outputs: Any, classes: Sequence[int] | None) -> Any:

@@ -11,11 +11,10 @@ from thalweg import _arrays, _checks
 from thalweg._habits import takes
 from thalweg._trainer import Trainer
 from thalweg.continual._passes import shares_of_rows
-from thalweg.continual._scores import Metric, accuracy, score
+from thalweg.continual._scores import Metric, accuracy, learner, metric_of, score
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Scenario, Task, are_labels, counted
+from thalweg.continual._task import Scenario, Task, counted
 from thalweg.errors import ArgumentError, ShapeError
-from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, CustomLoss
 
 
 class PrequentialScore(NamedTuple):
@@ -136,12 +135,7 @@ def prequential(
     >>> len(means), means[99] > 0.9, means[105] < 0.85, means[199] > 0.9
     (200, True, True, True)
     """
-    if isinstance(strategy, Trainer):
-        strategy = Strategy(strategy)
-    if not isinstance(strategy, Strategy):
-        raise ArgumentError(
-            f"strategy must be a Strategy or a Trainer; got {type(strategy).__name__}"
-        )
+    strategy = learner(strategy, metric)
     if isinstance(batches, Scenario):
         raise ArgumentError(
             "batches must yield pairs (x, y); got a Scenario, whose samples"
@@ -151,10 +145,6 @@ def prequential(
         raise ArgumentError(
             "batches must yield pairs (x, y), like continual.stream(scenario); got"
             f" {_checks.given(batches)}"
-        )
-    if metric is not None and not callable(metric):
-        raise ArgumentError(
-            f"metric must be a function of (strategy, task, classes); got {metric!r}"
         )
     fading = _checks.real("fading", fading, 0, 1, "(]")
     latest = PrequentialScore(math.nan, math.nan, math.nan, 0, 0.0) if start is None else start
@@ -243,15 +233,13 @@ def _rows(x: Any, y: Any, number: int) -> int:
 def _judged(strategy: Strategy, batch: Task, metric: Metric | None) -> tuple[float, int]:
     """Return the score of a batch, and how many of its rows count."""
     trainer = strategy.trainer
-    loss, labels = trainer.loss, are_labels(batch.y)
+    loss = trainer.loss
     count = len(counted(loss, batch.x, batch.y)[0])
     if not count:
         return math.nan, 0
     if metric is not None:
         return score(metric(strategy, batch, None)), len(batch.x)
-    if isinstance(loss, CrossEntropyLoss | BCEWithLogitsLoss) or (
-        isinstance(loss, CustomLoss) and labels and trainer.model.out_features > 1
-    ):
+    if metric_of(strategy, batch) is accuracy:
         return accuracy(strategy, batch, None), count
     value = trainer.evaluate(batch.x, batch.y)["loss"]
     return value / count if getattr(loss, "reduction", "mean") == "sum" else value, count

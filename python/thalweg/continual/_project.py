@@ -20,7 +20,6 @@ from thalweg.continual._memory import (
     buffer_of,
     check_competing,
     kept_rows,
-    some_rows,
 )
 from thalweg.continual._passes import counting_steps, finish, mean_history, were_skipped
 from thalweg.continual._strategy import Strategy
@@ -50,10 +49,10 @@ class Projecting(Strategy):
                 " perturbed parameters: use SAM's base optimizer instead"
             )
 
-    def begin(self, task: Task) -> None:
+    def _check(self, task: Task) -> None:
         """Refuse what cannot be projected before the first task, which needs no projection."""
         self._projectable()
-        super().begin(task)
+        super()._check(task)
 
     def _learn(self, task: Task, **options: Any) -> History:
         learned = _protocol.learned(_protocol.inside(self), task)
@@ -203,6 +202,7 @@ class AGEM(Projecting, KeepingTasks):
     >>> strategy = continual.AGEM(trainer, continual.BalancedBuffer(100, per_class=True))
     """
 
+    gathers = ("_rows_of_latest",)
     _does = ("projection", "plain rows", "place")
 
     def __init__(
@@ -215,7 +215,7 @@ class AGEM(Projecting, KeepingTasks):
     ) -> None:
         super().__init__(inner)
         self._keep_in(buffer_of(buffer))
-        self.batch_size: int | None = some_rows(batch_size)
+        self.batch_size: int | None = _checks.optional_integer("batch_size", batch_size, 1)
         self.eps: float = _checks.real("eps", eps, 0)
 
     def _remembers(self) -> bool:
@@ -263,19 +263,6 @@ class AGEM(Projecting, KeepingTasks):
     def _project_rest(self) -> None:
         with Drawing(self.buffer):
             super()._project_rest()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return everything that the next call depends on, besides the trainer."""
-        return {**super().state_dict(), "rows_of_latest": self._rows_of_latest}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore a state that `state_dict` returned."""
-        super().load_state_dict(state)
-        self._rows_of_latest = int(state.get("rows_of_latest", 0))  # older states have none
-
-    def _check_state(self, state: Any) -> None:
-        super()._check_state(state)
-        _checks.integer("rows_of_latest in the state", state.get("rows_of_latest", 0), 0)
 
     def step(self, x: npt.ArrayLike, y: Targets) -> float:
         """Take a step on new samples, not against kept ones; those of a stream are kept then.

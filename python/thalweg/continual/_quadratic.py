@@ -157,8 +157,8 @@ class Quadratic(Strategy):
         trainer, optimizer = self.trainer, self.trainer.optimizer
         plain = type(optimizer) is SGD and not optimizer._arguments["momentum"]
         # With rates that vary, limits of gradients, or parameters that are held, it may converge.
-        changed = (trainer._schedule, trainer._clip_norm, trainer._clip_value)
-        if self._told_of_rate or not plain or any(changed) or optimizer._groups or self._in_parts:
+        changed = (trainer._schedule, trainer._clip_norm, trainer._clip_value, optimizer._groups)
+        if self._told_of_rate or not plain or any(changed) or "part" in self._among:
             return
         if optimizer.lr * (most := self._curvature()) > 2:
             self._told_of_rate = True
@@ -298,7 +298,7 @@ class Consolidating(Quadratic):
             seen
             and new
             and not self._told
-            and not self._rehearses
+            and "replays" not in self._among
             and isinstance(loss, CrossEntropyLoss)
             and loss.heads is None
             and (loss.active is None or seen & set(loss.active))

@@ -24,7 +24,6 @@ from thalweg.continual._memory import (
     keep,
     kept_rows,
     size_of,
-    some_rows,
 )
 from thalweg.continual._outputs import largest
 from thalweg.continual._passes import mean_history, shares_of_rows, were_skipped
@@ -109,7 +108,7 @@ class Replay(KeepingTasks):
         self._does = ("rows", "pieces", "plain rows", *weights)
         super().__init__(inner)
         self._keep_in(buffer_of(buffer))
-        self.batch_size: int | None = some_rows(batch_size)
+        self.batch_size: int | None = _checks.optional_integer("batch_size", batch_size, 1)
 
     def _learn(
         self, task: Task, *, steps: int, start: int, batch_size: int, **options: Any

@@ -58,16 +58,17 @@ def _of_trainer(trainer: Trainer, *, any_loss: bool = False) -> dict[str, Any]:
     # As the model was made: the numbers of a `Standardize` may have been set since.
     layers = {str(place): repr(layer) for place, layer in enumerate(model._layers)}
     about = {"seed": model.seed, "model": {"dtype": model.dtype.name, "layers": layers}}
-    return trainer._made_with(any_loss=any_loss) | about
+    return trainer._settings(any_loss=any_loss) | about
 
 
 def _arguments(thing: "Strategy | Buffer", checksum: Callable[[Any], Any]) -> dict[str, Any]:
     """Return the arguments that something was created with, which it keeps under their names."""
     found: dict[str, Any] = {}
     gathered = () if isinstance(thing, Buffer) else thing._names_gathered()
+    attributes = {**vars(thing), **getattr(thing, "_made_with", {})}
     for name in inspect.signature(type(thing).__init__).parameters:
         for kept in (name, f"_{name}"):
-            value = thing._made_with.get(kept, vars(thing).get(kept, _NOTHING))
+            value = attributes.get(kept, _NOTHING)
             # What is gathered changes, but not the arguments that a buffer was created with.
             if kept in gathered and not isinstance(value, Buffer):
                 continue
@@ -182,9 +183,6 @@ def load(
                 f" format {_VERSION}. Continue with the version that wrote the file, or learn anew"
             )
         was, now = saved["setting"], json.loads(json.dumps(setting))
-        for task in was.get("tasks", {}).values():
-            if task["classes"]:  # older files have them as they were given, `Task` sorts them
-                task["classes"] = sorted({*task["classes"]})
         if "tasks" not in now:
             was = {key: value for key, value in was.items() if key in now}
             made_with = json.loads(text["thalweg.trainer"])["counts"]["base_lr"]

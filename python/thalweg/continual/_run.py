@@ -20,7 +20,7 @@ from thalweg.continual._incomplete import called
 from thalweg.continual._passes import mean_history, were_skipped
 from thalweg.continual._quadratic import Quadratic
 from thalweg.continual._result import Result, as_path
-from thalweg.continual._scores import Metric, metric_of, score
+from thalweg.continual._scores import Metric, learner, metric_of, score
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._suitable import chain, suit
 from thalweg.continual._task import Scenario, Task, naming
@@ -131,12 +131,7 @@ def run(
     >>> result.r.shape, bool(result.r[0, 0] > 0.95), bool(result.r[1, 1] > 0.95)
     ((2, 2), True, True)
     """
-    if isinstance(strategy, Trainer):
-        strategy = Strategy(strategy)
-    if not isinstance(strategy, Strategy):
-        raise ArgumentError(
-            f"strategy must be a Strategy or a Trainer; got {type(strategy).__name__}"
-        )
+    strategy = learner(strategy, metric)
     if not isinstance(scenario, Scenario):
         raise ArgumentError(
             "scenario must be a Scenario, such as continual.split(...) or"
@@ -159,29 +154,21 @@ def run(
         raise IsADirectoryError(
             f"checkpoint={checkpoint!r} is a folder: give it the name of a file"
         )
-    if metric is not None and not callable(metric):
-        raise ArgumentError(
-            f"metric must be a function of (strategy, task, classes); got {metric!r}"
-        )
     if metric is None:
-        metric = metric_of(strategy, scenario)
+        metric = metric_of(strategy, scenario[0])
     suit(strategy, scenario)
     plan = _Plan(
         epochs=_checks.integer("epochs", epochs, 1),
-        steps=None if steps is None else _checks.integer("steps", steps, 1),
+        steps=_checks.optional_integer("steps", steps, 1),
         batch_size=_checks.integer("batch_size", batch_size, 1),
         drop_last=_checks.flag("drop_last", drop_last),
-        evaluate_every=_every("evaluate_every", evaluate_every),
-        save_every=_every("save_every", save_every),
+        evaluate_every=_checks.optional_integer("evaluate_every", evaluate_every, 1),
+        save_every=_checks.optional_integer("save_every", save_every, 1),
         accumulate=strategy.trainer._accumulate,
     )
     return _Run(strategy, scenario, metric, plan, log=log, checkpoint=checkpoint).go(
         resume, _checks.flag("progress", progress)
     )
-
-
-def _every(name: str, steps: int | None) -> int | None:
-    return None if steps is None else _checks.integer(name, steps, 1)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 
 from thalweg import _arrays, _checks
+from thalweg._trainer import Trainer
 from thalweg.continual._strategy import Strategy
-from thalweg.continual._task import Scenario, Task, counted
+from thalweg.continual._task import Task, counted
 from thalweg.errors import ArgumentError, DataError, ShapeError
 from thalweg.nn import BCEWithLogitsLoss, CrossEntropyLoss, CustomLoss
 
@@ -62,12 +63,25 @@ def _like(target: Any, outputs: Any, task: Task) -> Any:
     return rows
 
 
-def metric_of(strategy: Strategy, scenario: Scenario) -> Metric:
+def learner(strategy: Strategy | Trainer, metric: Metric | None) -> Strategy:
+    """Return what learns as a strategy, if it is one, or a trainer, and a metric can judge it."""
+    if not isinstance(strategy, Trainer | Strategy):
+        raise ArgumentError(
+            f"strategy must be a Strategy or a Trainer; got {type(strategy).__name__}"
+        )
+    if metric is not None and not callable(metric):
+        raise ArgumentError(
+            f"metric must be a function of (strategy, task, classes); got {metric!r}"
+        )
+    return Strategy(strategy) if isinstance(strategy, Trainer) else strategy
+
+
+def metric_of(strategy: Strategy, task: Task) -> Metric:
     """Choose the metric that suits a trainer's loss; for a custom loss, that suits the targets."""
     loss = strategy.trainer.loss
     if isinstance(loss, CrossEntropyLoss | BCEWithLogitsLoss):
         return accuracy
-    labelled = isinstance(loss, CustomLoss) and scenario[0].classes is not None
+    labelled = isinstance(loss, CustomLoss) and task.classes is not None
     return accuracy if labelled and strategy.trainer.model.out_features > 1 else r2
 
 

@@ -122,6 +122,7 @@ class Stateful:
 
     inner: Any
     trainer: Trainer
+    _fixed: frozenset[str]
     gathers: tuple[str, ...]
     #: Those of a class that are arrays with a number for each parameter, in their last dimension.
     _by_parameter: tuple[str, ...] = ()
@@ -129,7 +130,8 @@ class Stateful:
     _made: Mapping[str, int] = {}
     #: What `note_arrays` has noted, by the names of attributes.
     _noted: Mapping[str, Any] | None = None
-    _made_with: Mapping[str, Any]
+    #: Arguments as they were then: a user's class may set them later.
+    _made_with: Mapping[str, Any] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Some of the state is in the core's trainer, which copies and pickles leave out.
@@ -238,16 +240,14 @@ class Stateful:
 
 
 def note_made(strategy: Stateful) -> None:
-    """Note what a constructor has made: models, those of trainers, and changed arguments."""
+    """Note what a constructor has made: models, those of trainers, and what it was given."""
     kept = vars(strategy)
     strategy._made = {
         name: _checksum(value)
         for name, value in kept.items()
         if isinstance(value, Sequential | Trainer)
     }
-    # An argument that the constructor has set twice was made with the second value.
-    made_with = strategy._made_with.items()
-    strategy._made_with = {name: value for name, value in made_with if name not in kept}
+    strategy._made_with = {name: kept[name] for name in strategy._fixed & kept.keys()}
 
 
 def model_changed(strategy: Stateful, name: str) -> bool:

@@ -16,7 +16,7 @@ from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _losses
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._innermost import Innermost
-from thalweg.continual._memory import Drawing, Keeping, buffer_of, herds, some_rows
+from thalweg.continual._memory import Drawing, Keeping, buffer_of, herds
 from thalweg.continual._passes import entry, mean_history
 from thalweg.continual._task import Task, are_labels
 from thalweg.errors import DataError, UnsupportedError
@@ -36,7 +36,7 @@ class _Stepwise(Innermost, Keeping):
                 ' all rows of a class at once: use select="random", or Replay'
             )
         self._keep_in(buffer)
-        self.batch_size: int | None = some_rows(batch_size)
+        self.batch_size: int | None = _checks.optional_integer("batch_size", batch_size, 1)
         #: The trainer with this strategy's loss, preceded by what it was made for.
         self._twin: tuple[Any, Trainer] | None = None
         self._classes: tuple[int, ...] | None = None  # of the task that has begun

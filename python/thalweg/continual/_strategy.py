@@ -131,17 +131,9 @@ class Strategy(Admission, Stateful, Fixed):
         self._ended = 0  # tasks
         self._begun: int | None = None  # the index of the task that is being learned
         self._told_of_waiting = False
-        # Whether any strategy of the chain learns samples of earlier tasks again.
-        self._rehearses: bool = self.replays or (self.inner is not None and self.inner._rehearses)
-        if self.replays:
-            for link in _protocol.inside(self):
-                link._rehearses = True
-        # Whether any strategy of the chain trains only a part of the network in each task.
-        part = "part" in self._does
-        self._in_parts: bool = part or (self.inner is not None and self.inner._in_parts)
-        if part:
-            for link in _protocol.inside(self):
-                link._in_parts = True
+        # What the strategies of the chain do, one set for all of them: see `_compatibility`.
+        self._among: set[str] = set() if self.inner is None else self.inner._among
+        self._among |= _compatibility.deeds(self)
         if self.inner is None:
             check_trainer(self.trainer)
 
@@ -273,16 +265,10 @@ class Strategy(Admission, Stateful, Fixed):
             return self._learn(task, **options)
 
     def _learn(
-        self, task: Task, *, steps: int, start: int, batch_size: int, shuffle: bool, drop_last: bool
+        self, task: Task, *, steps: int, start: int, batch_size: int, **others: Any
     ) -> History:
         """Take some steps, with arguments that `learn` has checked; for our own overrides."""
-        options: dict[str, Any] = {
-            "steps": steps,
-            "start": start,
-            "batch_size": batch_size,
-            "shuffle": shuffle,
-            "drop_last": drop_last,
-        }
+        options = {"steps": steps, "start": start, "batch_size": batch_size, **others}
         if self.inner is not None:
             return _protocol.learn(self.inner, task, **options)
         return _passes.train(self, task, **options)

@@ -6,8 +6,8 @@ import numpy as np
 
 from thalweg import _checks
 from thalweg._trainer import Trainer
-from thalweg.continual._elements import check_elementwise
-from thalweg.continual._fisher import importance, some_samples
+from thalweg.continual._admission import check_elementwise
+from thalweg.continual._fisher import importance
 from thalweg.continual._outputs import outputs_of
 from thalweg.continual._quadratic import Consolidating, Flat
 from thalweg.continual._strategy import Strategy
@@ -65,7 +65,7 @@ class MAS(Consolidating):
     ) -> None:
         super().__init__(inner, strength)
         self.convention: str = _checks.one_of("convention", convention, get_args(OfMAS))
-        self.n_samples: int | None = some_samples(n_samples)
+        self.n_samples: int | None = _checks.optional_integer("n_samples", n_samples, 1)
         self.seed: int = _checks.integer("seed", seed, 0)
         self.batch_size: int = _checks.integer("batch_size", batch_size, 1)
         self._factor = 2.0

@@ -6,7 +6,7 @@ import numpy as np
 
 from thalweg import _checks
 from thalweg._trainer import Trainer
-from thalweg.continual._elements import check_elementwise
+from thalweg.continual._admission import check_elementwise
 from thalweg.continual._quadratic import Consolidating, Flat
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-import numpy as np
 import numpy.typing as npt
 
 from thalweg import _checks, _core, _parts
 from thalweg._arrays import Array
 from thalweg._habits import takes
-from thalweg._likelihood import of_core, prepare
+from thalweg._likelihood import of_core, prepare, rounded
 from thalweg.nn import Loss, Sequential
 
 Kind: TypeAlias = Literal["exact", "sampled", "empirical"]
@@ -91,9 +90,11 @@ def kfac_factors(
     Raises
     ------
     ShapeError, DataError, DtypeError
-        If the arrays do not fit the model.
+        If the arrays do not fit the model; for ``"sampled"`` also if it predicts a rate above 1e10,
+        or a variance that is infinite in float64.
     ArgumentError
-        If an argument is out of range, or `y` is missing; for a softmax of one output.
+        If an argument is out of range, or `y` is missing; for a softmax of one output; if second
+        moments are too large for the model's dtype.
     UnsupportedError
         If the loss is not one of the likelihoods above.
 
@@ -156,11 +157,12 @@ def kfac_factors(
         )
     shares = [model.dtype.type(ready.share) for ready in parts]
 
-    def mean(matrices: list[Array]) -> Array:
+    def mean(layer: str, matrices: Iterable[Array]) -> Array:
         total = sum(s * one for s, one in zip(shares, matrices, strict=True))
-        return np.asarray(total, model.dtype)
+        return rounded(total, model.dtype, f"second moments for {layer}.weight")
 
-    return {
-        same[0][0]: KroneckerFactors(mean([one[1] for one in same]), mean([one[2] for one in same]))
-        for same in zip(*found, strict=True)
-    }
+    factors = {}
+    for same in zip(*found, strict=True):
+        (name, *_), inputs, slopes = zip(*same, strict=True)
+        factors[name] = KroneckerFactors(mean(name, inputs), mean(name, slopes))
+    return factors

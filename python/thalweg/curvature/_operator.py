@@ -164,17 +164,11 @@ class Operator:
             self._differences = _differences.of(model, x, y, found, sample_weight, self._training)
             self.dtype = np.dtype(np.float32 if self._differences.single else np.float64)
             return
-        core_loss = found
-        self._loss = core_loss
-        self._spec = core_loss._spec(model.out_features)
+        self._loss = found
+        self._spec = found._spec(model.out_features)
         self._point = _core.Point()
         self._x = model._matrix(x, "x")
-        self._y: Any
-        if core_loss._labels:
-            self._y = _arrays.labels_or_shares(y, model.dtype, "y")
-        else:
-            width = core_loss._target_width(model.out_features)
-            self._y = _arrays.targets(y, model.dtype, width, "y")
+        self._y: Any = found._ready(y, model.dtype, model.out_features, "y")
         self._weight = _arrays.weights(sample_weight, model.dtype, "sample_weight")
         self.dtype = model.dtype
 

@@ -57,68 +57,48 @@ class FitDivergedError(DivergedError, ValueError):
 class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type information
     """Base of the estimators; `MLPClassifier` documents the arguments."""
 
-    def __init__(
-        self,
-        hidden_layer_sizes: Any = (100,),
-        activation: Any = "relu",
-        *,
-        solver: Any = "adam",
-        alpha: float = 0.0001,
-        batch_size: int | str = "auto",
-        learning_rate: Any = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        verbose: bool = False,
-        warm_start: bool = False,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: float = 10,
-        max_fun: int = 15000,
-        dtype: Any = "float32",
-        scoring: str | None = None,
-    ) -> None:
+    # Arguments, which the estimators' signatures give.
+
+    hidden_layer_sizes: Any
+    activation: Any
+    solver: Any
+    alpha: float
+    batch_size: int | str
+    learning_rate: Any
+    learning_rate_init: float
+    power_t: float
+    max_iter: int
+    shuffle: bool
+    random_state: Any
+    tol: float
+    verbose: bool
+    warm_start: bool
+    momentum: float
+    nesterovs_momentum: bool
+    early_stopping: bool
+    validation_fraction: float
+    beta_1: float
+    beta_2: float
+    epsilon: float
+    n_iter_no_change: float
+    max_fun: int
+    dtype: Any
+    scoring: str | None
+    loss: Any
+
+    def _keep(self, given: dict[str, Any]) -> None:
+        """Keep arguments, the ``locals()`` of a constructor, as they are."""
         # By scikit-learn's convention, nothing is checked before `fit`.
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.power_t = power_t
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
-        self.max_fun = max_fun
-        self.dtype = dtype
-        self.scoring = scoring
+        del given["self"]
+        for name, value in given.items():
+            setattr(self, name, value)
 
     # What differs between the two.
 
     n_outputs_: int
     out_activation_: str
     #: What the network was made with, which cannot change while its training continues.
-    _made_with: dict[str, Any]
+    _network_of: dict[str, Any]
     #: The `learning_rate_init` that the optimizer has, and the `learning_rate` of the trainer.
     _rate: float
     _course: Any
@@ -291,7 +271,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         }
         fresh = not hasattr(self, "trainer_") or not (self.warm_start or incremental)
         if not fresh:
-            _refuse_changes(self._made_with, made_with)
+            _refuse_changes(self._network_of, made_with)
         ready = None if fresh or not _data.plain(y) else self._ready(X, dtype)
         if ready is not None and len(ready) == len(y):
             X = ready
@@ -309,7 +289,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             layers, made = _network.layers(X.shape[1], hidden, behind, self._width())
             factor = 2.0 if self.activation == "logistic" else 6.0
             model = _network.build(layers, made, factor, dtype, random)
-            self._made_with = made_with
+            self._network_of = made_with
         else:
             model = self.model_
         if fresh or not self._goes_on():

@@ -214,6 +214,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
     True
     """
 
+    class_weight: Any
     classes_: npt.NDArray[Any]
 
     @_habits.takes("MLPClassifier", _arguments.ELSEWHERE)
@@ -248,35 +249,7 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         class_weight: Any = None,
         scoring: str | None = None,
     ) -> None:
-        super().__init__(
-            hidden_layer_sizes,
-            activation,
-            solver=solver,
-            alpha=alpha,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            learning_rate_init=learning_rate_init,
-            power_t=power_t,
-            max_iter=max_iter,
-            shuffle=shuffle,
-            random_state=random_state,
-            tol=tol,
-            verbose=verbose,
-            warm_start=warm_start,
-            momentum=momentum,
-            nesterovs_momentum=nesterovs_momentum,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            n_iter_no_change=n_iter_no_change,
-            max_fun=max_fun,
-            dtype=dtype,
-            scoring=scoring,
-        )
-        self.loss = loss
-        self.class_weight = class_weight
+        self._keep(locals())
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -52,9 +52,6 @@ def weights(value: Any, dtype: np.dtype[Any], rows: int) -> Array | None:
     if len(weight) != rows:
         raise ShapeError(f"sample_weight has {len(weight)} values, but X has {rows} rows")
     _arrays.finite(weight, "sample_weight")
-    if (weight < 0).any():
-        row = int((weight < 0).argmax())
-        raise DataError(f"sample_weight must be >= 0; sample_weight[{row}] is {weight[row]:g}")
     if not weight.any():
         raise DataError("sample_weight is zero for all samples; at least one must be above zero")
     return weight

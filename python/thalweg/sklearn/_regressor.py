@@ -155,34 +155,7 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
         dtype: Any = "float32",
         scoring: str | None = None,
     ) -> None:
-        super().__init__(
-            hidden_layer_sizes,
-            activation,
-            solver=solver,
-            alpha=alpha,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            learning_rate_init=learning_rate_init,
-            power_t=power_t,
-            max_iter=max_iter,
-            shuffle=shuffle,
-            random_state=random_state,
-            tol=tol,
-            verbose=verbose,
-            warm_start=warm_start,
-            momentum=momentum,
-            nesterovs_momentum=nesterovs_momentum,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            beta_1=beta_1,
-            beta_2=beta_2,
-            epsilon=epsilon,
-            n_iter_no_change=n_iter_no_change,
-            max_fun=max_fun,
-            dtype=dtype,
-            scoring=scoring,
-        )
-        self.loss = loss
+        self._keep(locals())
 
     @available_if(MLP._takes_batches)  # type: ignore[untyped-decorator]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
@@ -244,7 +217,7 @@ class MLPRegressor(RegressorMixin, MLP):  # type: ignore[misc]  # as that of MLP
         predicted = self._numbers(output)
         if not _checks.flag("return_std", return_std):
             return predicted
-        loss = self._made_with["loss"]  # as it was given to this fit
+        loss = self._network_of["loss"]  # as it was given to this fit
         if not isinstance(loss, nn.GaussianNLLLoss):
             raise ArgumentError(
                 "return_std=True needs a regressor fitted with loss=nn.GaussianNLLLoss(), which "

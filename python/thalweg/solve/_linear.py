@@ -188,7 +188,7 @@ def least_squares(
     """
     _checks.one_of("rank_deficient", rank_deficient, get_args(RankDeficient))
     rcond = None if rcond is None else _checks.real("rcond", rcond, 0, 1, "[)")
-    rank = None if rank is None else _checks.integer("rank", rank, 1)
+    rank = _checks.optional_integer("rank", rank, 1)
     data = problem(x, y, intercept, sample_weight)
     return fit(data, rank_deficient, rcond) if rank is None else truncated(data, rank, rcond)
 

@@ -150,7 +150,7 @@ class GELU(Activation):
     approximate: Approximate = "none"
 
     def __post_init__(self) -> None:
-        _checks.one_of("GELU: approximate", self.approximate, get_args(Approximate))
+        self._check("approximate", get_args(Approximate), by=_checks.one_of)
 
     def _spec(self) -> tuple[Any, ...]:
         return ("gelu",) if self.approximate == "none" else ("gelu_tanh",)

@@ -4,7 +4,7 @@ A layer holds no numbers: `Sequential` owns them all in one flat array. One desc
 therefore be used several times; each use has its own parameters.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -64,6 +64,11 @@ class Layer(Description):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # it is immutable, and models are copied often
 
+    def _check(self, name: str, *limits: Any, by: Callable[..., Any] = _checks.real) -> None:
+        """Convert a field to its type, by default to a float within an interval, or raise."""
+        value = by(f"{type(self).__name__}: {name}", getattr(self, name), *limits)
+        self._set(**{name: value})
+
     def _spec(self) -> tuple[Any, ...]:
         """Describe this layer to the core."""
         raise UnsupportedError(f"{self!r} is a custom layer: {OWN}")
@@ -78,18 +83,13 @@ class Activation(Layer):
     def _spec(self) -> tuple[Any, ...]:
         return (self._kind, *astuple(self))
 
-    def _check(self, name: str, *interval: Any) -> None:
-        """Convert a field to a float within an interval, or raise."""
-        value = _checks.real(f"{type(self).__name__}: {name}", getattr(self, name), *interval)
-        self._set(**{name: value})
-
 
 def kind_of(layer: Layer) -> type[Layer]:
     """Return the thalweg class that defines how a layer is computed.
 
     The user may have derived a class from it.
     """
-    return next(kind for kind in type(layer).__mro__ if kind.__module__.startswith("thalweg."))
+    return _habits.our_kind(type(layer))
 
 
 def check_layer(owner: str, index: int, layer: Any) -> None:
@@ -121,12 +121,7 @@ def _slip(layer: Any, whole: str) -> str:
         more = ", or tw.torch.from_torch(module)" if home.startswith("torch") else ""
         return f"it is {home}.{type(layer).__name__}; use that of thalweg.nn{more}"
     meant = _habits.kind_meant(layer, Layer, "nn")
-    if not meant and callable(layer) and not _is_ours(layer):
+    kind = layer if isinstance(layer, type) else type(layer)
+    if not meant and callable(layer) and not _habits.is_ours(kind):
         meant = f": {OWN}"
     return f"got {layer!r}{meant}"
-
-
-def _is_ours(value: Any) -> bool:
-    """Whether it is a loss or the like, or a class of it."""
-    kind = value if isinstance(value, type) else type(value)
-    return kind.__module__.partition(".")[0] == "thalweg"

@@ -36,7 +36,7 @@ class Block(Layer):
                     f"{name}: layer {index} is {layer!r}, whose input is codes: it must be the "
                     "first layer of the model"
                 )
-        object.__setattr__(self, "layers", layers)  # the dataclass is frozen
+        self._set(layers=layers)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(repr, self.layers))})"

@@ -106,7 +106,7 @@ class FourierFeatures(Layer):
     sigma: float
     bands: tuple[float, ...] | None
 
-    # Written out, since two arguments are keyword only and the values are checked.
+    # Written out, since its arguments may be None, and `bands` any sequence.
     @_habits.takes("FourierFeatures", _OF_FEATURES)
     def __init__(
         self,
@@ -116,8 +116,8 @@ class FourierFeatures(Layer):
         sigma: float | None = None,
         bands: Iterable[float] | None = None,
     ) -> None:
-        put, name = object.__setattr__, "FourierFeatures: "  # the dataclass is frozen
-        put(self, "in_features", _checks.integer(name + "in_features", in_features, 1))
+        name = "FourierFeatures: "
+        self._set(in_features=_checks.integer(name + "in_features", in_features, 1))
         if bands is not None:
             bands = _checks.sequence(name + "bands", bands)
             bands = tuple(_checks.real(f"{name}bands[{i}]", b) for i, b in enumerate(bands))
@@ -130,11 +130,10 @@ class FourierFeatures(Layer):
                     "out"
                 )
             num_frequencies = count
-        put(self, "bands", bands)
         count = 128 if num_frequencies is None else num_frequencies
-        put(self, "num_frequencies", _checks.integer(name + "num_frequencies", count, 1))
-        sigma = 1.0 if sigma is None else sigma
-        put(self, "sigma", _checks.real(name + "sigma", sigma, 0, closed="()"))
+        self._set(num_frequencies=count, sigma=1.0 if sigma is None else sigma, bands=bands)
+        self._check("num_frequencies", 1, by=_checks.integer)
+        self._check("sigma", 0, math.inf, "()")
 
     @property
     def out_features(self) -> int:

@@ -56,12 +56,10 @@ class Linear(Layer):
     init: _init._Init = "kaiming_uniform"
 
     def __post_init__(self) -> None:
-        self._set(
-            in_features=_checks.integer("Linear: in_features", self.in_features, 1),
-            out_features=_checks.integer("Linear: out_features", self.out_features, 1),
-            bias=_checks.flag("Linear: bias", self.bias),
-            init=_init.check("Linear: init", self.init),
-        )
+        self._check("in_features", 1, by=_checks.integer)
+        self._check("out_features", 1, by=_checks.integer)
+        self._check("bias", by=_checks.flag)
+        self._check("init", by=_init.check)
 
     def __repr__(self) -> str:
         drawn = "" if self.init == "kaiming_uniform" else f", init={self.init!r}"

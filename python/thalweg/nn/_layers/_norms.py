@@ -1,5 +1,6 @@
 """Normalizations of columns and of rows."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -55,12 +56,10 @@ class BatchNorm1d(Layer):
     affine: bool = True
 
     def __post_init__(self) -> None:
-        put = object.__setattr__  # the dataclass is frozen
-        name = "BatchNorm1d: "
-        put(self, "num_features", _checks.integer(name + "num_features", self.num_features, 1))
-        put(self, "eps", _checks.real(name + "eps", self.eps, 0, closed="()"))
-        put(self, "momentum", _checks.real(name + "momentum", self.momentum, 0, 1, "[]"))
-        put(self, "affine", _checks.flag(name + "affine", self.affine))
+        self._check("num_features", 1, by=_checks.integer)
+        self._check("eps", 0, math.inf, "()")
+        self._check("momentum", 0, 1, "[]")
+        self._check("affine", by=_checks.flag)
 
     def _spec(self) -> tuple[Any, ...]:
         return ("batch_norm", self.num_features, self.eps, self.momentum, self.affine)
@@ -114,12 +113,10 @@ class LayerNorm(Layer):
     bias: bool = True
 
     def __post_init__(self) -> None:
-        put = object.__setattr__  # the dataclass is frozen
-        put(self, "normalized_shape", _width("LayerNorm", self.normalized_shape))
-        put(self, "eps", _checks.real("LayerNorm: eps", self.eps, 0, closed="()"))
-        affine = _checks.flag("LayerNorm: elementwise_affine", self.elementwise_affine)
-        put(self, "elementwise_affine", affine)
-        put(self, "bias", _checks.flag("LayerNorm: bias", self.bias))
+        self._check("normalized_shape", by=_width)
+        self._check("eps", 0, math.inf, "()")
+        self._check("elementwise_affine", by=_checks.flag)
+        self._check("bias", by=_checks.flag)
 
     def _spec(self) -> tuple[Any, ...]:
         scale, shift = self.elementwise_affine, self.elementwise_affine and self.bias
@@ -159,27 +156,22 @@ class RMSNorm(Layer):
     elementwise_affine: bool = True
 
     def __post_init__(self) -> None:
-        put = object.__setattr__  # the dataclass is frozen
-        put(self, "normalized_shape", _width("RMSNorm", self.normalized_shape))
+        self._check("normalized_shape", by=_width)
         if self.eps is not None:
-            put(self, "eps", _checks.real("RMSNorm: eps", self.eps, 0, closed="()"))
-        affine = _checks.flag("RMSNorm: elementwise_affine", self.elementwise_affine)
-        put(self, "elementwise_affine", affine)
+            self._check("eps", 0, math.inf, "()")
+        self._check("elementwise_affine", by=_checks.flag)
 
     def _spec(self) -> tuple[Any, ...]:
         return ("rms_norm", *_width("", self.normalized_shape), self.eps, self.elementwise_affine)
 
 
-def _width(layer: str, shape: Any) -> tuple[int]:
+def _width(name: str, shape: Any) -> tuple[int]:
     """Convert a normalized shape to a tuple of one width: samples are rows here."""
     if isinstance(shape, (tuple, list)):
         if len(shape) != 1:
-            raise ArgumentError(
-                f"{layer}: normalized_shape must be one width, since samples are rows; "
-                f"got {shape!r}"
-            )
+            raise ArgumentError(f"{name} must be one width, since samples are rows; got {shape!r}")
         (shape,) = shape
-    return (_checks.integer(f"{layer}: normalized_shape", shape, 1),)
+    return (_checks.integer(name, shape, 1),)
 
 
 def scale_and_shift(layer: BatchNorm1d, state: Mapping[str, Array]) -> tuple[Array, Array]:

@@ -90,7 +90,7 @@ class Standardize(Layer):
     std: tuple[float, ...]
     inverse: bool
 
-    # Written out, since one argument is keyword only and the others are checked.
+    # Written out, since two arguments may be any array.
     @_habits.takes("Standardize", _ELSEWHERE)
     def __init__(self, mean: npt.ArrayLike, std: npt.ArrayLike, *, inverse: bool = False) -> None:
         rows = {"mean": _row("mean", mean), "std": _row("std", std)}

@@ -95,8 +95,8 @@ class TabularInput(Layer):
         *,
         pieces: Mapping[int, Iterable[float]] | Iterable[tuple[int, Iterable[float]]] = (),
     ) -> None:
-        put, name = object.__setattr__, "TabularInput: "  # the dataclass is frozen
-        put(self, "in_features", _checks.integer(name + "in_features", in_features, 1))
+        name = "TabularInput: "
+        self._set(in_features=_checks.integer(name + "in_features", in_features, 1))
         if isinstance(categories, Mapping):
             items = [(column, *_pair(name, column, sizes)) for column, sizes in categories.items()]
         else:  # as stored in this class and in files
@@ -115,10 +115,10 @@ class TabularInput(Layer):
             checked.append((column, codes, _checks.integer(f"{what}, length", length, 1)))
         if len({column for column, *_ in checked}) < len(checked):
             raise ArgumentError(f"{name}categories names a column twice: {items}")
-        put(self, "categories", tuple(sorted(checked)))
-        self._put_pieces(pieces)
+        self._set(categories=tuple(sorted(checked)))
+        self._set_pieces(pieces)
 
-    def _put_pieces(self, pieces: Any) -> None:
+    def _set_pieces(self, pieces: Any) -> None:
         name, checked = "TabularInput: ", {}
         items = pieces.items() if isinstance(pieces, Mapping) else pieces
         for item in _checks.sequence(name + "pieces", items, ordered=False):
@@ -138,7 +138,7 @@ class TabularInput(Layer):
                     f"{what} must be at least 2 increasing edges; got {list(edges)}"
                 )
             checked[column] = edges
-        object.__setattr__(self, "pieces", tuple(sorted(checked.items())))
+        self._set(pieces=tuple(sorted(checked.items())))
 
     @property
     def out_features(self) -> int:
@@ -208,11 +208,8 @@ class Embedding(Layer):
     embedding_dim: int
 
     def __post_init__(self) -> None:
-        name = "Embedding: "
-        self._set(
-            num_embeddings=_checks.integer(name + "num_embeddings", self.num_embeddings, 1),
-            embedding_dim=_checks.integer(name + "embedding_dim", self.embedding_dim, 1),
-        )
+        self._check("num_embeddings", 1, by=_checks.integer)
+        self._check("embedding_dim", 1, by=_checks.integer)
 
     @property
     def in_features(self) -> int:

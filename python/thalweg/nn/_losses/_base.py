@@ -33,8 +33,8 @@ from typing import Any, ClassVar, Literal, SupportsFloat, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _checks
-from thalweg._arrays import Array, Targets
+from thalweg import _arrays, _checks
+from thalweg._arrays import Array, Labels, Targets
 from thalweg._description import Description
 from thalweg._habits import Guided
 from thalweg.errors import ArgumentError, UnsupportedError
@@ -194,6 +194,12 @@ class CoreLoss(Loss):
     def _target_width(self, outputs: int) -> int:
         """Return the number of target columns for a network with this many outputs."""
         return outputs
+
+    def _ready(self, y: Any, dtype: np.dtype[Any], outputs: int, name: str) -> Labels | Array:
+        """Prepare the targets `y`, which users know by a `name`, for the core."""
+        if self._labels:
+            return _arrays.labels_or_shares(y, dtype, name)
+        return _arrays.targets(y, dtype, self._target_width(outputs), name)
 
     def __call__(
         self, output: npt.ArrayLike, target: Targets, sample_weight: npt.ArrayLike | None = None

@@ -133,7 +133,7 @@ class CrossEntropyLoss(CoreLoss):
         weight = [] if self.weight is None else [repr(list(self.weight))]
         named = [(f.name, f.default) for f in dataclasses.fields(self) if f.name != "weight"]
         changed = [f"{n}={getattr(self, n)!r}" for n, usual in named if getattr(self, n) != usual]
-        return f"CrossEntropyLoss({', '.join(weight + changed)})"
+        return f"{type(self).__name__}({', '.join(weight + changed)})"
 
     def predict(self, output: npt.ArrayLike, head: npt.ArrayLike | None = None) -> Labels:
         """Return the classes of the largest outputs, among those that compete.

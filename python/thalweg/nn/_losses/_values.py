@@ -52,11 +52,7 @@ def _outputs(loss: CoreLoss, output: Any) -> Array:
 
 def _targets(loss: CoreLoss, output: Array, target: Any) -> Any:
     """Prepare targets for the core, if they match the outputs."""
-    width, dtype = output.shape[1], output.dtype
-    if loss._labels:
-        target = _arrays.labels_or_shares(target, dtype, "target")
-    else:
-        target = _arrays.targets(target, dtype, loss._target_width(width), "target")
+    target = loss._ready(target, output.dtype, output.shape[1], "target")
     if loss._call_elsewhere and target.size == output.size:
         raise ShapeError(
             f"output has shape {output.shape} and target {target.shape}{loss._call_elsewhere}"

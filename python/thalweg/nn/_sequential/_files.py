@@ -34,7 +34,7 @@ class Kept(Parameters):
         Raises
         ------
         ArgumentError
-            If `path` is none of these.
+            If `path` is none of these; or a file object whose methods are to be awaited.
         OSError
             If the file cannot be written.
         UnsupportedError
