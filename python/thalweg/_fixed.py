@@ -3,6 +3,7 @@
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from thalweg._habits import is_ours
 from thalweg.errors import ArgumentError
 
 
@@ -19,7 +20,7 @@ class Fixed:
     def __init_subclass__(cls, **options: Any) -> None:
         """Look for the arguments, and for what they would hide."""
         super().__init_subclass__(**options)
-        if _is_ours(cls):
+        if is_ours(cls):
             cls._fixed = frozenset(inspect.signature(cls).parameters)
             return
         for name in cls._fixed:
@@ -35,7 +36,7 @@ class Fixed:
         def __setattr__(self, name: str, value: Any) -> None:
             """Refuse to set an argument again."""
             kind, kept = type(self), vars(self).get(name, value)
-            if kept is not value and name in kind._fixed and _is_ours(kind):
+            if kept is not value and name in kind._fixed and is_ours(kind):
                 raise AttributeError(
                     f"{kind.__name__}.{name} cannot be set: make another one, "
                     f"{kind.__name__}(..., {name}=...)",
@@ -43,7 +44,3 @@ class Fixed:
                     obj=self,
                 )
             super().__setattr__(name, value)
-
-
-def _is_ours(kind: type) -> bool:
-    return kind.__module__.startswith("thalweg.")

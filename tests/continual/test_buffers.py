@@ -331,6 +331,28 @@ def test_a_buffer_without_a_generator_is_copied_and_pickled():
         np.testing.assert_array_equal(kept(twin), kept(buffer))
 
 
+def test_what_needs_the_generator_says_who_makes_it():
+    with pytest.raises(
+        AttributeError, match=r"Bare has .*: its __init__ must call super\(\)\.__in"
+    ):
+        offer(Bare(9), np.arange(9)).state_dict()
+
+
+def test_attributes_of_a_subclass_may_have_names_of_arguments():
+    class Counts(BalancedBuffer):
+        def __init__(self):
+            super().__init__(5)
+            self.select = 0
+
+        def add(self, **columns):
+            self.select += 1
+            super().add(**columns)
+
+    buffer, again = offer(Counts(), np.arange(9)), Counts()
+    again.load_state_dict(buffer.state_dict())
+    assert again.select == buffer.select == 1
+
+
 @pytest.mark.parametrize("kind", [ReservoirBuffer, RecentBuffer, BalancedBuffer])
 def test_a_state_is_of_one_kind_of_buffer(kind):
     """A reservoir's rows are not the latest ones, although both are kept in the same form."""

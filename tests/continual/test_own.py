@@ -851,6 +851,8 @@ class Notes(Strategy):
         self.data = np.load(of_file, mmap_mode="r")
         self.names, self.days = np.array(["a" * 9], object), np.array(["2020"], "datetime64[D]")
         self.empty, self.scales, self._latest = np.zeros((0, 2)), np.ones(2), None
+        self.mask = np.ones(3)  # its copies can be written to
+        self.mask.flags.writeable = False
 
     def step(self, x, y):
         self._latest = x[0].copy()

@@ -391,6 +391,23 @@ def test_a_checkpoint_is_a_trainer_and_a_model_too(scenario, trainer, tmp_path):
         np.testing.assert_array_equal(model.flat_parameters, mine.model.flat_parameters)
 
 
+def test_arrays_of_objects_are_told_apart_by_their_numbers(tmp_path):
+    """As a table of several types gives them; their bytes are places in memory."""
+    x, y = np.random.default_rng(0).standard_normal((2, 20, 3))
+    path = tmp_path / "run"
+
+    def run(x, **options):
+        scenario = continual.Scenario([continual.Task(x.astype(object), y, x, y)])
+        model = nn.Sequential(nn.Linear(3, 3))
+        learner = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=0.1))
+        return continual.run(continual.Naive(learner), scenario, checkpoint=path, **options)
+
+    first = run(x)
+    np.testing.assert_array_equal(run(x, resume=True).r, first.r)
+    with pytest.raises(ArgumentError, match=r"tasks\.0\.x"):
+        run(x + 1, resume=True)
+
+
 def test_a_checkpoint_of_another_run_is_refused(scenario, trainer, tmp_path):
     path = tmp_path / "run"
     continual.run(trainer(), scenario, checkpoint=path)

@@ -12,14 +12,14 @@ import inspect
 import os
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays, _checks
 from thalweg._fixed import Fixed
-from thalweg._habits import takes
+from thalweg._habits import is_ours, our_kind, takes
 from thalweg.continual import _state
 from thalweg.continual._task import are_labels
 from thalweg.errors import ArgumentError, DtypeError, ShapeError
@@ -207,6 +207,14 @@ class Buffer(Fixed):
         kept = {name: kept[name] for name in columns if name in kept}
         return matching(as_columns(columns), kept)
 
+    if not TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name
+
+        def __getattr__(self, name: str) -> Any:
+            """Say why there is nothing to draw with."""
+            more = ": its __init__ must call super().__init__(capacity)" * (name == "_generator")
+            text = f"{type(self).__name__} has no attribute {name!r}{more}"
+            raise AttributeError(text, name=name, obj=self)
+
     def __getstate__(self) -> dict[str, Any]:
         with LOCK:  # all of one moment: others may draw before this is copied or written
             generator = vars(self).get("_generator")  # none without our __init__
@@ -263,19 +271,17 @@ class Buffer(Fixed):
 
     def _kind(self) -> str:
         """Return the name of its class, or of the nearest base that is thalweg's."""
-        return next(
-            it.__name__ for it in type(self).__mro__ if it.__module__.startswith("thalweg.")
-        )
+        return our_kind(type(self)).__name__
 
     def _is_custom(self) -> bool:
-        return not type(self).__module__.startswith("thalweg.")
+        return not is_ours(type(self))
 
     def _attributes(self) -> list[str]:
         """Return the names of the attributes that belong to the state of a user's subclass."""
         if not self._is_custom():
             return []
-        known = {*(f"_{key}" for key in self._holds), "_generator"}
-        parameters = {*inspect.signature(type(self)).parameters, *self._fixed}
+        known = {*self._holds, *(f"_{key}" for key in self._holds), "_generator"}
+        parameters = inspect.signature(type(self)).parameters
         known |= {
             name
             for name, value in vars(self).items()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from thalweg._habits import is_ours
 from thalweg._history import History
 from thalweg.continual import _passes, _undo
 from thalweg.continual._state import note_arrays
@@ -132,7 +133,7 @@ def overrides(cls: type[Any], *names: str) -> str | None:
     for kind in cls.__mro__:
         for name in names:
             if name in vars(kind):
-                return None if kind.__module__.startswith("thalweg.") else name
+                return None if is_ours(kind) else name
     return None
 
 
@@ -147,7 +148,7 @@ def learns_by(cls: type[Any]) -> str | None:
     name = overrides(cls, "learn", "_learn", "step")
     if name is None:
         for kind in cls.__mro__:
-            if "step" in vars(kind) and not kind.__module__.startswith("thalweg."):
+            if "step" in vars(kind) and not is_ours(kind):
                 raise ArgumentError(
                     f"{cls.__name__} would learn without {kind.__name__}.step, since a base of"
                     f" thalweg comes first: put {kind.__name__} before it,"

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from thalweg import _safetensors
+from thalweg import _arrays, _safetensors
+from thalweg._habits import is_ours
 from thalweg._trainer import Trainer
 from thalweg._warn import warn
 from thalweg.continual import _protocol
@@ -119,7 +120,9 @@ def _checksums() -> Callable[[Any], Any]:
         if isinstance(value, Changed):  # its source is shared with other tasks
             return f"{checksum(value.source)}, by {value.change!r}"
         if id(value) not in known:
-            array = np.ascontiguousarray(value)
+            array = np.asarray(value)
+            if array.dtype.hasobject:  # whose bytes are places in memory
+                array = _arrays.as_numeric(array, "data")
             of = f"{array.dtype} {array.shape} with checksum {crc(array):08x}"
             known[id(value)] = value, of  # kept alive, so that its id is not reused
         return known[id(value)][1]
@@ -330,8 +333,7 @@ def _users(strategy: "Strategy") -> "list[Strategy]":
     return [
         link
         for link in _protocol.links(strategy)
-        if not _protocol.overrides(kind := type(link), "state_dict")
-        and not kind.__module__.startswith("thalweg.")
+        if not _protocol.overrides(kind := type(link), "state_dict") and not is_ours(kind)
     ]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _arrays
+from thalweg._habits import is_ours
 from thalweg._spec import classes, rebuild
 from thalweg._trainer import Trainer
 from thalweg._trainer._file import _FUNCTION, _described
@@ -111,7 +112,7 @@ def _to_trainer(trainer: Trainer, state: dict[str, Any]) -> None:
 
 def _copied(state: Any, of: Any) -> Any:
     """Return a copy of a state, which our own classes make themselves: buffers can be large."""
-    return state if type(of).__module__.startswith("thalweg.") else copy.deepcopy(state)
+    return state if is_ours(type(of)) else copy.deepcopy(state)
 
 
 class Stateful:
@@ -273,6 +274,8 @@ def changed_arrays(strategy: Stateful, held: set[int]) -> list[str]:
         if id(array) in held:
             continue
         was, now = strategy._noted.get(name, _NEW), _mark(array)
+        if isinstance(was, np.ndarray) and isinstance(now, int) and not was.dtype.hasobject:
+            was = crc(was)  # this may be a copy of it, which can be written to
         same = was is now or (isinstance(was, int) and isinstance(now, int) and was == now)
         if was is not None and not same:
             found.append(name)
@@ -294,7 +297,7 @@ def _arrays_of(strategy: Stateful) -> list[tuple[str, npt.NDArray[Any]]]:
 
     Those with private names serve a moment only, as some of ours do.
     """
-    if type(strategy).__module__.startswith("thalweg."):
+    if is_ours(type(strategy)):
         return []
     gathered = strategy._names_gathered()
     return [

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from thalweg import _checks
 from thalweg._arrays import Targets
 from thalweg._fixed import Fixed
-from thalweg._habits import takes
+from thalweg._habits import is_ours, takes
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _compatibility, _passes, _protocol, _resume, _undo
@@ -109,7 +109,7 @@ class Strategy(Admission, Stateful, Fixed):
     def __init_subclass__(cls, **options: Any) -> None:
         """Check the signature of user-defined classes; make ours explain wrong arguments."""
         super().__init_subclass__(**options)
-        if not cls.__module__.startswith("thalweg."):
+        if not is_ours(cls):
             _protocol.check_learn(cls)
             cls._by_step = _protocol.learns_by(cls) == "step" and not cls._only_learns
             _protocol.noting(cls, "__init__", note_made)

@@ -11,7 +11,16 @@ import numpy as np
 from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array
 from thalweg._at_once import at_once
-from thalweg._habits import Guided, argument_names, named, refuse_unknown, refuse_unnamed, takes
+from thalweg._habits import (
+    Guided,
+    argument_names,
+    is_ours,
+    named,
+    our_kind,
+    refuse_unknown,
+    refuse_unnamed,
+    takes,
+)
 from thalweg.errors import ArgumentError, DivergedError
 from thalweg.nn import Sequential, _names
 from thalweg.optim import _given
@@ -94,7 +103,7 @@ class Optimizer(Guided):
         """Make thalweg's constructors explain what to do with PyTorch's first argument."""
         super().__init_subclass__(**options)
         make = vars(cls).get("__init__")
-        if make is None or not cls.__module__.startswith("thalweg."):
+        if make is None or not is_ours(cls):
             return
         known = argument_names(make)
         any_name = "arguments" in known  # a base of several optimizers
@@ -510,7 +519,7 @@ class Optimizer(Guided):
 
     def _own(self) -> dict[str, Any] | None:
         """Return the attributes added by a user's subclass; None for thalweg's own classes."""
-        kind = _ours(type(self))
+        kind = our_kind(type(self))
         if type(self) is kind:
             return None
         ours = vars(made(kind, self._arguments))
@@ -549,18 +558,13 @@ def expect_model(model: Any) -> None:
         raise ArgumentError(f"step takes the model, an nn.Sequential; got {named(model)}")
 
 
-def _ours(kind: type[Optimizer]) -> type[Optimizer]:
-    """Return the nearest base of a class that is thalweg's, or the class itself."""
-    return next(base for base in kind.__mro__ if base.__module__.startswith("thalweg."))
-
-
 _Kind = TypeVar("_Kind", bound=Optimizer)
 
 
 def made(kind: type[_Kind], arguments: Mapping[str, Any]) -> _Kind:
     """Make an optimizer, bypassing the ``__init__`` of subclasses, whose arguments may differ."""
     optimizer = kind.__new__(kind)
-    make: Any = _ours(kind).__init__
+    make: Any = our_kind(kind).__init__
     make(optimizer, **arguments)
     return optimizer
 
