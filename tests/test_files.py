@@ -950,6 +950,62 @@ def test_a_file_object_that_takes_a_part_of_the_bytes_is_not_taken_for_written()
         make().save(Limited())
 
 
+class ByLength:
+    """A file in pure Python that goes on by ``len(data)``, as paramiko's over SFTP."""
+
+    def __init__(self):
+        self.bytes = bytearray()
+        self.place = 0
+
+    def write(self, data):
+        self.bytes[self.place : self.place + len(data)] = bytes(data)
+        self.place += len(data)
+        return len(data)
+
+
+@pytest.mark.parametrize("kept", ["model", "trainer"])
+def test_file_objects_are_given_bytes_one_by_one(kept):
+    """They were given rows, and `len` of what has 48 bytes was 4: files were damaged."""
+    trainer, file = trained(), ByLength()
+    (trainer if kept == "trainer" else trainer.model).save(file)
+    for load in (nn.Sequential.load, tw.Trainer.load)[: 1 + (kept == "trainer")]:
+        again = load(io.BytesIO(file.bytes))
+        model = again.model if isinstance(again, tw.Trainer) else again
+        np.testing.assert_array_equal(model.flat_parameters, trainer.model.flat_parameters)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited")
+@pytest.mark.parametrize("load", [nn.Sequential.load, tw.Trainer.load])
+def test_file_objects_that_give_no_bytes_or_are_to_be_awaited_are_refused(load):
+    """Nothing was written, without a word; what was read had no such attribute."""
+
+    class Other:
+        def __init__(self, given):
+            self.given = given
+
+        def read(self):
+            return self.given
+
+    class Later:
+        async def read(self):
+            return b""
+
+        async def write(self, data):
+            pass
+
+    for given in ("text", None, 3):
+        with pytest.raises(tw.ArgumentError, match=rf"Other .*read must .*; it returned {given!r}"):
+            load(Other(given))
+    with pytest.raises(tw.ArgumentError, match=r"it returned <coroutine .*BytesIO\(await"):
+        load(Later())
+    for one in (make(), trained()):
+        with pytest.raises(tw.ArgumentError, match=r"Later .*write must .*it returned <coroutine"):
+            one.save(Later())
+    trained().save(memory := io.BytesIO())
+    for known in (memory.getbuffer(), bytearray(memory.getvalue())):
+        assert type(load(Other(known))) is load.__self__
+
+
 @pytest.mark.parametrize("path", [3, True, None, b"model", "", io.StringIO(), io.RawIOBase()])
 def test_what_is_no_path_is_refused_before_anything_is_written(path, tmp_path, monkeypatch):
     """A number would be that of an open file; an unbuffered file may take a part of the bytes."""

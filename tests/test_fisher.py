@@ -161,6 +161,19 @@ def test_losses_that_are_no_likelihoods_have_gradients(name, dtype, rng):
     assert off(part, (g[chosen] ** 2).mean(axis=0)) < tolerance
 
 
+@pytest.mark.parametrize("likelihood", ALL)
+def test_a_loss_that_is_derived_from_another_stands_for_the_same_distribution(likelihood, rng):
+    loss, model, x = ALL[likelihood](), make("deep"), rng.standard_normal((5, 6))
+
+    class Mine(type(loss)):
+        pass
+
+    mine = Mine(**{it.name: getattr(loss, it.name) for it in dataclasses.fields(loss)})
+    found = fisher_diagonal(model, x, kind="exact", loss=mine)
+    np.testing.assert_array_equal(found, fisher_diagonal(model, x, kind="exact", loss=loss))
+    assert repr(mine) == repr(loss).replace(type(loss).__name__, "Mine")
+
+
 def test_many_rows_go_through_in_parts(rng):
     model, x = make("deep"), rng.standard_normal((2500, 6))
     every = [fisher_diagonal(model, x[i : i + 1]) for i in range(0, 2500)]
@@ -181,6 +194,68 @@ def test_rates_have_the_information_of_counts():
     for kind in ("exact", "sampled"):
         with pytest.raises(tw.DataError, match=r"model\(x\)\[1, 0\] is -6, .*Softplus"):
             fisher_diagonal(model, [[1.0], [-2.0]], kind=kind, loss=loss)
+
+
+@pytest.mark.parametrize(("rate", "eps"), [(0.0, 1e-8), (0.01, 0.01), (0.001, 0.1), (3.0, 0.5)])
+def test_near_eps_the_information_of_rates_is_the_variance_of_the_slope(rate, eps):
+    """A mean of squares of slopes of counts of that rate would also have (eps/(rate + eps))^2."""
+    counts = np.arange(60)
+    p = np.exp(-rate) * np.cumprod([1.0, *(rate / counts[1:])])
+    slope = 1 - counts / (rate + eps)
+    assert abs(p.sum() - 1) < 1e-14
+    expected = p @ (slope - p @ slope) ** 2
+    model = nn.Sequential(nn.Linear(1, 1), dtype="float64")
+    model.flat_parameters = np.array([0.0, rate])
+    loss = nn.PoissonNLLLoss(log_input=False, eps=eps)
+    _, exact = fisher_diagonal(model, [[1.0]], loss=loss)
+    np.testing.assert_allclose(exact, expected, rtol=1e-12)
+    _, sampled = fisher_diagonal(model, np.ones((200_000, 1)), kind="sampled", loss=loss)
+    # The largest relative deviation of a squared slope is 1/sqrt(rate), of rare counts.
+    np.testing.assert_allclose(sampled, expected, rtol=4 / np.sqrt(200_000 * (rate or 1)))
+
+
+def test_sampled_is_of_the_outputs_that_are_drawn_from(rng):
+    """Drawn from outputs in float32, y was further from those in float64 than it should be."""
+    model, loss = nn.Sequential(nn.Linear(1, 2)), nn.GaussianNLLLoss()
+    model.flat_parameters = np.array([0.7, 0.0, 1e6, -4.6])  # a mean of 1e6, a deviation of 0.1
+    x = np.repeat(rng.standard_normal((50, 1)), 2000, axis=0)
+    sampled = fisher_diagonal(model, x, kind="sampled", loss=loss)
+    np.testing.assert_allclose(sampled, fisher_diagonal(model, x, loss=loss), rtol=0.05)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("outputs", "loss", "message"),
+    [
+        ([1.0, 44.0], nn.PoissonNLLLoss(), r"model\(x\)\[0, 1\] is 44, and a rate of 1\.28.*e\+19"),
+        ([800.0, 1.0], nn.PoissonNLLLoss(), r"model\(x\)\[0, 0\] is 800, and a rate of inf"),
+        ([1.0, 1e20], nn.PoissonNLLLoss(log_input=False), r"\[0, 1\] is 1e\+20, and a rate of 1e"),
+        ([1.0, 800.0], nn.GaussianNLLLoss(), r"\[0, 1\] is 800, and a variance of inf"),
+    ],
+)  # fmt: skip
+def test_what_is_too_large_to_be_drawn_from_is_named(outputs, loss, message):
+    """NumPy did not name it, or the target was said to be infinite, which nobody had given."""
+    model = nn.Sequential(nn.Linear(1, 2))
+    model.flat_parameters = np.array([0.0, 0.0, *outputs])
+    for find in (fisher_diagonal, tw.curvature.kfac_factors):
+        with pytest.raises(tw.DataError, match=message):
+            find(model, [[1.0]], kind="sampled", loss=loss)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", ["exact", "sampled", "empirical"])
+@pytest.mark.parametrize("log_rate", [10.0, 200.0])
+def test_what_is_too_large_for_the_precision_is_not_infinite(kind, log_rate):
+    """What is computed in double precision was infinite when rounded, with only NumPy's warning."""
+    model = nn.Sequential(nn.Linear(1, 1))
+    model.flat_parameters = np.array([0.0, log_rate])
+    x, y, options = [[1e19]], [[1.0]], {"kind": kind, "loss": nn.PoissonNLLLoss()}
+    error = tw.DataError if (kind, log_rate) == ("sampled", 200.0) else tw.ArgumentError
+    said = "draw y from" if error is tw.DataError else 'too large for this precision: .*"float64"'
+    with pytest.raises(error, match=said):
+        fisher_diagonal(model, x, y, **options)
+    with pytest.raises(error, match=said):
+        tw.curvature.kfac_factors(model, [[1e20]], y, **options)
 
 
 @pytest.mark.parametrize("likelihood", ALL)
@@ -548,6 +623,9 @@ def test_the_bits_are_the_same_for_any_number_of_threads(kind, rng):
     assert np.array_equal(found[0], found[2])
 
 
+ODD = nn.Sequential(nn.Linear(6, 3))
+
+
 def test_a_part_of_the_samples_will_do(rng):
     model, x = make("deep"), rng.standard_normal((50, 6))
     part = fisher_diagonal(model, x, n_samples=20, seed=4)
@@ -573,6 +651,11 @@ def test_a_part_of_the_samples_will_do(rng):
         ({"n_samples": 0}, tw.ArgumentError, "n_samples"),
         ({"loss": nn.L1Loss()}, tw.UnsupportedError, 'got L1Loss.*Use kind="empirical"'),
         ({"loss": nn.L1Loss(), "kind": "empirical"}, tw.ArgumentError, "y is None"),
+        *(
+            ({"loss": nn.GaussianNLLLoss(), "kind": kind, "model": ODD},
+             tw.ShapeError, "takes an even number of outputs.* has 3 outputs")
+            for kind in ("exact", "sampled")
+        ),
         ({"loss": nn.L1Loss(), "kind": "batched", "y": np.ones((3, 3))}, tw.ShapeError, "4"),
         ({"loss": nn.L1Loss(), "kind": "batched", "y": np.ones((2, 4))}, tw.ShapeError, "3.*2"),
         ({"loss": nn.CustomLoss(len), "kind": "empirical"}, tw.UnsupportedError,
@@ -610,10 +693,9 @@ def test_a_part_of_the_samples_will_do(rng):
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_named(options, error, message):
-    model = make("deep")
-    arguments = {"x": np.ones((3, 6)), **options}
+    arguments = {"model": make("deep"), "x": np.ones((3, 6)), **options}
     with pytest.raises(error, match=message):
-        fisher_diagonal(model, **arguments)
+        fisher_diagonal(**arguments)
 
 
 def test_only_models_have_one():

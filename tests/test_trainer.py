@@ -1315,8 +1315,8 @@ class Frame:
     ("columns", "message"),
     [
         (["a", "b"], None),
-        (["b", "a"], "column 0 of x is 'a', but that of validation x is 'b'"),
-        (["a", "c"], "column 1 of x is 'b', but that of validation x is 'c'"),
+        (["b", "a"], "column 0 of validation x is 'b', but 'a' in the training data"),
+        (["a", "c"], "column 1 of validation x is 'c', but 'b' in the training data"),
         ([0, 1], None),  # no names
         (None, None),
     ],
@@ -1333,39 +1333,58 @@ def test_columns_of_validation_data_are_those_of_the_training_data(columns, mess
     assert trainer.epochs == (0 if message else 1)
 
 
-def batches_of(*frames):
-    """The arguments of a fit to both frames, or validated with the second one, in two forms."""
-    return {
-        "training": {"x": list(frames)},
-        "validation": {"x": frames[0][0], "y": frames[0][1], "validation_data": [frames[1]]},
-        "arrays": {"x": frames[0][0], "y": frames[0][1], "validation_data": frames[1]},
-    }
+#: A fit to frames, or an evaluation, in the forms that data come in; where an error in the second
+#: frame is, and where it says that the first is.
+EARLIER = "an earlier batch"
+WAYS_OF_FRAMES = {
+    "training": (lambda t, a, b: t.fit([a, b]), "batch 2 of epoch 1: ", EARLIER),
+    "after an array": (
+        lambda t, a, b: t.fit([(X2, X2), a, b]), "batch 3 of epoch 1: ", EARLIER,
+    ),
+    "validation": (
+        lambda t, a, b: t.fit(*a, validation_data=[b]),
+        "validation_data batch 1: ", "the training data",
+    ),
+    "arrays": (lambda t, a, b: t.fit(*a, validation_data=b), "validation ", "the training data"),
+    "both": (
+        lambda t, a, b: t.fit([a], validation_data=[b]), "validation_data batch 1: ", EARLIER,
+    ),
+    "validation arrays": (
+        lambda t, a, b: t.fit([b], validation_data=a), "batch 1 of epoch 1: ", "validation_data",
+    ),
+    "evaluation": (lambda t, a, b: t.evaluate([a, b]), "batch 2: ", EARLIER),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("way", ["training", "validation", "arrays"])
+@pytest.mark.parametrize("way", WAYS_OF_FRAMES)
 @pytest.mark.parametrize(
-    ("x_columns", "y_columns", "message"),
+    ("x_columns", "y_columns", "wrong"),
     [
         ("ab", "uv", None),
-        ("ba", "uv", "column 0 of x is 'a', but that of (this|validation) x is 'b'"),
-        ("ab", "vu", "column 0 of y is 'u', but that of (this|validation) y is 'v'"),
+        ("ba", "uv", ("x", "b", "a")),
+        ("ab", "vu", ("y", "v", "u")),
         ("ab", "uw", None),  # another name for the same
     ],
 )
-def test_frames_have_one_order_of_columns_in_a_fit(way, x_columns, y_columns, message):
+def test_frames_have_one_order_of_columns_in_a_fit(way, x_columns, y_columns, wrong):
     """Batches in another order trained the wrong weights, and targets were taken for each other."""
     trainer = tw.Trainer(
         nn.Sequential(nn.Linear(2, 2)), loss=nn.MSELoss(), optimizer=optim.SGD(0.1)
     )
     first = Frame(X2, list("ab")), Frame(X2, list("uv"))
-    data = batches_of(first, (Frame(X2, list(x_columns)), Frame(X2, list(y_columns))))[way]
+    second = Frame(X2, list(x_columns)), Frame(X2, list(y_columns))
+    use, place, where = WAYS_OF_FRAMES[way]
     before = trainer.model.flat_parameters
-    if message is None:
-        trainer.fit(**data)
+    if wrong is None:
+        use(trainer, first, second)
         return
-    place = {"training": "batch 2 of epoch 1: ", "validation": "validation_data batch 1: "}
-    with pytest.raises(tw.DataError, match=f"^{place.get(way, '')}{message}"):
-        trainer.fit(**data)
+    with pytest.raises(tw.DataError) as error:
+        use(trainer, first, second)
+    name, found, expected = wrong
+    column = "column 0 of "
+    place = column + place if way == "arrays" else place + column
+    said = f"{place}{name} is {found!r}, but {expected!r} in {where}: both need the same columns"
+    assert str(error.value).startswith(said)
     np.testing.assert_array_equal(trainer.model.flat_parameters, before)
 
 

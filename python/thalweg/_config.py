@@ -49,11 +49,8 @@ def check_environment() -> None:
     import os
 
     value = os.environ.get("THALWEG_NUM_THREADS", "")
-    # As the core reads it: a number of 64 bits, or the first of a list.
-    number = value.split(",")[0].strip().removeprefix("+")
-    digits = number.lstrip("0")
-    fits = number.isascii() and digits.isdigit() and len(digits) <= 20 and int(digits) < 2**64
-    if value and not fits:
+    # Unless the core has taken it, or a call before this import was repeated.
+    if value and _core.threads_from() not in ("THALWEG_NUM_THREADS", "set_num_threads"):
         import warnings
 
         warnings.warn(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _arrays, _checks
+from thalweg import _arrays, _checks, _habits, _parts
 from thalweg._arrays import Array, Labels, Samples
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import (
@@ -29,6 +29,10 @@ _LIKELIHOODS = {
     PoissonNLLLoss: "poisson",
     GaussianNLLLoss: "normal",
 }
+
+#: The largest rate of which counts are drawn. Beyond, the slope of a loss of rates, about one over
+#: its root, is lost in the rounding of the rate; from 1e14 on, the variance of NumPy's is wrong.
+_MOST_COUNTED = 1e10
 
 
 class Prepared(NamedTuple):
@@ -65,10 +69,11 @@ def prepare(
 
     For what needs only gradients, `any_loss` lets the likelihood be "any".
     """
-    if not isinstance(model, Sequential):
-        raise ArgumentError(f"model must be an nn.Sequential; got {model!r}")
+    _parts.checked(model)
     likelihood = likelihood_of(loss, any_loss=any_loss)
-    competition = (loss or CrossEntropyLoss())._competition
+    own = loss or CrossEntropyLoss()
+    assert isinstance(own, CoreLoss)  # others have no likelihood
+    competition = own._competition
     outputs = model.out_features
     if likelihood == "categorical" and outputs == 1:
         raise ArgumentError(
@@ -77,11 +82,7 @@ def prepare(
         )
     samples = model._samples(x, "x")
     if y is not None:
-        if likelihood == "categorical":
-            y = _arrays.labels_or_shares(y, model.dtype, "y")
-        else:
-            assert isinstance(loss, CoreLoss)
-            y = _arrays.targets(y, model.dtype, loss._target_width(outputs), "y")
+        y = own._ready(y, model.dtype, outputs, "y")
         if y.dtype.kind == "f":
             _arrays.finite(y, "y")
     seed = _checks.integer("seed", seed, 0)
@@ -191,25 +192,39 @@ def of_core(model: Sequential, ready: Prepared, kind: str, loss: Loss | None) ->
     outputs differ by the slopes of the loss, in double precision, as of a normal distribution.
     """
     samples, y, likelihood = ready.samples, ready.y, ready.likelihood
-    if likelihood in ("poisson", "normal"):
-        assert isinstance(loss, PoissonNLLLoss | GaussianNLLLoss)
-        if kind == "exact":
-            return OfCore(model, samples, roots(loss, model(samples)), "independent", kind)
-        if kind == "sampled":
-            y, kind = _drawn(loss, model(samples), ready.seed), "empirical"
-        likelihood = "any"
-    if likelihood != "any":
+    if likelihood not in ("poisson", "normal", "any"):
         return OfCore(model, samples, y, likelihood, kind)
+    assert isinstance(loss, CoreLoss)
+    if kind == "exact":
+        return OfCore(model, samples, roots(loss, model(samples)), "independent", kind)
     used = model.astype("float64")
     samples = used._samples(samples, "x")
+    outputs = used(samples)
+    if kind == "sampled":
+        y, kind = _drawn(loss, outputs, ready.seed), "empirical"
     if y is not None:
-        assert isinstance(loss, CoreLoss)
         plain = replace(loss, reduction="sum")
         if isinstance(plain, CrossEntropyLoss):
             plain = replace(plain, weight=None, label_smoothing=0.0, active=ready.classes)
-        outputs = used(samples)
         y = outputs - plain.gradient(outputs, y)
     return OfCore(used, samples, y, "gaussian", kind)
+
+
+def rounded(values: Any, dtype: np.dtype[Any], what: str) -> Array:
+    """Return results of double precision as `dtype`, if they are not too large for it.
+
+    Raises
+    ------
+    ArgumentError
+        Otherwise, as the core does where sums are of that precision.
+    """
+    with np.errstate(over="ignore"):
+        found = np.asarray(values).astype(dtype, copy=False)
+    if not np.isfinite(found).all():
+        raise ArgumentError(
+            f'{what} are too large for this precision: use a model with dtype="float64"'
+        )
+    return found
 
 
 def roots(loss: Loss, outputs: Array) -> Array:
@@ -224,12 +239,13 @@ def roots(loss: Loss, outputs: Array) -> Array:
         found = 0.5 / np.cosh(outputs / 2)
     elif isinstance(loss, PoissonNLLLoss):
         if loss.log_input:
-            found = np.exp(outputs / 2)
+            with np.errstate(over="ignore"):  # the core refuses infinity
+                found = np.exp(outputs / 2)
         else:
             _check_rates(loss, outputs)
             found = np.sqrt(outputs) / (outputs + loss.eps)
     elif isinstance(loss, GaussianNLLLoss):
-        _, log = np.split(outputs, 2, axis=1)
+        _, log = _halves(outputs)
         bound = np.maximum(log, np.log(loss.eps))
         found = np.hstack([np.exp(-bound / 2), np.sqrt(0.5) * np.exp(log - bound)])
     else:
@@ -237,17 +253,45 @@ def roots(loss: Loss, outputs: Array) -> Array:
     return np.asarray(found, outputs.dtype)
 
 
-def _drawn(loss: PoissonNLLLoss | GaussianNLLLoss, outputs: Array, seed: int) -> Array:
-    """Draw a y for each row from what the outputs say of it."""
-    rng, outputs = np.random.default_rng(seed), outputs.astype(np.float64)
-    if isinstance(loss, PoissonNLLLoss):
-        if not loss.log_input:
-            _check_rates(loss, outputs)
-        y: Array = rng.poisson(np.exp(outputs) if loss.log_input else outputs).astype(np.float64)
-        return y
+def _drawn(loss: Loss, outputs: Array, seed: int) -> Array:
+    """Draw a y for each row from what the outputs, in double precision, say of it."""
+    rng = np.random.default_rng(seed)
+    with np.errstate(over="ignore"):  # infinity is checked
+        if isinstance(loss, PoissonNLLLoss):
+            if not loss.log_input:
+                _check_rates(loss, outputs)
+            rate = np.exp(outputs) if loss.log_input else outputs
+            _check_size(outputs, rate, _MOST_COUNTED, "rate")
+            # The slope of a loss of rates is 0 at the rate + eps; drawn so, its mean is 0.
+            return rng.poisson(rate) + (0.0 if loss.log_input else loss.eps)
+        assert isinstance(loss, GaussianNLLLoss)
+        mean, log = _halves(outputs)
+        variance = np.maximum(np.exp(log), loss.eps)
+    _check_size(outputs, variance, np.finfo(np.float64).max, "variance")
+    return np.asarray(mean + np.sqrt(variance) * rng.standard_normal(mean.shape))
+
+
+def _halves(outputs: Array) -> tuple[Array, Array]:
+    """Divide the outputs for a `GaussianNLLLoss` into means and log-variances."""
+    if outputs.shape[1] % 2:
+        raise ShapeError(
+            "GaussianNLLLoss takes an even number of outputs, means and then as many "
+            f"log-variances, but the network has {outputs.shape[1]} outputs"
+        )
     mean, log = np.split(outputs, 2, axis=1)
-    deviation = np.sqrt(np.maximum(np.exp(log), loss.eps))
-    return np.asarray(mean + deviation * rng.standard_normal(mean.shape))
+    return mean, log
+
+
+def _check_size(outputs: Array, found: Array, most: float, what: str) -> None:
+    """Raise if a rate or variance, which the last outputs stand for, is above `most`."""
+    large = ~(found <= most)
+    if large.any():
+        row, column = np.argwhere(large)[0]
+        k = column + outputs.shape[1] - found.shape[1]
+        raise DataError(
+            f"model(x)[{row}, {k}] is {outputs[row, k]:g}, and a {what} of {found[row, column]:g} "
+            'is too large to draw y from: use "exact" instead of "sampled", which draws none'
+        )
 
 
 def _check_rates(loss: PoissonNLLLoss, outputs: Array) -> None:
@@ -279,7 +323,7 @@ def likelihood_of(loss: Loss | None, *, any_loss: bool = False) -> str:
     """
     if loss is None:
         return "categorical"
-    found = _LIKELIHOODS.get(type(loss_of(loss)))
+    found = _LIKELIHOODS.get(_habits.our_kind(type(loss_of(loss))))
     if found is None and any_loss and isinstance(loss, CoreLoss):
         return "any"
     if found is None:

@@ -9,6 +9,7 @@ found. Files without one, of other programs and of earlier versions, are read to
 """
 
 import contextlib
+import numbers
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from thalweg import _atomic, _checks
-from thalweg.errors import DataError, ThalwegError, UnsupportedError
+from thalweg.errors import ArgumentError, DataError, ThalwegError, UnsupportedError
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
@@ -66,7 +67,7 @@ def save(
     Raises
     ------
     ArgumentError
-        If the path is neither.
+        If the path is neither, or the object is for asynchronous use.
     OSError
         If the file cannot be written, or a file object takes only a part.
     """
@@ -75,14 +76,16 @@ def save(
     target = _checks.file("path", path, "write")
     known = dict(text)
     header: dict[str, Any] = {"__metadata__": known}
-    data: list[npt.NDArray[Any]] = []
+    data: list[npt.NDArray[np.uint8]] = []
     end = 0
     for name, array in arrays.items():
-        array = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
-        start, end = end, end + array.nbytes
-        kind = _NAMES[array.dtype]
+        dtype = array.dtype.newbyteorder("<")
+        # As bytes: of other elements, len() is not the size that many file objects take it for.
+        flat = np.ascontiguousarray(array, dtype).reshape(-1).view(np.uint8)
+        start, end = end, end + flat.nbytes
+        kind = _NAMES[dtype]
         header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [start, end]}
-        data.append(array)
+        data.append(flat)
     known[_CHECKSUM] = _checksum(header, data)
     encoded = json.dumps(header, allow_nan=False).encode()
     encoded += b" " * (-len(encoded) % 8)  # so that the arrays are aligned
@@ -91,7 +94,13 @@ def save(
     with place as file:
         for part in parts:
             written: Any = file.write(part)  # not all file objects say how much that is
-            if isinstance(written, int) and written != part.nbytes:
+            if not isinstance(written, numbers.Integral | None):
+                raise ArgumentError(
+                    f"{named(path)}.write must return the number of bytes, or None; it returned "
+                    f"{_checks.short(written)}. In asynchronous code, save to an io.BytesIO(), and "
+                    "write its getvalue()"
+                )
+            if written not in (None, part.nbytes):
                 raise OSError(f"{named(path)} took {written} of {part.nbytes} bytes; it is cut off")
 
 
@@ -134,7 +143,7 @@ def load(
     Raises
     ------
     ArgumentError
-        If the path is neither.
+        If the path is neither, or the object is not one of bytes.
     OSError
         If the file cannot be read.
     DataError
@@ -143,6 +152,7 @@ def load(
     import json
 
     source = _checks.file("path", path, "read")
+    raw: Any  # what a file object returns, until it is looked at
     empty = "it is empty"
     if isinstance(source, str):
         with open(source, "rb") as file:
@@ -155,6 +165,13 @@ def load(
                 ) from None
     else:
         raw, empty = source.read(), "there is nothing left to read; seek(0) goes to the beginning"
+        try:
+            raw = raw if isinstance(raw, bytes) else bytes(memoryview(raw))
+        except TypeError:
+            raise ArgumentError(
+                f"{named(path)}.read must return bytes; it returned {_checks.short(raw)}. In "
+                "asynchronous code, load from io.BytesIO(await file.read())"
+            ) from None
     try:
         if not raw:
             raise ValueError(empty)

@@ -268,10 +268,8 @@ class TrainerBase(Guided):
             if isinstance(loss, NoLoss):
                 loss.function()  # says so
             y = targets(y, name, len(samples))
-        elif loss._labels:
-            y = _arrays.labels_or_shares(y, model.dtype, name)
         else:
-            y = _arrays.targets(y, model.dtype, loss._target_width(model.out_features), name)
+            y = loss._ready(y, model.dtype, model.out_features, name)
         return samples, y, _arrays.weights(sample_weight, model.dtype, f"{prefix}sample_weight")
 
     def _ready_to_validate(self, data: Any) -> tuple[Samples | None, Any, Array | None]:
@@ -281,8 +279,7 @@ class TrainerBase(Guided):
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
             raise ArgumentError(
                 "validation_data must be a tuple (x, y) or (x, y, sample_weight) of arrays, or an "
-                "iterable of such batches, e.g. a list of tuples; got "
-                + (f"{len(data)} items" if isinstance(data, (tuple, list)) else repr(type(data)))
+                f"iterable of such batches, e.g. a list of tuples; got {_checks.how_many(data)}"
             )
         x, y, *weight = data
         try:

@@ -348,12 +348,13 @@ class Batching(TrainerBase):
         Raises
         ------
         ShapeError, DataError, DtypeError
-            If the arrays do not fit, every row has weight 0, or `x` without `y` yields no batches.
+            If the arrays do not fit, every row has weight 0, or `x` without `y` yields no batches;
+            of frames in batches, if their columns differ, as in `fit`.
         ArgumentError
             If `x` without `y` is not an iterable of batches.
         """
         if y is None:
-            from thalweg._trainer import _evaluation, _stream
+            from thalweg._trainer import _evaluation, _frames, _stream
 
             source = _stream.batches_of(x, 1, method="evaluate")
             if sample_weight is not None:
@@ -361,7 +362,7 @@ class Batching(TrainerBase):
                     "sample_weight is for arrays; an iterable yields its own batches, (x, y) or "
                     "(x, y, sample_weight)"
                 )
-            loss, accuracy, figures = _evaluation.evaluate(self, source)
+            loss, accuracy, figures = _evaluation.evaluate(self, source, _frames.Columns())
         else:
             ready = self._ready(x, y, sample_weight)
             try:

@@ -15,7 +15,7 @@ from thalweg._trainer._slices import raise_again, undoes
 from thalweg._trainer._snapshot import Snapshot
 from thalweg._trainer._stream import StreamFit, pair_of
 from thalweg._trainer._undefined import explain
-from thalweg.errors import ArgumentError, DataError, ThalwegError
+from thalweg.errors import DataError, ThalwegError
 from thalweg.nn import CrossEntropyLoss
 
 if TYPE_CHECKING:
@@ -34,33 +34,27 @@ def is_source(data: Any) -> bool:
 def evaluate(
     trainer: "TrainerBase",
     source: Callable[[], Iterable[Any]],
+    columns: _frames.Columns,
     name: str = "",
-    columns: _frames.Columns = ([], []),
 ) -> Evaluation:
     """Return loss, accuracy and figures of all batches, in evaluation mode; errors name the batch.
 
-    They equal those of all rows together up to rounding. Frames must have these `columns`, if any.
+    They equal those of all rows together up to rounding. Frames must have these `columns`.
     """
-    batches = source()
-    if not hasattr(batches, "__iter__"):
-        raise ArgumentError(
-            f"{name or 'x'} is a function, which must return an iterable of batches (x, y) or (x, "
-            f"y, sample_weight); it returned {batches!r}"
-        )
     core, number = trainer._core, 0
     sums = Sums(trainer._loss, core.has_accuracy)
-    for number, batch in enumerate(batches, start=1):
+    for number, batch in enumerate(source(), start=1):
         place = f"{name} batch {number}".lstrip()
-        x, y, *weight = pair_of(batch, place)
+        x, y, weight = pair_of(batch, place)
         try:
-            _frames.check(columns, _frames.of(x, y), "this")
-            x, y, w = trainer._ready(x, y, weight[0] if weight else None)
+            columns.check(x, y)
+            x, y, w = trainer._ready(x, y, weight)
             added = core.evaluate_sums(x, y, w) or _without_loss(trainer, x, y, w)
             # A fit goes on with a loss of, say, infinity; asked for alone, it is an error.
             if not name and not math.isfinite(added[0]):
                 core.evaluate(x, y, w)
         except ThalwegError as error:
-            explain(trainer, error, x, *weight)
+            explain(trainer, error, x, weight)
             raise type(error)(f"{place}: {error}") from None
         sums.add(*added)
     if number == 0:

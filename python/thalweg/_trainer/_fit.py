@@ -221,13 +221,15 @@ class Fitting(TrainerBase):
         lr: Any,
     ) -> _core.Fit | PythonFit | StreamFit | ValidatedFit:
         """Begin a fit to arrays or to batches, after checking them."""
-        held_out = None
+        held_out, columns = None, _frames.Columns()
+        if y is not None:
+            columns.check(x, y, "the training data")
         if validation_data is not None and not isinstance(validation_data, tuple):
-            held_out = self._batches_to_validate(validation_data, epochs, x, y)
+            held_out = self._batches_to_validate(validation_data, epochs, columns)
         arrays = None if held_out is not None else validation_data
         vx, vy, validation_weight = self._ready_to_validate(arrays)
         if arrays is not None:
-            _frames.check(_frames.of(x, y), _frames.of(*arrays[:2]), "validation")
+            columns.check(arrays[0], arrays[1], "validation_data", "validation ")
         run: _core.Fit | PythonFit | StreamFit
         if y is None:
             from thalweg._trainer._stream import batches_of
@@ -246,7 +248,7 @@ class Fitting(TrainerBase):
                 )
             self._set_base_lr(lr)
             validation = None if vx is None else (vx, vy, validation_weight)
-            run = self._stream(x, source, epochs, validation)
+            run = self._stream(x, source, epochs, validation, columns)
             return self._validated(run, held_out)
         x, y, weight = self._ready(x, y, sample_weight)
         if batch_size is None:
@@ -301,7 +303,7 @@ class Fitting(TrainerBase):
         return overridden
 
     def _batches_to_validate(
-        self, data: Any, epochs: int, x: Any, y: Any
+        self, data: Any, epochs: int, columns: _frames.Columns
     ) -> Callable[[], Evaluation] | None:
         """Return a function that evaluates validation data, if they come in batches."""
         from thalweg._trainer import _evaluation, _stream
@@ -309,7 +311,7 @@ class Fitting(TrainerBase):
         if not _evaluation.is_source(data):
             return None
         source = _stream.batches_of(data, epochs, "validation_data")
-        return lambda: _evaluation.evaluate(self, source, "validation_data", _frames.of(x, y))
+        return lambda: _evaluation.evaluate(self, source, columns, "validation_data")
 
     def _validated(
         self,
@@ -373,6 +375,7 @@ class Fitting(TrainerBase):
         source: Callable[[], Iterable[Any]],
         epochs: int,
         validation: tuple[Samples, Any, Array | None] | None,
+        columns: _frames.Columns,
     ) -> StreamFit:
         """Begin a fit to batches from an iterable, x."""
         from thalweg._trainer._stream import StreamFit
@@ -404,7 +407,7 @@ class Fitting(TrainerBase):
 
         return StreamFit(
             self._core, self._model, self._optimizer, self._loss, source, self._ready, epochs,
-            validation, rate,
+            validation, rate, columns,
         )  # fmt: skip
 
     def _run(

@@ -4,7 +4,7 @@ import numbers
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from thalweg import _core
+from thalweg import _checks, _core
 from thalweg._trainer import _frames
 from thalweg._trainer._slices import Data, SlicedFit
 from thalweg._trainer._stepper import Stepper
@@ -19,7 +19,17 @@ def batches_of(
     """Return a function that makes an epoch's batches, from an iterable or such a function."""
     is_array = hasattr(source, "__array__")
     if callable(source) and not is_array and not hasattr(source, "__iter__"):
-        return source  # type: ignore[no-any-return]
+
+        def batches() -> Iterable[Any]:
+            found = source()
+            if not hasattr(found, "__iter__"):
+                raise ArgumentError(
+                    f"{name} is a function, which must return an iterable of batches (x, y) or "
+                    f"(x, y, sample_weight); it returned {found!r}"
+                )
+            return found  # type: ignore[no-any-return]
+
+        return batches
     if is_array or _is_of_rows(source) or not hasattr(source, "__iter__"):
         raise (DtypeError if is_array else ArgumentError)(
             f"y is missing: y is None, but {method} takes arrays x and y, or in place of both an "
@@ -33,12 +43,12 @@ def batches_of(
     return lambda: source
 
 
-def pair_of(batch: Any, place: str) -> tuple[Any, ...] | list[Any]:
-    """Return a batch, if it is a pair (x, y), or a triple with weights."""
+def pair_of(batch: Any, place: str) -> tuple[Any, Any, Any]:
+    """Return a batch as (x, y, sample_weight), if it is a pair without weights or such a triple."""
     if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
-        return batch
-    what = f"{len(batch)} items" if isinstance(batch, (tuple, list)) else repr(type(batch))
-    raise ArgumentError(f"{place} must be (x, y) or (x, y, sample_weight); got {what}")
+        return (*batch, None)[:3]
+    got = _checks.how_many(batch)
+    raise ArgumentError(f"{place} must be (x, y) or (x, y, sample_weight); got {got}")
 
 
 def _is_of_rows(source: Any) -> bool:
@@ -67,12 +77,13 @@ class StreamFit(SlicedFit):
         epochs: int,
         validation: Data | None,
         rate: Callable[[int, int], float] | None,
+        columns: _frames.Columns,
     ) -> None:
         super().__init__(trainer, model, optimizer, loss, epochs, validation)
         self._source, self._ready, self._rate = source, ready, rate
         self._iterator: Iterator[Any] | None = None
         self._longest = 0
-        self._columns: _frames.Columns | None = None  # of the first batch
+        self._columns = columns
 
     @property
     def _batches(self) -> int:
@@ -80,13 +91,7 @@ class StreamFit(SlicedFit):
 
     def _step(self) -> bool:
         if self._iterator is None:
-            batches = self._source()
-            if not hasattr(batches, "__iter__"):
-                raise ArgumentError(
-                    "x is a function, which must return an iterable of batches (x, y) or (x, y, "
-                    f"sample_weight); it returned {batches!r}"
-                )
-            self._iterator = iter(batches)
+            self._iterator = iter(self._source())
         for batch in self._iterator:
             self._use(batch)
             return False
@@ -99,12 +104,10 @@ class StreamFit(SlicedFit):
 
     def _use(self, batch: Any) -> None:
         place = f"batch {self._batch + 1} of epoch {self._epoch + 1}"
-        batch = pair_of(batch, place)
+        x, y, weight = pair_of(batch, place)
         try:
-            columns = _frames.of(batch[0], batch[1])
-            self._columns = self._columns or columns
-            _frames.check(self._columns, columns, "this")
-            ready = self._ready(batch[0], batch[1], (*batch, None)[2])
+            self._columns.check(x, y)
+            ready = self._ready(x, y, weight)
             if not self._begun:
                 self._begun = True
                 self._trainer.forget()  # discard what an interrupted fit left behind

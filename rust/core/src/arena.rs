@@ -139,6 +139,17 @@ pub fn copied<T: Copy>(what: &'static str, from: &[T]) -> Result<Vec<T>, Error> 
     Ok(values)
 }
 
+/// The same for the elements of a matrix, row by row.
+///
+/// # Errors
+/// If there is not enough memory.
+pub fn copied_rows<T: Copy>(what: &'static str, from: MatRef<'_, T>) -> Result<Vec<T>, Error> {
+    let mut values = Vec::new();
+    reserve(what, &mut values, from.rows() * from.cols())?;
+    (0..from.rows()).for_each(|i| values.extend_from_slice(from.row(i)));
+    Ok(values)
+}
+
 /// A buffer lent to the threads of one region, which work on disjoint parts of it.
 ///
 /// The borrow checker cannot see that the items of a phase write disjoint tiles: the plan arranges it, and

@@ -15,7 +15,7 @@ use crate::pass::{LossTask, Pass, WeightTask};
 use crate::plan::{Mode, Plan};
 use crate::simd::Isa;
 use crate::threads;
-use crate::train::{Tally, Trainer};
+use crate::train::Tally;
 use crate::view::MatRef;
 use crate::workspace::Workspace;
 
@@ -70,11 +70,9 @@ impl Check {
         x: MatRef<'_, f64>,
         source: &mut Source<'_, '_>,
     ) -> Result<Self, Error> {
-        match source {
-            Source::Goals(objective, goals) => {
-                Trainer::new((*objective).clone()).check(model, x.into(), goals)?;
-            }
-            Source::Function(_) => model.network().check_input(x.into())?,
+        model.network().check_input(x.into())?;
+        if let Source::Goals(objective, goals) = source {
+            objective.check(goals, x.rows(), model.network().outputs())?;
         }
         model.network().check_training_rows(x.rows())?;
         let mode = Mode::Apart;

@@ -2,9 +2,8 @@
 
 use pyo3::prelude::*;
 use thalweg_core::along::coupled::{Block, Factors};
-use thalweg_core::arena::copied;
-use thalweg_core::loss::Targets;
-use thalweg_core::project::{self, Memory};
+use thalweg_core::loss::OwnTargets;
+use thalweg_core::project::Memory;
 
 use crate::arrays::{Answers, Features, room, vector};
 use crate::dtype::Real;
@@ -36,12 +35,5 @@ pub fn memory<T: Real>((x, y): &(Bound<'_, PyAny>, Bound<'_, PyAny>)) -> PyResul
     for (i, row) in flat.chunks_mut(x.cols().max(1)).enumerate() {
         x.copy_row(i, row);
     }
-    let y = match y {
-        Targets::Labels(y) => project::Answers::Labels(copied(MEMORY, y).map_err(fail)?),
-        Targets::Values(y) => {
-            let y = y.as_slice().expect("rows that were checked when they were borrowed");
-            project::Answers::Values(copied(MEMORY, y).map_err(fail)?)
-        }
-    };
-    Ok(Memory::new(flat, y, x.rows()))
+    Ok(Memory::new(flat, OwnTargets::copy(MEMORY, y).map_err(fail)?, x.rows()))
 }

@@ -49,7 +49,7 @@ mod _core {
     #[pymodule_export]
     use super::optimizer::Optimizer;
     #[pymodule_export]
-    use super::system::{config, get_num_threads, limit_own_threads, set_num_threads};
+    use super::system::{config, get_num_threads, limit_own_threads, set_num_threads, threads_from};
     #[pymodule_export]
     use super::trainer::Trainer;
 

@@ -32,6 +32,17 @@ pub fn get_num_threads() -> usize {
     threads::num_threads().0
 }
 
+/// Where that number comes from.
+#[pyfunction]
+pub fn threads_from() -> &'static str {
+    match threads::num_threads().1 {
+        ThreadsFrom::Call => "set_num_threads",
+        ThreadsFrom::Environment(name) => name,
+        ThreadsFrom::Cpus => "available CPUs",
+        ThreadsFrom::Share => "this fit's share in train_many",
+    }
+}
+
 #[pyfunction]
 pub fn config(py: Python<'_>) -> PyResult<Py<PyDict>> {
     let isa = Isa::detect().map_err(|text| translate(py, Error::Unsupported(text)))?;
@@ -40,7 +51,6 @@ pub fn config(py: Python<'_>) -> PyResult<Py<PyDict>> {
         let tile = crate::dtype::with_dtype!(dtype, T => TileShape::of::<T>(isa));
         kernels.set_item(dtype.name(), format!("{isa} {}x{}", tile.mr, tile.nr))?;
     }
-    let (n, from) = threads::num_threads();
     let dict = PyDict::new(py);
     dict.set_item("version", env!("CARGO_PKG_VERSION"))?;
     dict.set_item("isa", isa.name())?;
@@ -50,16 +60,8 @@ pub fn config(py: Python<'_>) -> PyResult<Py<PyDict>> {
     let split = Precision::SPLIT.into_iter().filter(|p| p.check::<f32>(isa).is_ok()).map(|p| p.name());
     let precisions: Vec<_> = [Dtype::F32, Dtype::F64].map(Dtype::name).into_iter().chain(split).collect();
     dict.set_item("precisions", precisions)?;
-    dict.set_item("threads", n)?;
-    dict.set_item(
-        "threads_from",
-        match from {
-            ThreadsFrom::Call => "set_num_threads",
-            ThreadsFrom::Environment(name) => name,
-            ThreadsFrom::Cpus => "available CPUs",
-            ThreadsFrom::Share => "this fit's share in train_many",
-        },
-    )?;
+    dict.set_item("threads", get_num_threads())?;
+    dict.set_item("threads_from", threads_from())?;
     dict.set_item("cpus", threads::available_cpus())?;
     Ok(dict.unbind())
 }

@@ -3,17 +3,16 @@
 #![allow(unsafe_code)] // reads an array's bytes, to tell whether it has changed
 
 use super::{Block, Matrix, Site, Weights, check_rows, team, too_large};
-use crate::arena::{Buffer, copied, zeros};
+use crate::arena::{Buffer, copied, copied_rows};
 use crate::data;
 use crate::element::Element;
 use crate::error::Error;
 use crate::layer::dropout::Draw;
-use crate::loss::{Goals, Objective, RowLoss, Rows, Second, Targets};
+use crate::loss::{Goals, Objective, OwnTargets, RowLoss, Rows, Second, Targets};
 use crate::model::{Model, check_flat};
 use crate::network::Network;
 use crate::parallel;
 use crate::simd::{Isa, all_finite};
-use crate::train::Trainer;
 use crate::view::{MatMut, MatRef};
 
 use super::norm::Columns;
@@ -130,12 +129,6 @@ struct Task<'a, T> {
     training: bool,
 }
 
-/// Our own copy of the targets.
-enum Kept<T> {
-    Values(Vec<T>),
-    Labels(Vec<i64>),
-}
-
 /// A network at its parameters on a batch, and everything that products there have in common.
 struct Point<T> {
     network: Network,
@@ -147,7 +140,7 @@ struct Point<T> {
     averages: Vec<T>,
     /// Of all rows.
     x: Vec<T>,
-    y: Kept<T>,
+    y: OwnTargets<T>,
     weights: Option<Vec<T>>,
     /// Factor of the loss.
     scale: f64,
@@ -197,7 +190,8 @@ fn same<T: Element>(a: &[T], b: &[T]) -> bool {
 impl<T: Element> Point<T> {
     fn new(model: &Model<T>, task: &Task<'_, T>, mut memory: Memory<T>) -> Result<Self, Error> {
         let Task { objective, x, goals, matrix, training } = *task;
-        let uneven = Trainer::new(objective.clone()).check(model, x.into(), &goals)?;
+        model.network().check_input(x.into())?;
+        let uneven = objective.check(&goals, x.rows(), model.network().outputs())?;
         objective.check_values(&goals, model.isa())?;
         if matrix == Matrix::Fisher {
             objective.check_fisher()?;
@@ -209,11 +203,6 @@ impl<T: Element> Point<T> {
         }
         check_rows(model, x, training)?;
         let (isa, at) = (model.isa(), memory.at.take());
-        let rows = |m: MatRef<'_, T>| -> Result<Vec<T>, Error> {
-            let mut all = zeros(DATA, m.rows() * m.cols())?;
-            all.chunks_exact_mut(m.cols()).enumerate().for_each(|(r, row)| row.copy_from_slice(m.row(r)));
-            Ok(all)
-        };
         let mut point = Point {
             network: network.clone(),
             objective: objective.clone(),
@@ -222,11 +211,8 @@ impl<T: Element> Point<T> {
             draw: model.draw,
             at: Weights::new(network, isa, at, T::ONE, Some(1), |into| into.copy_from_slice(&model.params))?,
             averages: model.averages.to_vec(),
-            x: rows(x)?,
-            y: match goals.targets {
-                Targets::Values(y) => Kept::Values(rows(y)?),
-                Targets::Labels(y) => Kept::Labels(copied(DATA, y)?),
-            },
+            x: copied_rows(DATA, x)?,
+            y: OwnTargets::copy(DATA, goals.targets)?,
             weights: goals.weights.map(|w| copied(DATA, w)).transpose()?,
             scale: objective.scale(totals),
             columns: Vec::new(),
@@ -263,8 +249,8 @@ impl<T: Element> Point<T> {
             _ => false,
         };
         let y = match (&self.y, task.goals.targets) {
-            (Kept::Values(kept), Targets::Values(y)) => matrix(kept, y),
-            (Kept::Labels(kept), Targets::Labels(y)) => kept == y,
+            (OwnTargets::Values(kept), Targets::Values(y)) => matrix(kept, y),
+            (OwnTargets::Labels(kept), Targets::Labels(y)) => kept == y,
             _ => false,
         };
         (self.matrix, self.training, self.draw) == (task.matrix, task.training, model.draw)
@@ -279,14 +265,10 @@ impl<T: Element> Point<T> {
 
     fn task(&self) -> Task<'_, T> {
         let rows = self.x.len() / self.network.inputs();
-        let targets = match &self.y {
-            Kept::Values(y) => Targets::Values(MatRef::new(y, rows, y.len() / rows)),
-            Kept::Labels(y) => Targets::Labels(y),
-        };
         Task {
             objective: &self.objective,
             x: MatRef::new(&self.x, rows, self.network.inputs()),
-            goals: Goals { targets, weights: self.weights.as_deref() },
+            goals: Goals { targets: self.y.view(rows), weights: self.weights.as_deref() },
             matrix: self.matrix,
             training: self.training,
         }

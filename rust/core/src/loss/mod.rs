@@ -35,6 +35,7 @@ mod soft_cross_entropy;
 
 pub use second::Second;
 
+use crate::arena::{copied, copied_rows};
 use crate::data;
 use crate::element::Element;
 use crate::error::Error;
@@ -133,6 +134,36 @@ impl<T: Element> Targets<'_, T> {
         match self {
             Targets::Values(y) => y.rows(),
             Targets::Labels(y) => y.len(),
+        }
+    }
+}
+
+/// A copy of targets.
+#[derive(Clone, Debug)]
+pub enum OwnTargets<T> {
+    /// Numbers, row by row.
+    Values(Vec<T>),
+    /// Classes.
+    Labels(Vec<i64>),
+}
+
+impl<T: Element> OwnTargets<T> {
+    /// Copies targets, for `what`.
+    ///
+    /// # Errors
+    /// If there is not enough memory.
+    pub fn copy(what: &'static str, targets: Targets<'_, T>) -> Result<Self, Error> {
+        Ok(match targets {
+            Targets::Values(y) => OwnTargets::Values(copied_rows(what, y)?),
+            Targets::Labels(y) => OwnTargets::Labels(copied(what, y)?),
+        })
+    }
+
+    /// The targets of so many rows.
+    pub fn view(&self, rows: usize) -> Targets<'_, T> {
+        match self {
+            OwnTargets::Values(y) => Targets::Values(MatRef::new(y, rows, y.len() / rows.max(1))),
+            OwnTargets::Labels(y) => Targets::Labels(y),
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::data::{Rows, Samples};
 use crate::element::Element;
 use crate::error::Error;
 use crate::layer::dropout::Draw;
-use crate::loss::{Goals, Objective, Targets};
+use crate::loss::{Goals, Objective, OwnTargets};
 use crate::model::{Model, Parts};
 use crate::network::Network;
 use crate::optim::Optimizer;
@@ -51,20 +51,11 @@ pub enum Rule {
     Orthogonal,
 }
 
-/// Targets of remembered samples.
-#[derive(Clone, Debug)]
-pub enum Answers<T> {
-    /// Numbers, row by row.
-    Values(Vec<T>),
-    /// Classes.
-    Labels(Vec<i64>),
-}
-
 /// Remembered samples, and which of them the next gradients come from.
 #[derive(Clone, Debug)]
 pub struct Memory<T> {
     x: Vec<T>,
-    y: Answers<T>,
+    y: OwnTargets<T>,
     rows: usize,
     /// Rows of the coming batches, one after the other; after the last, the first comes again.
     order: Vec<u32>,
@@ -74,7 +65,7 @@ pub struct Memory<T> {
 
 impl<T: Element> Memory<T> {
     /// `rows` samples, all of which are used for every gradient.
-    pub fn new(x: Vec<T>, y: Answers<T>, rows: usize) -> Self {
+    pub fn new(x: Vec<T>, y: OwnTargets<T>, rows: usize) -> Self {
         let all = u32::try_from(rows).expect("a memory has fewer than 2³² rows");
         Memory { x, y, rows, order: (0..all).collect(), size: rows, next: 0 }
     }
@@ -102,12 +93,7 @@ impl<T: Element> Memory<T> {
     }
 
     fn goals(&self) -> Goals<'_, T> {
-        match &self.y {
-            Answers::Labels(labels) => Targets::Labels(labels).into(),
-            Answers::Values(y) => {
-                Targets::Values(MatRef::new(y, self.rows, y.len() / self.rows.max(1))).into()
-            }
-        }
+        self.y.view(self.rows).into()
     }
 }
 
