@@ -366,3 +366,21 @@ def test_only_what_is_directly_beside_a_linear_is_folded():
         "LayerNorm",
     ]
     assert nn.Sequential(*FOLDED["no bias, not affine"]).fold().layers[0].bias
+
+
+@pytest.mark.parametrize("layers", [[nn.Linear(1, 1)], []])
+def test_widths_that_cannot_be_counted_are_refused(layers):
+    """Each block doubles the columns: sixty-four are 2**64."""
+    blocks = [nn.Concatenate(nn.Identity())] * 64
+    with pytest.raises(tw.ArgumentError, match=r"layer 3\d has more than 2147483648 outputs"):
+        nn.Sequential(*layers, *blocks, nn.Linear(64, 3))
+
+
+def test_blocks_can_only_be_nested_so_deep():
+    """Far more would need more stack than there is."""
+    block = nn.Linear(2, 2)
+    for _ in range(200):
+        block = nn.Residual(block)
+    assert nn.Sequential(block).num_parameters == 6
+    with pytest.raises(tw.ArgumentError, match="nested more than 200 deep"):
+        nn.Sequential(nn.Residual(block))

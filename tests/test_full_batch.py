@@ -668,3 +668,13 @@ def test_targets_whose_loss_overflows_are_named_as_a_cause(optimizer, rng):
     x = rng.standard_normal((20, 3))
     with pytest.raises(tw.ArgumentError, match=r"loss is inf .* targets are badly scaled, stand"):
         trainer.fit(x, np.full((20, 2), 1e20))
+
+
+def test_almost_no_damping_is_a_beginning(rng):
+    """It is limited to what changes a step, and adapts from there."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2), dtype="float64")
+    optimizer = optim.LevenbergMarquardt(damping=1e-300)
+    trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optimizer)
+    x, y = np.ones((6, 3)), rng.standard_normal((6, 2))
+    history = trainer.fit(x, y, epochs=12, batch_size=None)
+    assert history["loss"][-1] == pytest.approx(np.mean((y - y.mean(axis=0)) ** 2))

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import threading
 from typing import get_type_hints
 
 import numpy as np
@@ -259,6 +260,42 @@ def test_a_callback_changes_them_between_epochs():
     np.testing.assert_array_equal(trainer.model.flat_parameters, twin.model.flat_parameters)
 
 
+def test_callbacks_may_set_any_before_the_first_step():
+    """Also what needs other averages, since there are none yet."""
+
+    class Warm(tw.callbacks.Callback):
+        def on_fit_begin(self, trainer):
+            trainer.optimizer.momentum = 0.5
+
+    trainer, x, y = problem(optim.SGD(0.1))
+    given = problem(optim.SGD(0.1, momentum=0.5))[0]
+    trainer.fit(x, y, epochs=0)
+    trainer.backward(x, y)
+    for one, options in ((trainer, {"callbacks": [Warm()]}), (given, {})):
+        one.fit(x, y, epochs=3, **options)
+    np.testing.assert_array_equal(trainer.model.flat_parameters, given.model.flat_parameters)
+
+
+def test_averages_that_a_failed_first_step_began_are_forgotten(rng):
+    """The loss sets a momentum in each step; its third gradient is infinite."""
+    calls = []
+
+    def loss(outputs, targets):
+        calls.append(0)
+        trainer.optimizer.momentum = 0.5
+        slope = 2 * (outputs - targets) / outputs.size
+        return float(np.mean((outputs - targets) ** 2)), slope * (np.inf if len(calls) == 3 else 1)
+
+    model = nn.Sequential(nn.Linear(5, 3))
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.SGD(0.1))
+    before = repr(trainer.optimizer), model.flat_parameters
+    with pytest.raises(tw.DataError, match="the gradient of the loss"):
+        trainer.fit(rng.standard_normal((200, 5)), rng.standard_normal((200, 3)), batch_size=20)
+    assert repr(trainer.optimizer) == before[0]
+    np.testing.assert_array_equal(model.flat_parameters, before[1])
+    assert trainer.optimizer.state_dict()["arrays"] == {}
+
+
 @pytest.mark.parametrize("wrap", [lambda base: base, optim.SAM])
 def test_a_fit_that_is_undone_has_set_nothing(wrap):
     """After an error in the first epoch, everything is as it was before the fit."""
@@ -297,3 +334,74 @@ def test_full_batch_steps_read_them(rng):
     twin.fit(x, y, batch_size=None)
     twin.fit(x, y, batch_size=None)
     assert trainer.evaluate(x, y)["loss"] > twin.evaluate(x, y)["loss"]  # one iteration, not five
+
+
+@pytest.mark.parametrize("wrap", [lambda base: base, optim.SAM])
+def test_a_state_has_them(wrap):
+    """As in PyTorch: what was set is part of what continues."""
+    trainer, x, y = problem(wrap(optim.AdamW(eps=1e-3)))
+    base = getattr(trainer.optimizer, "base", trainer.optimizer)
+    fresh = trainer.optimizer.state_dict()
+    steps(trainer, x, y)
+    base.weight_decay, base.betas = 0.3, (0.5, 0.9)
+    again, twin = wrap(optim.AdamW()), copy.deepcopy(trainer.model)
+    again.load_state_dict(trainer.optimizer.state_dict(), twin)
+    assert repr(again) == repr(trainer.optimizer)
+    resumed = tw.Trainer(twin, loss=trainer.loss, optimizer=again)
+    np.testing.assert_array_equal(steps(resumed, x, y), steps(trainer, x, y))
+    trainer.optimizer.load_state_dict(fresh, trainer.model)  # forgets everything
+    assert repr(trainer.optimizer) == repr(wrap(optim.AdamW(eps=1e-3)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (optim.AdamW, {"convention": "optax"}, "convention='torch', but this one has 'optax'"),
+        (optim.Adam, {}, r"with the options \['amsgrad'"),
+        (optim.SAM, {}, "saved by SAM with rho=None"),
+    ],
+)
+def test_a_state_of_another_kind_is_refused(kind, options, message):
+    trainer, x, y = problem(optim.AdamW())
+    steps(trainer, x, y)
+    state = trainer.optimizer.state_dict()
+    if kind is optim.Adam:
+        del state["options"]["beta1"]
+    with pytest.raises(tw.ArgumentError, match=message):
+        made(kind, **options).load_state_dict(state, trainer.model)
+
+
+def test_two_threads_may_set_two_options():
+    """One set while the other is being set, which waits for a fit, is not lost."""
+    trainer, x, y = problem(optim.SGD(1e-3, momentum=0.5))
+    optimizer = trainer.optimizer
+    for i in range(1, 40):
+        both = threading.Barrier(2)
+
+        def put(name, value, both=both):
+            both.wait()
+            setattr(optimizer, name, value)
+
+        values = {"momentum": i / 100, "weight_decay": i / 1000}
+        threads = [threading.Thread(target=put, args=item) for item in values.items()]
+        threads.append(threading.Thread(target=trainer.fit, args=(x, y)))
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (optimizer.momentum, optimizer.weight_decay) == tuple(values.values())
+        twin = copy.deepcopy(trainer)  # from the attributes
+        np.testing.assert_array_equal(steps(trainer, x, y), steps(twin, x, y))
+
+
+@pytest.mark.parametrize("there", [0.5, lambda self: 0.5, property(lambda self: 0.5)])
+def test_a_subclass_cannot_hide_an_option(there):
+    with pytest.raises(
+        tw.ArgumentError, match=r"Own\.momentum needs another name.*momentum=\.\.\."
+    ):
+        type("Own", (optim.SGD,), {"momentum": there})
+
+
+def test_options_of_what_sam_steps_with_are_its_base_s():
+    with pytest.raises(AttributeError, match=r"it is sam\.base\.momentum"):
+        _ = optim.SAM(optim.SGD()).momentum

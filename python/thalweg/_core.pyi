@@ -137,7 +137,7 @@ class Optimizer:
     def set_state(
         self,
         model: Model,
-        lr: float,
+        changes: dict[str, float | bool | str],  # of hyper-parameters
         steps: int,
         scalars: dict[str, float],
         arrays: dict[str, _Array],

@@ -1,6 +1,8 @@
 """Arguments that are fixed when an object is made."""
 
 import inspect
+import itertools
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from thalweg._habits import is_ours
@@ -23,13 +25,7 @@ class Fixed:
         if is_ours(cls):
             cls._fixed = frozenset(inspect.signature(cls).parameters)
             return
-        for name in cls._fixed:
-            there = inspect.getattr_static(cls, name, None)
-            if there is not None and getattr(there, "fset", None) is None:
-                raise ArgumentError(
-                    f"{cls.__name__}.{name} needs another name: the argument {name} is kept under"
-                    " this one"
-                )
+        refuse_hidden(cls, cls._fixed)
 
     if not TYPE_CHECKING:  # type checkers would let any attribute be set
 
@@ -44,3 +40,24 @@ class Fixed:
                     obj=self,
                 )
             super().__setattr__(name, value)
+
+
+def refuse_hidden(kind: type, arguments: Iterable[str]) -> None:
+    """Raise if a user's class has something else under the name of an argument of its base.
+
+    Raises
+    ------
+    ArgumentError
+        Unless it can be set.
+    """
+    users = list(itertools.takewhile(lambda base: not is_ours(base), kind.__mro__))
+    for name in arguments:
+        there = next((vars(base)[name] for base in users if name in vars(base)), None)
+        can_be_set = (
+            there.fset is not None if isinstance(there, property) else hasattr(there, "__set__")
+        )
+        if there is not None and not can_be_set:
+            raise ArgumentError(
+                f"{kind.__name__}.{name} needs another name: the argument {name} is kept under "
+                f"this one; for another default, call super().__init__({name}=...)"
+            )

@@ -159,7 +159,9 @@ OF_LAYERS: Mapping[str, str] = {
     "epsilon": "it is eps",
     "rate": "it is p",
     "from_logits": "outputs are always logits",
-    "cycle_momentum": "schedules do not change the momentum",
+    "cycle_momentum": (
+        "schedules do not change the momentum; a callback can: trainer.optimizer.momentum = ..."
+    ),
     "optimizer": "tw.Trainer(..., optimizer=..., schedule=...) takes both",
     **dict.fromkeys(
         ("kernel_regularizer", "bias_regularizer", "activity_regularizer"),

@@ -25,7 +25,6 @@ from thalweg.callbacks._base import AnyCallback
 from thalweg.errors import ArgumentError, DivergedError, UnsupportedError
 from thalweg.nn._losses import FunctionLoss
 from thalweg.optim._full_batch import FullBatchOptimizer
-from thalweg.optim._sam import SAM
 from thalweg.optim.schedules import ReduceLROnPlateau
 
 if TYPE_CHECKING:
@@ -496,16 +495,12 @@ class Fitting(TrainerBase):
         optimizer = self._optimizer
         # Rates know whether they have warned; a fit that did not take place has not.
         before = self._base_lr, copy.copy(self._rates), self._epochs, dict(self._plateau)
-        lr, by_hand = optimizer._core.lr, optimizer._by_hand.lr
-        stepping = optimizer.base if isinstance(optimizer, SAM) else optimizer
-        options = stepping._arguments, stepping._options
+        given, by_hand = optimizer._given(), optimizer._by_hand.lr
 
         def restore() -> None:
             self._base_lr, self._rates, self._epochs, self._plateau = before
-            if stepping._arguments is not options[0]:  # a callback has set some
-                stepping._put_options(*options)
-            optimizer._core.set_lr(lr)
             optimizer._by_hand.lr = by_hand
+            optimizer._put_back(given)
 
         mine, process = vars(self), os.getpid()
         if self._fits_in == process:

@@ -35,7 +35,7 @@ class Snapshot:
                 f"{found} before the first step: an earlier learning rate was too large, or "
                 "gradients were. Set finite weights, e.g. from an earlier file"
             )
-        self._lr, self._state = optimizer.lr, optimizer._state()
+        self._given, self._state = optimizer._given(), optimizer._state()
         self._average, self._path, self._walk = core.average(), core.path(), core.walk()
 
     def restore(self) -> None:
@@ -48,12 +48,12 @@ class Snapshot:
         with contextlib.suppress(DataError):  # non-finite ones cannot be set
             inner.set_gradients(self._gradients)
         try:
-            self._optimizer._set_state(self._model, self._lr, *self._state)
+            self._optimizer._set_state(self._model, self._given, *self._state)
         except ArgumentError:
             if self._state[0]:
                 raise
             # It refuses the model, like Muon without a weight to work on.
-            self._optimizer._core.set_lr(self._lr)
+            self._optimizer._put_back(self._given)
         if self._average is not None:
             self._core.set_average(*self._average)
         if self._path is not None:

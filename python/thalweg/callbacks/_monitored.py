@@ -291,7 +291,7 @@ class EarlyStopping(Monitor):
             trainer.model.load_state_dict(self._weights)
             if self._state is not None:
                 optimizer = trainer.optimizer
-                optimizer._set_state(trainer.model, optimizer.lr, *self._state)
+                optimizer._set_state(trainer.model, optimizer._given(), *self._state)
             if self._average is not None:
                 trainer._core.set_average(*self._average)
             self._weights = self._state = self._average = None

@@ -3,6 +3,7 @@
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, TypeAlias
 
 import numpy as np
@@ -13,7 +14,7 @@ from thalweg._habits import name_methods
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import Dropout, Sequential
 from thalweg.nn._layers import with_inner
-from thalweg.optim._optimizer import Conventions, Optimizer, Options
+from thalweg.optim._optimizer import Conventions, Given, Optimizer, for_core
 
 #: In float64, whatever the model's dtype.
 Vector: TypeAlias = npt.NDArray[np.float64]
@@ -126,11 +127,14 @@ class FullBatchOptimizer(Optimizer, ABC):
         plain = {"momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False}
         super().__init__("sgd", lr=lr, **plain, convention="torch")
         self._arguments = {**({"lr": self.lr} if self._has_lr else {}), **arguments}
-        self._options = dict(self._arguments)
+        self._options = {}
+        for name, value in self._arguments.items():
+            self._options |= for_core(name, value)
         self._steps = 0
 
-    def _telling_options(self, options: Options) -> list[Callable[[], None]]:
-        return []  # each step reads them
+    def _telling_options(self, options: dict[str, Any]) -> list[Callable[[], None]]:
+        # Each step reads them.
+        return [partial(self._core.set_lr, options["lr"])] if "lr" in options else []
 
     @property
     def steps(self) -> int:
@@ -175,7 +179,7 @@ class FullBatchOptimizer(Optimizer, ABC):
     def _set_state(
         self,
         model: Sequential,
-        lr: float,
+        given: Given,
         steps: int,
         scalars: dict[str, float],
         arrays: dict[str, Array],
@@ -191,7 +195,7 @@ class FullBatchOptimizer(Optimizer, ABC):
             raise ArgumentError(
                 f"the state is not that of {type(self).__name__}: {error!r}"
             ) from None
-        self._core.set_lr(lr)
+        self._put_back(given)
         self._steps = steps
 
     def __repr__(self) -> str:

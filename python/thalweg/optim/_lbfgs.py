@@ -203,8 +203,8 @@ class LBFGS(FullBatchOptimizer):
         return progress.loss
 
     def _search(self, problem: Problem) -> Progress:
-        options, lr = self._options, self.lr
-        max_iter: int = options["max_iter"]  # type: ignore[assignment]
+        options, lr = self._arguments, self.lr
+        max_iter: int = options["max_iter"]
         max_eval = options["max_eval"] or max_iter * 5 // 4
         small_gradient, small_change = (
             float(options[name]) for name in ("tolerance_grad", "tolerance_change")
@@ -315,7 +315,7 @@ class LBFGS(FullBatchOptimizer):
         lengths = math.sqrt(size) * math.sqrt(_dot(s, s))
         if curvature > info.eps * lengths and min(curvature, size) > info.tiny:
             memory.pairs.append((y, s, 1.0 / curvature))
-            del memory.pairs[: -int(self._options["history_size"])]
+            del memory.pairs[: -int(self._arguments["history_size"])]
             memory.scale = curvature / size
 
     def _direction(self, memory: _Memory, gradient: Array) -> Array:

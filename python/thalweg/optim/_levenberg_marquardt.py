@@ -95,7 +95,7 @@ class LevenbergMarquardt(FullBatchOptimizer):
             damping=_checks.real("damping", damping, 0, closed="()"),
             geodesic=_checks.flag("geodesic", geodesic),
         )
-        self._damping = _levenberg.Damping(float(self._options["damping"]))
+        self._damping = _levenberg.Damping(float(self._arguments["damping"]))
         #: Where no step was found: parameters, the gradient Jᵀr, and why. There is none either the
         #: next time, and to look for one takes dozens of evaluations.
         self._stuck: tuple[Array, Array, str] | None = None
@@ -160,7 +160,7 @@ class LevenbergMarquardt(FullBatchOptimizer):
                 jacobian,
                 squares.residual,
                 tolerances=_TOLERANCES,
-                geodesic=bool(self._options["geodesic"]),
+                geodesic=bool(self._arguments["geodesic"]),
                 max_evaluations=1000,  # the damping reaches its maximum long before
             )
         for metric in state.metrics:
@@ -195,7 +195,7 @@ class LevenbergMarquardt(FullBatchOptimizer):
     def _import(self, scalars: dict[str, float], arrays: dict[str, Array]) -> None:
         from thalweg.solve import _levenberg
 
-        state, stuck = _levenberg.Damping(float(self._options["damping"])), None
+        state, stuck = _levenberg.Damping(float(self._arguments["damping"])), None
         reasons = [why for why in _STALLED if f"stuck.{why}" in scalars]
         if reasons:
             stuck = arrays["stuck.theta"].copy(), arrays["stuck.gradient"].copy(), reasons[0]

@@ -11,6 +11,7 @@ import numpy as np
 from thalweg import _arrays, _checks, _core
 from thalweg._arrays import Array
 from thalweg._at_once import at_once
+from thalweg._fixed import refuse_hidden
 from thalweg._habits import (
     Guided,
     argument_names,
@@ -30,6 +31,8 @@ from thalweg.optim._arguments import CHECKS, Checks, non_negative
 Conventions: TypeAlias = Mapping[str, Mapping[str, float]]
 #: Hyper-parameters as the core takes them.
 Options: TypeAlias = Mapping[str, float | bool | str]
+#: The constructor's arguments, and what the core takes for them.
+Given: TypeAlias = tuple[dict[str, Any], dict[str, float | bool | str]]
 
 #: What to say about update rules of the user's own.
 OWN = (
@@ -103,7 +106,10 @@ class Optimizer(Guided):
         """Make thalweg's constructors explain what to do with PyTorch's first argument."""
         super().__init_subclass__(**options)
         make = vars(cls).get("__init__")
-        if make is None or not is_ours(cls):
+        if not is_ours(cls):
+            refuse_hidden(cls, argument_names(our_kind(cls).__init__))
+            return
+        if make is None:
             return
         known = argument_names(make)
         any_name = "arguments" in known  # a base of several optimizers
@@ -134,15 +140,9 @@ class Optimizer(Guided):
             for name, value in arguments.items()
         }
         # Pairs are split: betas become beta1 and beta2.
-        options: dict[str, float | bool | str] = {}
+        self._options: dict[str, float | bool | str] = {}
         for name, value in self._arguments.items():
-            if isinstance(value, tuple):
-                stem = name if name == "eps" else name.removesuffix("s")
-                parts = enumerate(value, start=1)
-                options |= {f"{stem}{i}": _AUTO if x is None else x for i, x in parts}
-            else:
-                options[name] = _AUTO if value is None else value
-        self._options: Options = options
+            self._options |= for_core(name, value)
         self._kind = kind
         self._by_hand = ByHand()
         self._core = _core.Optimizer(kind, self._options)
@@ -155,18 +155,35 @@ class Optimizer(Guided):
 
     def _set_option(self, name: str, value: Any) -> None:
         """Set an argument other than the rate, as the constructor would."""
-        fresh = made(type(self), {**self._arguments, name: value})
-        self._put_options(fresh._arguments, fresh._options)
+        new = made(type(self), {**self._arguments, name: value})._arguments[name]
+        changes = for_core(name, new)
+        try:
+            # This one only: another thread may set another one at the same time.
+            at_once(
+                *self._telling_options(changes),
+                partial(self._arguments.__setitem__, name, new),
+                partial(self._options.update, changes),
+            )
+        except ArgumentError as error:
+            raise ArgumentError(
+                f"{name} cannot change from {self._arguments[name]!r} to {new!r}: {error}"
+            ) from None
 
-    def _put_options(self, arguments: dict[str, Any], options: Options) -> None:
-        """Set all arguments but the rate, and what the core makes of them."""
-        at_once(
-            *self._telling_options({key: x for key, x in options.items() if key != "lr"}),
-            partial(object.__setattr__, self, "_arguments", arguments),
-            partial(object.__setattr__, self, "_options", options),
-        )
+    def _given(self) -> Given:
+        """Return all arguments, with the rate of this moment, to be put back after an error."""
+        rate = {"lr": self.lr} if "lr" in self._arguments else {}
+        return {**self._arguments, **rate}, {**self._options, **rate}
 
-    def _telling_options(self, options: Options) -> list[Callable[[], None]]:
+    def _put_back(self, given: Given) -> None:
+        """Set them again."""
+        at_once(*self._telling_options(given[1]), *self._keeping(given))
+
+    def _keeping(self, given: Given) -> list[Callable[[], None]]:
+        """Return what notes that the core has these arguments."""
+        names = zip(("_arguments", "_options"), given, strict=True)
+        return [partial(object.__setattr__, self, name, dict(of)) for name, of in names]
+
+    def _telling_options(self, options: dict[str, Any]) -> list[Callable[[], None]]:
         """Return what sets options in the core."""
         return [partial(self._core.set_options, options)]
 
@@ -310,7 +327,7 @@ class Optimizer(Guided):
             _names.of_core(model, group["pattern"])  # raises
         renamed, core = model if model._renamed else None, self._core
         if self._told and renamed is not self._renamed:
-            core = _core.Optimizer(self._kind, dict(self._options))
+            core = _core.Optimizer(self._kind, self._options)
             for told in self._told:
                 at_once(*self._telling(core, renamed, *told))
             core.set_lr(self._core.lr)
@@ -398,8 +415,8 @@ class Optimizer(Guided):
         Parameters
         ----------
         state_dict : mapping
-            From `state_dict` of an optimizer of the same kind with the same options; only the
-            learning rate may differ, and is taken from the state.
+            From `state_dict` of an optimizer of the same kind. The options are taken from it, as
+            in PyTorch, except those that can only be read, which must be the same.
         model : Sequential
             The model that this optimizer belongs to from now on. (Unlike PyTorch's optimizers,
             these are not given parameters when they are made.)
@@ -407,7 +424,8 @@ class Optimizer(Guided):
         Raises
         ------
         ArgumentError
-            If options differ, or entries are missing or of the wrong kind.
+            If options that can only be read differ, or the groups, or entries are missing or of the
+            wrong kind.
         ShapeError, DataError, DtypeError
             If an array does not fit the model. After any error, nothing has changed.
         """
@@ -429,18 +447,7 @@ class Optimizer(Guided):
         for key in ("options", "scalars", "arrays"):
             _expect(f"state_dict[{key!r}]", state_dict[key], Mapping, "a dict")
         _expect('state_dict["groups"]', state_dict["groups"], Sequence, "a list of groups")
-        saved = dict(state_dict["options"])
-        lr = non_negative("lr", saved.pop("lr", None))
-        mine = {key: value for key, value in self._options.items() if key != "lr"}
-        try:
-            same = saved == mine
-        except ValueError:  # one is an array, which is no option
-            same = False
-        if not same:
-            raise ArgumentError(
-                f"state_dict was saved with the options {saved}, but this {type(self).__name__} "
-                f"has {mine}"
-            )
+        given = self._given_in(state_dict["options"])
         if list(state_dict["groups"]) != self._groups:
             raise ArgumentError(
                 f"state_dict was saved with the groups {state_dict['groups']}, but this "
@@ -453,14 +460,33 @@ class Optimizer(Guided):
         }
         scalars = {name: _checks.real(name, value) for name, value in state_dict["scalars"].items()}
         steps = _checks.integer("steps", state_dict["steps"], 0)
-        self._take(model, lr, steps, scalars, arrays)
+        self._take(model, given, steps, scalars, arrays)
 
-    def _take(self, model: Sequential, *state: Any) -> None:
+    def _given_in(self, options: Mapping[str, Any]) -> Given:
+        """Return the arguments, and the options with the rate, that a state was saved with."""
+        if {*options} != {*self._options, "lr"}:
+            raise ArgumentError(
+                f"state_dict was saved with the options {sorted(options)}, but those of "
+                f"{type(self).__name__} are {sorted(self._options)}"
+            )
+        arguments = {name: _of_core(name, x, options) for name, x in self._arguments.items()}
+        fixed = [n for n in self._fixed if n in arguments and arguments[n] != self._arguments[n]]
+        if fixed:
+            given = (
+                f"{n}={arguments[n]!r}, but this one has {self._arguments[n]!r}" for n in fixed
+            )
+            raise ArgumentError(
+                f"state_dict was saved by {type(self).__name__} with {'; '.join(given)}"
+            )
+        fresh = made(type(self), arguments)  # checks them
+        return fresh._given()
+
+    def _take(self, model: Sequential, given: Given, *state: Any) -> None:
         """Belong to a model, with a state; after an error, nothing has changed."""
         before = self._core, self._renamed
         try:
             self._name_groups(model)
-            self._set_state(model, *state)
+            self._set_state(model, given, *state)
         except BaseException:
             self._core, self._renamed = before
             raise
@@ -492,12 +518,16 @@ class Optimizer(Guided):
     def _set_state(
         self,
         model: Sequential,
-        lr: float,
+        given: Given,
         steps: int,
         scalars: dict[str, float],
         arrays: dict[str, Array],
     ) -> None:
-        self._core.set_state(model._core, lr, steps, scalars, arrays)
+        set_state = self._core.set_state
+        at_once(
+            partial(set_state, model._core, given[1], steps, scalars, arrays),
+            *self._keeping(given),
+        )
 
     def __repr__(self) -> str:
         arguments = {**self._arguments, "lr": self.lr}
@@ -531,6 +561,25 @@ NOT_KEPT = "Such a state cannot be saved or copied: train again, or continue fro
 
 #: An option that the core determines itself.
 _AUTO = "auto"
+
+
+def for_core(name: str, value: Any) -> dict[str, float | bool | str]:
+    """Return an argument as the core takes it; pairs are split: betas become beta1 and beta2."""
+    parts = value if isinstance(value, tuple) else (value,)
+    return dict(zip(_parts(name, value), (_AUTO if x is None else x for x in parts), strict=True))
+
+
+def _of_core(name: str, like: Any, options: Mapping[str, Any]) -> Any:
+    """Return an argument of the same kind as another one from what the core took."""
+    parts = [None if (x := options[part]) == _AUTO else x for part in _parts(name, like)]
+    return tuple(parts) if isinstance(like, tuple) else parts[0]
+
+
+def _parts(name: str, value: Any) -> list[str]:
+    if not isinstance(value, tuple):
+        return [name]
+    stem = name if name == "eps" else name.removesuffix("s")
+    return [f"{stem}{i}" for i in range(1, 1 + len(value))]
 
 
 def _option(name: str, *, can_be_set: bool) -> property:
@@ -584,7 +633,7 @@ def _again(
     optimizer._core.set_lr(lr)
     if model is not None:
         if any(state):
-            optimizer._take(model, lr, *state)
+            optimizer._take(model, optimizer._given(), *state)
         else:  # nothing to take, from which Muon without a weight to work on would be kept
             optimizer._name_groups(model)
             optimizer._belong(model)

@@ -1,6 +1,6 @@
 """Sharpness-aware minimization."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, Self
 
 from thalweg import _checks, _core
@@ -8,7 +8,7 @@ from thalweg._arrays import Array
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Sequential
 from thalweg.optim._full_batch import FullBatchOptimizer
-from thalweg.optim._optimizer import Optimizer, Options, made
+from thalweg.optim._optimizer import Given, Optimizer, Options, made
 
 
 class SAM(Optimizer):
@@ -147,6 +147,30 @@ class SAM(Optimizer):
 
     def _take(self, model: Sequential, *state: Any) -> None:
         self._base._take(model, *state)
+
+    def _set_state(self, model: Sequential, *state: Any) -> None:
+        self._base._set_state(model, *state)
+
+    def _given(self) -> Given:
+        return self._base._given()
+
+    def _put_back(self, given: Given) -> None:
+        self._base._put_back(given)
+
+    def _given_in(self, options: Mapping[str, Any]) -> Given:
+        rest, mine = dict(options), self._options
+        for name in ("sam_rho", "sam_adaptive"):
+            if (saved := rest.pop(name, None)) != mine[name]:
+                raise ArgumentError(
+                    f"state_dict was saved by SAM with {name.removeprefix('sam_')}={saved!r}, but "
+                    f"this one has {mine[name]!r}"
+                )
+        return self._base._given_in(rest)
+
+    def _advice(self, name: str) -> str:
+        if name != "base" and hasattr(type(self._base), name):
+            return f": it is sam.base.{name}"
+        return super()._advice(name)
 
     def _fresh(self) -> "SAM":
         return made(type(self), {**self._arguments, "base": self._base._fresh()})

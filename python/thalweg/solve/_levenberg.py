@@ -74,6 +74,7 @@ class Damping:
     """The state that carries over from one step to the next."""
 
     def __init__(self, damping: float) -> None:
+        damping = min(max(damping, _LEAST), _MOST)
         self.metrics = [Metric(False, damping), Metric(True, damping)]
         self.active = 0
         self.steps = 0  # in this turn

@@ -301,11 +301,11 @@ impl<T: Element> Model<T> {
         };
         update::step(self.isa, &mut self.params, &self.grads, optimizer, None);
         self.pending = false;
-        if let Some((params, optimizer_before)) = before
+        if let Some((params, mut optimizer_before)) = before
             && let Err(error) = self.check_step(optimizer)
         {
             self.params.copy_from_slice(&params);
-            optimizer.restore(&optimizer_before);
+            optimizer.restore(&mut optimizer_before);
             return Err(error);
         }
         Ok(())

@@ -54,7 +54,15 @@ pub fn wrong_dtype<T: Real>(what: &str, dtype: Dtype) -> Error {
     Error::Mismatch(format!("the {what} is {}, but {} is needed here", dtype.name(), T::DTYPE.name()))
 }
 
-fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
+/// Blocks within blocks: many more would need more stack than a thread has.
+const DEEPEST: usize = 200;
+
+fn layer(spec: &Bound<'_, PyTuple>, depth: usize) -> PyResult<Layer> {
+    if depth > DEEPEST {
+        let error =
+            Error::argument("layers", format!("nested more than {DEEPEST} deep"), "use a flatter network");
+        return Err(translate(spec.py(), error));
+    }
     let kind: String = spec.get_item(0)?.extract()?;
     match kind.as_str() {
         "linear" => {
@@ -100,7 +108,7 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
         }
         "residual" | "concatenate" => {
             let (_, inner): (String, Vec<Bound<'_, PyTuple>>) = spec.extract()?;
-            let inner = inner.iter().map(layer).collect::<PyResult<_>>()?;
+            let inner = inner.iter().map(|spec| layer(spec, depth + 1)).collect::<PyResult<_>>()?;
             return Ok(if kind == "residual" { Layer::Residual(inner) } else { Layer::Concatenate(inner) });
         }
         _ => {}
@@ -120,7 +128,7 @@ fn layer(spec: &Bound<'_, PyTuple>) -> PyResult<Layer> {
 impl Model {
     #[new]
     fn new(py: Python<'_>, layers: Vec<Bound<'_, PyTuple>>, dtype: &str, seed: u64) -> PyResult<Self> {
-        let layers = layers.iter().map(layer).collect::<PyResult<Vec<_>>>()?;
+        let layers = layers.iter().map(|spec| layer(spec, 0)).collect::<PyResult<Vec<_>>>()?;
         let Some(dtype) = parse(dtype) else {
             let error =
                 Error::Unsupported(format!("dtype must be \"float32\" or \"float64\"; got {dtype:?}"));

@@ -6,7 +6,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use thalweg_core::arena::zeros;
 use thalweg_core::network::Network;
-use thalweg_core::optim::{Clock, Clocks, Config, Group, Optimizer as CoreOptimizer, Scalars, Value};
+use thalweg_core::optim::{
+    Clock, Clocks, Config, Group, Optimizer as CoreOptimizer, Options, Scalars, Value,
+};
 use thalweg_core::simd::Isa;
 use thalweg_core::update::Clip;
 use thalweg_core::{Dtype, Error};
@@ -49,6 +51,10 @@ impl From<Given> for Value {
             Given::Name(text) => Value::Name(text),
         }
     }
+}
+
+fn options(given: BTreeMap<String, Given>) -> Options {
+    given.into_iter().map(|(name, value)| (name, value.into())).collect()
 }
 
 impl Optimizer {
@@ -111,8 +117,7 @@ fn scalars_of(config: &Config, named: &BTreeMap<String, f64>) -> Option<(Vec<f64
 impl Optimizer {
     #[new]
     fn new(py: Python<'_>, kind: &str, options: BTreeMap<String, Given>) -> PyResult<Self> {
-        let options = options.into_iter().map(|(name, value)| (name, value.into())).collect();
-        let config = Config::new(kind, &options).map_err(|e| translate(py, e))?;
+        let config = Config::new(kind, &self::options(options)).map_err(|e| translate(py, e))?;
         Ok(Optimizer { inner: Lock::new(Inner { config, groups: Vec::new(), bond: None }) })
     }
 
@@ -126,7 +131,7 @@ impl Optimizer {
         lr_scale: Option<f64>,
         frozen: Option<bool>,
     ) -> PyResult<()> {
-        let changes = changes.into_iter().map(|(name, value)| (name, value.into())).collect();
+        let changes = options(changes);
         let add = || {
             let mut inner = self.inner.lock();
             inner.config.with(&changes)?;
@@ -144,7 +149,7 @@ impl Optimizer {
 
     /// Sets hyper-parameters, from the next step on.
     fn set_options(&self, py: Python<'_>, changes: BTreeMap<String, Given>) -> PyResult<()> {
-        let changes = changes.into_iter().map(|(name, value)| (name, value.into())).collect();
+        let changes = options(changes);
         let set = || {
             let mut inner = self.inner.lock();
             let config = inner.config.with(&changes)?;
@@ -277,7 +282,7 @@ impl Optimizer {
         &self,
         py: Python<'_>,
         model: &Bound<'_, Model>,
-        lr: f64,
+        changes: BTreeMap<String, Given>,
         steps: u64,
         scalars: BTreeMap<String, f64>,
         arrays: &Bound<'_, PyDict>,
@@ -327,11 +332,13 @@ impl Optimizer {
             optimizer.set_clocks(&clocks, &model.network).map_err(fail)?;
             Ok(T::wrap(optimizer))
         }
-        let (mut config, groups) = py.detach(|| {
+        let changes = options(changes);
+        let settings = || {
             let inner = self.inner.lock();
-            (inner.config, inner.groups.clone())
-        });
-        config.set_lr(lr).map_err(|e| translate(py, e))?;
+            let config = inner.config.with(&changes)?;
+            Ok((config, inner.groups.clone()))
+        };
+        let (config, groups) = py.detach(settings).map_err(|e| translate(py, e))?;
         let owner = model.get();
         let state = match owner.dtype {
             Dtype::F32 => import::<f32>((config, &groups), owner, steps, &scalars, arrays)?,

@@ -101,7 +101,8 @@ class OneCycleLR(Schedule):
     From :math:`\eta_{\max}/d` to :math:`\eta_{\max}`, then to :math:`\eta_{\max}/(d f)`. With `T`
     steps, the peak is at :math:`t = pT - 1` and the end at :math:`t = T - 1`; if :math:`pT` is
     below 1, the first step is already on the way down. The optimizer's own learning rate is not
-    used. As in PyTorch with ``cycle_momentum=False``; the momentum is not changed.
+    used. As in PyTorch with ``cycle_momentum=False``; a callback can set
+    ``trainer.optimizer.momentum``.
 
     Parameters
     ----------

@@ -28,13 +28,16 @@ fn search<'l>(path: &str, layers: &'l [Layer], times: &mut usize) -> Option<(Str
             Layer::Concatenate(inner) => {
                 let before = *times;
                 let found = search(&format!("{place}."), inner, times);
-                *times += before;
+                *times = times.saturating_add(before);
                 return found;
             }
         };
         Some((place, layer, (width / *times).max(1.min(width))))
     })
 }
+
+/// Outputs that layers without weights may have: no weights that fit into memory lead to more.
+const WIDEST: usize = 1 << 31;
 
 /// Places in an arena, assigned one after the other.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -200,7 +203,10 @@ impl Network {
                 Layer::Concatenate(inner) => {
                     let skip = Some(self.stages.len());
                     let inputs = self.add(&format!("{place}."), inner, width, drawn)?;
-                    width += inputs;
+                    width = width.checked_add(inputs).filter(|all| *all <= WIDEST).ok_or_else(|| {
+                        let what = format!("too large: layer {place} has more than {WIDEST} outputs");
+                        Error::argument("layers", what, "use fewer blocks that widen what they are given")
+                    })?;
                     self.stages.push(Stage { skip, inputs, ..alone(width) });
                 }
             }

@@ -317,15 +317,21 @@ impl<T: Element> Optimizer<T> {
     /// Sets hyper-parameters, from the next step on. The state stays.
     ///
     /// # Errors
-    /// If the state would have other arrays or scalars with them, or else as for `set_groups`; nothing is
-    /// changed then.
+    /// If they need another state, and steps have been taken, or else as for `set_groups`; nothing is changed
+    /// then.
     pub fn set_config(&mut self, config: Config, groups: &[Group], network: &Network) -> Result<(), Error> {
         let layout = |config: &Config| (config.slots(), config.scalars(), config.kept_by_block(network));
         if layout(&config) != layout(&self.config) {
-            let text = "with it, the optimizer's averages would be others than those of its steps so far, or \
-                        would have begun from another value: set it before the first step, or make another \
-                        optimizer";
-            return Err(Error::Mismatch(text.into()));
+            if self.steps > 0 {
+                let text = "the optimizer's averages would be others than those of its steps so far, or would \
+                            have begun from another value: set it before the first step, or make another \
+                            optimizer";
+                return Err(Error::Mismatch(text.into()));
+            }
+            let mut new = Optimizer::new(config, network)?;
+            new.set_groups(groups, network)?;
+            *self = new;
+            return Ok(());
         }
         let before = std::mem::replace(&mut self.config, config);
         self.set_groups(groups, network).inspect_err(|_| self.config = before)
@@ -349,17 +355,20 @@ impl<T: Element> Optimizer<T> {
         state.iter_mut().zip(&self.state).for_each(|(to, from)| update::copy(to, from));
         clocks.clear();
         clocks.extend(self.members.iter().map(|member| member.clock));
-        Ok(Saved { lr: self.config.lr(), state, scalars: self.scalars, steps: self.steps, clocks })
+        Ok(Saved { config: self.config, state, scalars: self.scalars, steps: self.steps, clocks })
     }
 
-    /// Restores a saved state and its learning rate; other hyper-parameters and groups stay as they are.
-    ///
-    /// # Panics
-    /// If that state has another size.
-    pub fn restore(&mut self, saved: &Saved<T>) {
-        assert_eq!(self.state.len(), saved.state.len());
-        self.state.iter_mut().zip(&saved.state).for_each(|(to, from)| to.copy_from_slice(from));
-        (self.config, self.scalars, self.steps) = (self.config.with_lr(saved.lr), saved.scalars, saved.steps);
+    /// Restores a saved state and its learning rate; other hyper-parameters and groups stay as they are, unless
+    /// they now need another state: then [`set_config`](Self::set_config) must follow, and the copy is used up.
+    pub fn restore(&mut self, saved: &mut Saved<T>) {
+        if self.state.iter().zip(&saved.state).all(|(to, from)| to.len() == from.len()) {
+            self.state.iter_mut().zip(&saved.state).for_each(|(to, from)| to.copy_from_slice(from));
+            self.config = self.config.with_lr(saved.config.lr());
+        } else {
+            std::mem::swap(&mut self.state, &mut saved.state);
+            self.config = saved.config;
+        }
+        (self.scalars, self.steps) = (saved.scalars, saved.steps);
         // There were no members if there were no groups.
         let clocks = saved.clocks.iter().copied().chain(std::iter::repeat(None));
         self.members.iter_mut().zip(clocks).for_each(|(member, clock)| member.clock = clock);
@@ -493,7 +502,7 @@ impl<T: Element> Optimizer<T> {
 
 /// A saved state of an optimizer.
 pub struct Saved<T> {
-    lr: f64,
+    config: Config,
     state: Vec<Buffer<T>>,
     scalars: Scalars,
     steps: u64,

@@ -312,13 +312,13 @@ impl<T: Element> Fit<T> {
     pub fn undo(&mut self, trainer: &mut Trainer<T>, model: &mut Model<T>, optimizer: &mut Optimizer<T>) {
         self.epoch = self.options.epochs; // nothing is left to run
         self.undone = true;
-        let Some(before) = self.before.take() else { return };
+        let Some(mut before) = self.before.take() else { return };
         trainer.forget();
         let Parts { params, averages, .. } = model.parts();
         params.copy_from_slice(&before.params);
         averages.copy_from_slice(&before.averages);
         model.set_passes(before.passes);
-        optimizer.restore(&before.optimizer);
+        optimizer.restore(&mut before.optimizer);
         if let (Some(average), Some((values, count))) = (&mut trainer.average, &before.average) {
             average.values.copy_from_slice(values);
             average.count = *count;
