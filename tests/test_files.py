@@ -122,6 +122,7 @@ def entry(offsets, shape):
 
 
 OUTSIDE = "lies outside of the file"
+NO_INTEGERS = "a0 has numbers in its header that are not integers"
 
 
 @pytest.mark.parametrize(
@@ -134,6 +135,10 @@ OUTSIDE = "lies outside of the file"
         ([entry([4, 8], [1])], "leave a gap at byte 0"),
         ([entry([0, 8], [2]), entry([4, 8], [1])], "overlap or leave a gap at byte 4"),
         ([entry([0, 8], [-1])], r"a0 has shape \[-1\]"),
+        ([entry(["0", 8], [2])], NO_INTEGERS),
+        ([entry([0.9, 8.9], [2])], NO_INTEGERS),
+        ([entry([False, 8], [2])], NO_INTEGERS),
+        ([entry([0, 8], [True, 2])], NO_INTEGERS),
     ],
 )
 def test_arrays_that_do_not_fill_the_file_are_refused(entries, message, tmp_path):
@@ -141,6 +146,27 @@ def test_arrays_that_do_not_fill_the_file_are_refused(entries, message, tmp_path
     raw_file(tmp_path / "model", {f"a{i}": one for i, one in enumerate(entries)}, 8)
     with pytest.raises(tw.DataError, match=message):
         nn.Sequential.load(tmp_path / "model")
+
+
+def test_a_name_that_occurs_twice_is_refused(tmp_path):
+    """Or each program would read another array of the two."""
+    path = tmp_path / "model"
+    raw_file(path, {"a": entry([0, 8], [2]), "b": entry([0, 8], [2])}, 8)
+    path.write_bytes(path.read_bytes().replace(b'"b"', b'"a"'))
+    with pytest.raises(tw.DataError, match="a name occurs twice in its header"):
+        nn.Sequential.load(path)
+
+
+def test_an_error_does_not_show_all_of_a_file(tmp_path):
+    from thalweg import _safetensors
+
+    arrays, text = trained()._content()
+    for damage in ({"thalweg": "{}"}, {}):
+        _safetensors.save(tmp_path / "file", {"a" * 10**6: np.ones(1)} | arrays, text | damage)
+        for load in (nn.Sequential.load, tw.Trainer.load):
+            with pytest.raises(tw.DataError, match="is a damaged file: ") as found:
+                load(tmp_path / "file")
+            assert len(str(found.value)) < 2000
 
 
 def test_arrays_may_lie_in_another_order_than_their_names(tmp_path):
@@ -696,6 +722,33 @@ def test_a_link_stays_one_and_permissions_remain(tmp_path):
     assert (tmp_path / "dangling").is_symlink()
 
 
+def test_a_private_file_is_not_replaced_by_one_that_others_can_read_until_then(
+    tmp_path, monkeypatch
+):
+    """Whoever opens it in between keeps it open, and reads what is written to it."""
+    path, steps = tmp_path / "model", {}
+    path.touch(0o600)
+
+    def noting(name):
+        function = getattr(_atomic, name)
+
+        def noted(*args):
+            (unfinished,) = tmp_path.glob("*.part")
+            steps[name] = stat.S_IMODE(unfinished.stat().st_mode) & 0o077
+            return function(*args)
+
+        monkeypatch.setattr(_atomic, name, noted)
+
+    noting("_give")
+    noting("_sweep")
+    before = os.umask(0)
+    try:
+        make().save(path)
+    finally:
+        os.umask(before)
+    assert steps == {"_give": 0, "_sweep": 0}
+
+
 def test_what_is_no_file_is_written_to(tmp_path):
     """A pipe, here: as a device, it is not replaced by a file."""
     path, read = tmp_path / "pipe", []
@@ -730,7 +783,7 @@ def test_a_folder_that_takes_no_file_is_named(tmp_path, monkeypatch):
     path = tmp_path / "model"
     path.write_text("as it was")
 
-    def denied(name, mode):
+    def denied(name, mode, opener):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
 
     monkeypatch.setattr(_atomic, "open", denied, raising=False)
@@ -1006,6 +1059,14 @@ def test_file_objects_that_give_no_bytes_or_are_to_be_awaited_are_refused(load):
         assert type(load(Other(known))) is load.__self__
 
 
+@pytest.mark.parametrize("path", ["a\0b", "\ud800", "\0" * 10**6], ids=["NUL", "half", "long"])
+def test_what_no_file_can_be_called_is_refused(path):
+    for call in (make().save, trained().save, nn.Sequential.load, tw.Trainer.load):
+        with pytest.raises(tw.ArgumentError, match=r"^path must name a file; no name is ") as found:
+            call(path)
+        assert len(str(found.value)) < 300
+
+
 @pytest.mark.parametrize("path", [3, True, None, b"model", "", io.StringIO(), io.RawIOBase()])
 def test_what_is_no_path_is_refused_before_anything_is_written(path, tmp_path, monkeypatch):
     """A number would be that of an open file; an unbuffered file may take a part of the bytes."""
@@ -1174,6 +1235,27 @@ def test_damaged_descriptions_of_models_are_refused(change, tmp_path):
     _safetensors.save(path, {}, {"thalweg": json.dumps(model._description())})
     with pytest.raises(tw.DataError, match=r"is a damaged file: .*missing"):
         nn.Sequential.load(path)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Linear(10**6, 10**6)],
+        [nn.Linear(1, 10**12, bias=False), nn.Residual(nn.BatchNorm1d(10**12))],
+    ],
+    ids=["a layer", "in a block"],
+)
+def test_layers_whose_numbers_are_not_in_the_file_are_not_made(layers, tmp_path):
+    """A few bytes would fill the memory."""
+    from thalweg import _safetensors, _spec
+
+    trainer, path = make_trainer(), tmp_path / "file"
+    arrays, text = trainer._content()
+    text["thalweg"] = json.dumps(json.loads(text["thalweg"]) | {"layers": _spec.describe(layers)})
+    _safetensors.save(path, arrays, text)
+    for load in (nn.Sequential.load, tw.Trainer.load):
+        with pytest.raises(tw.DataError, match=r"is a damaged file: .* of them are missing"):
+            load(path)
 
 
 DAMAGED_COUNTS = {

@@ -54,11 +54,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         # machines that share the folder.
         unfinished = f"{name[:_KEPT]}.{os.getpid()}-{os.urandom(8).hex()}.part"
         temporary = os.path.join(folder, unfinished)
-        with open(temporary, "xb") as file:
-            # Before anything is written: a full disk may be full of abandoned files.
-            _sweep(folder, os.stat(temporary).st_mtime)
+        # For nobody else until it has the permissions of the old one: who has opened it keeps it.
+        with open(temporary, "xb", opener=None if found is None else _private) as file:
             if found is not None:
                 _give(temporary, found)
+            # Before anything is written: a full disk may be full of abandoned files.
+            _sweep(folder, os.stat(temporary).st_mtime)
             yield file
             file.flush()
             os.fsync(file.fileno())  # or a power cut might leave the name with an empty file
@@ -83,6 +84,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(FileNotFoundError):  # it has been renamed by now
             os.unlink(temporary)
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that is new for its owner only."""
+    return os.open(path, flags, 0o600)
 
 
 def _give(path: str, like: os.stat_result) -> None:

@@ -30,6 +30,11 @@ def short(value: Any) -> str:
     return _habits.named(value) + (f" of shape {tuple(shape)}" if shape is not None else "")
 
 
+def clipped(text: str) -> str:
+    """Return how an error shows text of a file, which may be of any length."""
+    return text if len(text) <= 5 * _SHOWN else f"{text[: 5 * _SHOWN]}..."
+
+
 def given(value: Any) -> str:
     """Return how an error shows what was given where an object is needed."""
     return f"the class {value.__name__}" if isinstance(value, type) else short(value)
@@ -159,7 +164,12 @@ def path(name: str, value: Any, *, also: str = "") -> str:
         raise ArgumentError(f"{name} must be {wanted}; got {short(value)}")
     if not text:
         raise ArgumentError(f"{name} must name a file; it is empty")
-    return text
+    try:
+        if b"\0" not in os.fsencode(text):
+            return text
+    except UnicodeEncodeError:  # a lone surrogate
+        pass
+    raise ArgumentError(f"{name} must name a file; no name is like {short(text)}")
 
 
 def file(name: str, value: Any, method: Literal["read", "write"]) -> str | BinaryIO:

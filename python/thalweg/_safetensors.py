@@ -124,10 +124,10 @@ def whole(path: str | os.PathLike[str] | BinaryIO) -> Iterator[None]:
     try:
         yield
     except UnsupportedError as error:
-        raise UnsupportedError(f"{named(path)}: {error}") from None
+        raise UnsupportedError(f"{named(path)}: {_checks.clipped(str(error))}") from None
     except (ThalwegError, *_OF_DAMAGE) as error:
-        what = error if isinstance(error, ThalwegError) else repr(error)
-        raise DataError(f"{named(path)} is a damaged file: {what}") from None
+        what = str(error) if isinstance(error, ThalwegError) else repr(error)
+        raise DataError(f"{named(path)} is a damaged file: {_checks.clipped(what)}") from None
 
 
 def named(path: str | os.PathLike[str] | BinaryIO) -> str:
@@ -176,7 +176,7 @@ def load(
         if not raw:
             raise ValueError(empty)
         start = 8 + int.from_bytes(raw[:8], "little")
-        header: dict[str, Any] = json.loads(raw[8:start])
+        header: dict[str, Any] = json.loads(raw[8:start], object_pairs_hook=_of_pairs)
         data = memoryview(raw)[start:]  # arrays share it: a slice of bytes would be a copy
         checksum = header.get("__metadata__", {}).pop(_CHECKSUM, None)
         if checksum not in (None, _checksum(header, [data])):
@@ -188,7 +188,9 @@ def load(
         arrays: dict[str, npt.NDArray[Any]] = {}
         places: list[tuple[int, int]] = []
         for name, entry in header.items():
-            first, last = map(int, entry["data_offsets"])
+            first, last = entry["data_offsets"]
+            if any(type(number) is not int for number in (first, last, *entry["shape"])):
+                raise ValueError(f"{name} has numbers in its header that are not integers")
             if not 0 <= first <= last <= len(data):
                 raise ValueError(f"{name} lies outside of the file")
             places.append((first, last))
@@ -209,9 +211,18 @@ def load(
         if end != len(data):
             raise ValueError(f"{len(data) - end} bytes follow its last array")
     except _OF_DAMAGE as error:
-        what = _of_others(raw) or f"is not a complete safetensors file: {error}"
+        damage = f"is not a complete safetensors file: {_checks.clipped(str(error))}"
+        what = _of_others(raw) or damage
         raise DataError(f"{named(path)} {what}") from None
     return arrays, text
+
+
+def _of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; of two values of a name, each reader might take another."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name occurs twice in its header")
+    return found
 
 
 def _of_others(raw: bytes) -> str:

@@ -2,7 +2,9 @@
 
 import copy
 import inspect
+import json
 import pickle
+import re
 import warnings
 from decimal import Decimal
 
@@ -1197,6 +1199,122 @@ def test_a_file_with_numbers_that_no_strategy_has_gathered_is_damaged(
         again.load(path)
     assert again.trainer.optimizer.steps == 0
     assert again.importance is None
+
+
+def edited(path, change):
+    """Change what a file says besides its arrays; its checksum is right again."""
+    arrays, text = _safetensors.load(path)
+    plain = json.loads(text["thalweg.continual"])
+    change(plain)
+    _safetensors.save(path, arrays, text | {"thalweg.continual": json.dumps(plain)})
+
+
+def reservoir():
+    return continual.Replay(learner(), continual.ReservoirBuffer(9))
+
+
+def balanced():
+    return continual.Replay(learner(), continual.BalancedBuffer(9))
+
+
+def laplace():
+    return continual.OnlineLaplace(learner(), 1.0)
+
+
+def renewing():
+    return continual.ContinualBackprop(learner())
+
+
+DAMAGED_STATES = {
+    "a strength that is text": (lambda: continual.EWC(learner(), 1.0), "strength", "mean"),
+    "figures that are no list": (lambda: continual.EWC(learner(), 1.0), "ratios", {}),
+    "no buffer": (reservoir, "buffer", None),
+    "a buffer of no kind": (reservoir, "buffer", {"its state": {}}),
+    "a generator that is none": (reservoir, "buffer/its state/generator", {}),
+    "a seen that is text": (reservoir, "buffer/its state/seen", "a"),
+    "fewer samples than were seen": (reservoir, "buffer/its state/columns", {}),
+    "a column of another length": (
+        reservoir,
+        "buffer/its state/columns/y",
+        {"array": "0.bias"},
+    ),
+    "fewer classes than were seen": (balanced, "buffer/its state/groups", {}),
+    "classes that are none": (balanced, "buffer/its state/seen", {"a": 3}),
+    "factors of no layer": (laplace, "terms", [{}]),
+    "factors of other layers": (laplace, "terms", [{"9": {"G": 1, "A": 1}}]),
+    "factors of another shape": (laplace, "terms", [{"0": {"G": [[1.0]], "A": [[1.0]]}}]),
+    "no factors": (laplace, "terms", []),
+    "utilities that are none": (renewing, "utility", 3),
+    "ages of other units": (renewing, "age", []),
+}
+
+
+@pytest.mark.parametrize(("make", "place", "value"), DAMAGED_STATES.values(), ids=DAMAGED_STATES)
+def test_a_file_with_a_wrong_field_is_named_and_nothing_changes(make, place, value, tmp_path):
+    """Whatever is found only once the model has been replaced."""
+    path, strategy, again = tmp_path / "strategy", learned(make()), make()
+    strategy.save(path)
+
+    def change(plain):
+        *outer, last = place.split("/")
+        part = plain["strategy"]
+        for name in outer:
+            part = part[name]
+        part[last] = value
+
+    edited(path, change)
+    before = again.trainer.model.flat_parameters, pickle.dumps(again.state_dict())
+    with pytest.raises((tw.DataError, ArgumentError), match=re.escape(str(path))):
+        again.load(path)
+    assert again.trainer.optimizer.steps == 0
+    np.testing.assert_array_equal(again.trainer.model.flat_parameters, before[0])
+    assert pickle.dumps(again.state_dict()) == before[1]
+
+
+DAMAGED_PLACES = {
+    "none": None,
+    "a task that is a list": {"task": []},
+    "a task before the first": {"task": -5},
+    "a task after the last": {"task": 10**9},
+    "steps below 0": {"taken": -1},
+    "more steps than a task has": {"taken": 3},
+    "steps of no task": {"task": 0, "taken": 0},
+    "a total of other tasks": {"total": 99},
+    "counts that are a number": {"counts": 3},
+    "two counts": {"counts": [1, 2]},
+    "a result that is a list": {"result": []},
+}
+
+
+@pytest.mark.parametrize("change", DAMAGED_PLACES.values(), ids=DAMAGED_PLACES)
+def test_a_checkpoint_at_a_place_where_no_run_was_is_damaged(change, tmp_path):
+    """And does not pass for a run that has ended."""
+    path, trainer = tmp_path / "run", learner()
+    continual.run(learner(), scenario(), checkpoint=path)
+    edited(path, lambda plain: plain.update(progress=change and plain["progress"] | change))
+    before = trainer.model.flat_parameters
+    with pytest.raises(tw.DataError, match=rf"{re.escape(str(path))}.* is a damaged file: "):
+        continual.run(trainer, scenario(), checkpoint=path, resume=True)
+    np.testing.assert_array_equal(trainer.model.flat_parameters, before)
+    assert trainer.optimizer.steps == 0
+
+
+def test_a_file_replaces_a_model_that_has_diverged(tmp_path):
+    """To which there is nothing to go back."""
+
+    def make():
+        return continual.Naive(
+            tw.Trainer(learner().model, loss=nn.MSELoss(), optimizer=optim.SGD(lr=3e38))
+        )
+
+    strategy, diverged = make(), make()
+    strategy.save(tmp_path / "strategy")
+    diverged.trainer.step(X, 1e3 * np.ones((20, 3)))
+    assert not np.isfinite(diverged.trainer.model.flat_parameters).all()
+    diverged.load(tmp_path / "strategy")
+    np.testing.assert_array_equal(
+        diverged.trainer.model.flat_parameters, strategy.trainer.model.flat_parameters
+    )
 
 
 def test_the_result_of_a_run_is_no_nested_list(tmp_path):

@@ -293,6 +293,18 @@ def without_its_bias():
     return net
 
 
+def sparse():
+    net = behind(theirs.Linear(2, 2))
+    net[1].weight = theirs.Parameter(net[1].weight.detach().to_sparse())
+    return net
+
+
+def in_itself():
+    net = behind()
+    net._modules["1"] = net
+    return net
+
+
 def hooked():
     net = behind()
     net[0].register_forward_hook(lambda module, x, y: 2 * y)
@@ -385,6 +397,8 @@ REFUSED = [
         tw.UnsupportedError, r"buffers were added to modules.*unexpected \['0\.scale'\]",
     ),
     (with_a_negative_variance, tw.ArgumentError, r"variance"),
+    (sparse, tw.UnsupportedError, r"module 1 \(Linear\) has sparse parameters.*to_dense\(\)"),
+    (in_itself, tw.UnsupportedError, "module contains itself"),
     (
         lambda: behind(theirs.Linear(2, 2, device="meta")),
         tw.DataError, r"module 1 \(Linear\) is on the meta device",

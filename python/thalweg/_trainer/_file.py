@@ -184,7 +184,7 @@ class Resumable(TrainerBase):
             )
         own = _with_function(path, of_file, loss) if is_own else None
         with _safetensors.whole(path):
-            model = Sequential._from_description(json.loads(text["thalweg"]))
+            model = Sequential._from_description(json.loads(text["thalweg"]), arrays)
             spec = _spec.rebuild(saved["spec"], _spec.classes(_losses, optim, optim.schedules))
             state, counts = saved["optimizer_state"], saved["counts"]
             _check_counts(counts)
@@ -336,12 +336,11 @@ class Resumable(TrainerBase):
             try:
                 self._optimizer.load_state_dict(optimizer_state, self._model)
             except ArgumentError:
-                made, lr = self._optimizer.state_dict(), optimizer_state["options"]["lr"]
-                made["options"]["lr"] = lr
-                if made != optimizer_state:
+                options = optimizer_state["options"]
+                if self._optimizer.state_dict() | {"options": options} != optimizer_state:
                     raise
                 # It refuses the model, like Muon without a weight to work on, and has no state yet.
-                self._optimizer.lr = lr
+                self._optimizer._put_back(self._optimizer._given_in(options))
         self._base_lr = counts["base_lr"]
         if self._rates is not None:
             self._rates = Rates(self._rates.schedule, self._base_lr)

@@ -251,6 +251,14 @@ class BalancedBuffer(Buffer):
         groups = {key: copied(columns) for key, columns in self._groups.items()}
         return {"groups": groups, "seen": dict(self._seen)}
 
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        super()._check_state(state)
+        groups, seen = state["groups"], state["seen"]
+        first: Mapping[str, Any] = next(iter(groups.values()), {})
+        for key in groups.keys() | seen.keys():
+            rows = len(matching(as_columns(groups[key]), first)["y"])
+            _checks.integer(f"seen[{key!r}]", seen[key], rows)
+
     def _keep_state(self, state: Mapping[str, Any]) -> None:
         self._groups = {key: copied(columns) for key, columns in state["groups"].items()}
         self._seen = dict(state["seen"])

@@ -249,6 +249,9 @@ class Buffer(Fixed):
         ------
         ArgumentError
             If it is from another kind of buffer, or from one of another capacity.
+        ShapeError
+            If its columns do not match each other, or the number of samples; nothing is loaded
+            then.
         """
         self._check_state(state)
         with LOCK:
@@ -430,6 +433,16 @@ class _OverwritingBuffer(Buffer):
     def _state_kept(self) -> dict[str, Any]:
         kept = copied(_OverwritingBuffer.rows(self))
         return {"seen": self._seen, "columns": kept}
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        super()._check_state(state)
+        seen = _checks.integer("seen", state["seen"], 0)
+        rows = len(as_columns(state["columns"])["y"]) if state["columns"] else 0
+        if rows != min(seen, self.capacity) and not self._is_custom():  # whose length may differ
+            raise ShapeError(
+                f"the state has {rows} of {seen} samples, but a buffer with"
+                f" capacity={self.capacity} keeps {min(seen, self.capacity)} of them"
+            )
 
     def _keep_state(self, state: Mapping[str, Any]) -> None:
         columns = copied(state["columns"])

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from thalweg import _checks
+from thalweg import _arrays, _checks
 from thalweg._likelihood import Prepared, likelihood_of, prepare, roots
 from thalweg._trainer import Trainer
 from thalweg._trainer._penalties import Penalty
@@ -17,7 +17,7 @@ from thalweg.continual._quadratic import Consolidating, Flat
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, counted
 from thalweg.curvature import kfac_factors
-from thalweg.errors import UnsupportedError
+from thalweg.errors import DataError, UnsupportedError
 from thalweg.nn._losses._competition import softmax
 
 Structure: TypeAlias = Literal["kron", "full"]
@@ -249,6 +249,24 @@ class OnlineLaplace(Consolidating):
                 if bias is not None:
                     found[bias : bias + rows] += both[:, width]
         return found
+
+    def _check_state(self, state: Any) -> None:
+        super()._check_state(state)
+        terms, is_full = state["terms"], self.structure == "full"
+        needed = {
+            layer: {"G": (rows, rows)} | ({} if is_full else {"A": (cols, cols)})
+            for layer, (*_, rows, cols) in self._places(terms[0] if terms else ()).items()
+        }
+        for term in terms:
+            found = {layer: dict.fromkeys(pair) for layer, pair in term.items()}
+            for layer, pair in term.items():
+                for name, matrix in pair.items():
+                    numbers = _arrays.finite(_arrays.as_numeric(matrix, name), f"{layer}.{name}")
+                    found[layer][name] = numbers.shape
+            if not found or found != needed:
+                raise DataError("terms of the state are not those of the layers of this model")
+        if (state["importance"] is None) != (not terms):
+            raise DataError("the state must have both terms and importance, or neither")
 
     def _mine(
         self, importance: Flat | None, anchor: Flat | None, strength: float

@@ -12,7 +12,7 @@ from thalweg.continual._buffers import Buffer, ReservoirBuffer
 from thalweg.continual._features import body
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._task import Task, counted
-from thalweg.errors import ArgumentError, ShapeError
+from thalweg.errors import ArgumentError, DataError, ShapeError
 from thalweg.nn import BCEWithLogitsLoss
 from thalweg.nn._losses import CoreLoss
 
@@ -68,6 +68,11 @@ class Keeping(Strategy):
             needs = 'its buffer has select="herding", which needs all rows of a class at once'
             self._only_learns = self._only_learns or needs
             _compatibility.check(self)
+
+    def _check_state(self, state: Any) -> None:
+        super()._check_state(state)
+        if state["buffer"] is None:
+            raise DataError(f"the state of this {type(self).__name__} has no buffer")
 
     def _check_kept(self, task: Task) -> None:
         """Refuse a task that cannot be learned, or kept, together with what is in the buffer."""

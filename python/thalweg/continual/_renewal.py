@@ -148,7 +148,8 @@ class ContinualBackprop(Strategy):
         super()._check_state(state)
         mine = [units.width for units in self._units]
         theirs = [len(utility) for utility in state["utility"]]
-        if theirs != mine:
+        ages = [len(age) for age in state["age"]]
+        if theirs != mine or ages != mine or len(state["due"]) != len(mine):
             raise ShapeError(
                 f"the utilities in the state are of {theirs} hidden units, but the model of this"
                 f" {type(self).__name__} has {mine}"

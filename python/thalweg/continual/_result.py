@@ -196,9 +196,6 @@ class Result:
         text = Path(path).read_bytes()
         try:
             result = cls._of_plain(json.loads(text))
-            wrong = result.curve.shape != (len(result.steps), len(result.names))
-            if wrong or result.r.ndim != 2 or len(result.ends) > len(result.names):
-                raise ValueError
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
             raise DataError(
                 f"{path!r} does not contain the result of a run: Result.load reads the"
@@ -270,8 +267,15 @@ class Result:
 
     @classmethod
     def _of_plain(cls, plain: dict[str, Any]) -> "Result":
+        """Return what was described; raise one of several errors if it was not by `_plain`."""
         histories = [History(history) for history in plain["histories"]]
-        return cls(**{**plain, "names": tuple(plain["names"]), "histories": histories})
+        result = cls(**{**plain, "names": tuple(plain["names"]), "histories": histories})
+        values = [value for history in histories for values in history.values() for value in values]
+        wrong = not all(isinstance(it, (int, float)) for it in [*values, *result.steps])
+        wrong = wrong or result.curve.shape != (len(result.steps), len(result.names))
+        if wrong or result.r.ndim != 2 or len(result.ends) > len(result.names):
+            raise ValueError("its figures do not match its steps and tasks")
+        return result
 
 
 def of_the_same_tasks(results: Any, name: str) -> tuple[Result, ...]:

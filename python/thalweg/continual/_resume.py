@@ -10,19 +10,19 @@ import json
 import os
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from thalweg import _arrays, _safetensors
+from thalweg import _arrays, _checks, _safetensors
 from thalweg._habits import is_ours
 from thalweg._trainer import Trainer
 from thalweg._warn import warn
-from thalweg.continual import _protocol
+from thalweg.continual import _protocol, _undo
 from thalweg.continual._buffers import Buffer
 from thalweg.continual._state import changed_arrays, crc, model_changed, without_model
 from thalweg.continual._task import Changed, Scenario, Task
-from thalweg.errors import ArgumentError, DataError, DtypeError, UnsupportedError
+from thalweg.errors import ArgumentError, DataError, DivergedError, UnsupportedError
 from thalweg.nn import Sequential
 from thalweg.optim import Optimizer
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 #: The version of the format that this module writes.
 _VERSION = 8
+_Progress = TypeVar("_Progress")
 #: Stands for what only one of two settings has.
 _NOTHING = {"type": "nothing"}
 
@@ -155,11 +156,15 @@ def save(
 
 
 def load(
-    path: str | os.PathLike[str], strategy: "Strategy", setting: dict[str, Any]
-) -> dict[str, Any]:
-    """Restore strategy and trainer, and return the progress of the run.
+    path: str | os.PathLike[str],
+    strategy: "Strategy",
+    setting: dict[str, Any],
+    read: Callable[[Any], _Progress],
+) -> _Progress:
+    """Restore strategy and trainer, and return the progress of the run, as `read` returns it.
 
-    For a strategy alone, whose setting includes no data, the file may come from any run.
+    For a strategy alone, whose setting includes no data, the file may come from any run. After an
+    error, both are as they were; only if the model had diverged, there is nothing to go back to.
 
     Raises
     ------
@@ -196,26 +201,40 @@ def load(
         if was["strategy"] != now["strategy"]:  # then all arguments differ, too
             was, now = ({"strategy": one["strategy"]} for one in (was, now))
         other = _differences(was, now)
-        progress: dict[str, Any] = saved["progress"]
-        state = _unpack(saved["strategy"], arrays)
+        progress, state = saved["progress"], _unpack(saved["strategy"], arrays)
     if other:
         advice = "To continue from it, create everything as before"
         if "tasks" in now:
             advice += "; to start a new run, use another checkpoint, or resume=False"
         elif any(_can_be_set(part, strategy) for part in other):
             advice += "; a rate or a strength can also be set to what it was, before loading"
-        raise ArgumentError(f"{os.fspath(path)!r} has other settings: {'; '.join(other)}. {advice}")
+        listed = _checks.clipped("; ".join(other))
+        raise ArgumentError(f"{os.fspath(path)!r} has other settings: {listed}. {advice}")
+    mismatch = None
+    with _safetensors.whole(path):
+        found = read(progress)
+        try:
+            strategy._check_state(state)
+        except ArgumentError as error:  # a user's class gathers something else now
+            mismatch = error
+    if mismatch is not None:
+        raise ArgumentError(f"{os.fspath(path)!r}: {mismatch}")
+    loaded, trainer = Trainer.load(path), strategy.trainer
     try:
-        strategy._check_state(state)
-    except (DataError, DtypeError) as error:  # numbers that no strategy has gathered
-        raise DataError(f"{os.fspath(path)!r} is a damaged file: {error}") from None
-    loaded = Trainer.load(path)
-    trainer: Any = strategy.trainer
-    trainer._become(loaded)
-    if trainer.loss != loaded.loss:
-        trainer.loss = loaded.loss  # the classes that compete, for instance
-    strategy.load_state_dict(state)
-    return progress
+        before = _undo.Before(strategy)
+    except DivergedError:
+        before = None
+    try:
+        with _safetensors.whole(path):
+            trainer._become(loaded)
+            if trainer.loss != loaded.loss:
+                trainer.loss = loaded.loss  # the classes that compete, for instance
+            strategy.load_state_dict(state)
+    except BaseException as error:
+        if before is not None:
+            before.restore(error)
+        raise
+    return found
 
 
 def _can_be_set(difference: str, strategy: "Strategy") -> bool:

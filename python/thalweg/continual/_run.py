@@ -24,7 +24,7 @@ from thalweg.continual._scores import Metric, learner, metric_of, score
 from thalweg.continual._strategy import Strategy
 from thalweg.continual._suitable import chain, suit
 from thalweg.continual._task import Scenario, Task, naming
-from thalweg.errors import ArgumentError
+from thalweg.errors import ArgumentError, DataError
 
 #: Trainers that have learned in a run.
 _TRAINED: "weakref.WeakSet[Trainer]" = weakref.WeakSet()
@@ -396,10 +396,43 @@ class _Run:
     def load(self) -> None:
         """Resume from the checkpoint."""
         assert self.checkpoint is not None
-        place = _resume.load(self.checkpoint, self.strategy, self.setting())
-        self.task, self.taken, self.total = place["task"], place["taken"], place["total"]
-        counts = place["counts"]
-        self.counts = None if counts is None else tuple(counts)
-        self.strategy.result = self.result = Result._of_plain(place["result"])
+        setting = self.setting()
+        self.result, self.task, self.taken, self.counts = _resume.load(
+            self.checkpoint, self.strategy, setting, self.place
+        )
+        self.total = self.steps_before(self.task) + self.taken
+        self.strategy.result = self.result
         if self.bar is not None:
             self.bar.update(self.total)
+
+    def steps_before(self, task: int) -> int:
+        """Return the number of steps on all tasks before one."""
+        return sum(self.plan.steps_of(one) for one in self.scenario[:task])
+
+    def place(self, saved: dict[str, Any]) -> tuple[Result, int, int, Any]:
+        """Return what a checkpoint says of its run: result, task, steps taken on it, and counts.
+
+        Raises
+        ------
+        DataError
+            If no run of these tasks was ever there.
+        """
+        task = _checks.integer("task", saved["task"], 0, len(self.scenario))
+        here = self.scenario[task : task + 1]
+        most = self.plan.steps_of(here[0]) - 1 if here else 0  # after the last one, a task ends
+        taken = _checks.integer("taken", saved["taken"], 0, most)
+        total, counts = self.steps_before(task) + taken, saved["counts"]
+        result = Result._of_plain(saved["result"])
+        if counts is not None:
+            counts = tuple(_checks.real("counts", count) for count in counts)
+        if (
+            saved["total"] != total
+            or len(counts or range(3)) != 3
+            or (result.names, result.metric) != (self.result.names, self.result.metric)
+            or len(result.ends) != task
+            or len(result.histories) != task + (taken > 0)
+            or not result.steps
+            or result.steps[-1] > total
+        ):
+            raise DataError("its progress is not that of a run of these tasks")
+        return result, task, taken, counts

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _arrays
+from thalweg import _arrays, _checks
 from thalweg._habits import is_ours
 from thalweg._spec import classes, rebuild
 from thalweg._trainer import Trainer
@@ -190,7 +190,8 @@ class Stateful:
         name = type(self).__name__
         if not isinstance(state, Mapping):
             raise ArgumentError(
-                f"state must be a dict, as returned by {name}.state_dict(); got {state!r}"
+                f"state must be a dict, as returned by {name}.state_dict(); got"
+                f" {_checks.short(state)}"
             )
         needed = [name.strip("_") for name in self._names_gathered()]
         needed += [] if self.inner is None else ["inner"]
@@ -208,6 +209,14 @@ class Stateful:
         for attribute in self._names_gathered():
             value, there = state[attribute.strip("_")], vars(self).get(attribute)
             check(name, attribute, value, there)
+            # A user's class may begin with a list, say, and go on with an array; ours only with
+            # None, between tasks.
+            fixed = is_ours(type(self)) and type(there) in (int, list) and value is not None
+            if fixed and type(value) is not type(there):
+                raise ArgumentError(
+                    f"the state does not match this {name}: its {attribute.strip('_')} must be of"
+                    f" type {type(there).__name__}; got {_checks.short(value)}"
+                )
         for attribute in self._names_of("_by_parameter"):
             self._check_by_parameter(attribute.strip("_"), state[attribute.strip("_")])
         if self.inner is not None:

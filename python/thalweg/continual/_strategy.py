@@ -544,6 +544,8 @@ class Strategy(Admission, Stateful, Fixed):
     def load(self, path: str | os.PathLike[str]) -> None:
         """Restore what `save`, or a checkpoint of `run`, has written.
 
+        After an error, strategy and trainer are as they were before.
+
         Parameters
         ----------
         path : str or path-like
@@ -559,11 +561,11 @@ class Strategy(Admission, Stateful, Fixed):
             If it holds no run or strategy, or is damaged.
         ArgumentError
             If `path` is neither; or if the file was written from others: the message lists what
-            differs, with both values, and nothing is loaded.
+            differs, with both values.
         UnsupportedError
             If a version of thalweg with another format wrote it.
         """
-        _resume.load(_checks.path("path", path), self, _resume.chosen(self))
+        _resume.load(_checks.path("path", path), self, _resume.chosen(self), lambda progress: None)
 
 
 def _guide(cls: type[Strategy]) -> None:

@@ -50,7 +50,7 @@ class Before:
         self._loss, self._held = trainer.loss, trainer._held()
         self._counts = {**copy.deepcopy(trainer._counts()), "groups": []}  # which stay
 
-    def restore(self, error: Exception) -> None:
+    def restore(self, error: BaseException) -> None:
         """Restore everything, and let an error say so."""
         trainer = self._trainer
         self._snapshot.restore()

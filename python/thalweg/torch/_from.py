@@ -29,9 +29,12 @@ def model(module: torch.nn.Module, seed: int) -> nn.Sequential:
         )
     tensors: dict[str, torch.Tensor] = {}
     whole = type(module) is torch.nn.Sequential
-    layers = _layers(_parts("", module) if whole else [("", module)], "", tensors)
-    _refuse_own(module)
-    _refuse_sharing(module)
+    try:
+        layers = _layers(_parts("", module) if whole else [("", module)], "", tensors)
+        _refuse_own(module)
+        _refuse_sharing(module)
+    except RecursionError:
+        raise UnsupportedError("module contains itself, or is nested too deeply") from None
     made = nn.Sequential(*layers, dtype=_dtype(module), seed=seed)
     known = made.state_dict()
     missing = [name for name in known if name not in tensors]
@@ -159,9 +162,13 @@ def _refuse_own(module: torch.nn.Module) -> None:
                 f"{_where(place, part)} has forward hooks, which are not supported: remove them "
                 "(torch.nn.utils.weight_norm, for instance, adds one)"
             )
-        if any(
-            it.is_meta for it in (*part.parameters(recurse=False), *part.buffers(recurse=False))
-        ):
+        tensors = (*part.parameters(recurse=False), *part.buffers(recurse=False))
+        if any(it.layout is not torch.strided for it in tensors):
+            raise UnsupportedError(
+                f"{_where(place, part)} has sparse parameters, which are not supported: make them "
+                "dense, module.weight = torch.nn.Parameter(module.weight.to_dense())"
+            )
+        if any(it.is_meta for it in tensors):
             raise DataError(
                 f"{_where(place, part)} is on the meta device, where parameters have no values: "
                 "make it on the CPU, or load them with load_state_dict(..., assign=True)"

@@ -37,6 +37,7 @@ from thalweg.nn._layers._norms import BatchNorm1d as BatchNorm1d
 from thalweg.nn._layers._norms import LayerNorm as LayerNorm
 from thalweg.nn._layers._norms import RMSNorm as RMSNorm
 from thalweg.nn._layers._norms import scale_and_shift as scale_and_shift
+from thalweg.nn._layers._sizes import count_numbers as count_numbers
 from thalweg.nn._layers._standardize import Standardize as Standardize
 from thalweg.nn._layers._standardize import check_offsets as check_offsets
 from thalweg.nn._layers._standardize import with_numbers as with_numbers

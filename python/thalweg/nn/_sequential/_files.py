@@ -104,8 +104,9 @@ class Kept(Parameters):
         # Trainers and strategies store their own arrays beside the model's.
         others = ("optimizer.", "strategy.")
         with _safetensors.whole(path):
-            model = cls._from_description(json.loads(text["thalweg"]))
-            numbers = model._checked({n: a for n, a in arrays.items() if not n.startswith(others)})
+            arrays = {n: a for n, a in arrays.items() if not n.startswith(others)}
+            model = cls._from_description(json.loads(text["thalweg"]), arrays)
+            numbers = model._checked(arrays)
             del arrays  # the contents of the file, before the core copies the numbers
             model._set_all(*numbers)
         return model
@@ -135,8 +136,8 @@ class Kept(Parameters):
         }
 
     @classmethod
-    def _from_description(cls, description: dict[str, Any]) -> Self:
-        """Make a model from such a description."""
+    def _from_description(cls, description: dict[str, Any], arrays: dict[str, Array]) -> Self:
+        """Make a model from such a description, which `arrays` will be loaded into."""
         if description["version"] != _STATE_VERSION:
             raise UnsupportedError(
                 f"this model has format {description['version']}; this version of thalweg reads "
@@ -148,6 +149,11 @@ class Kept(Parameters):
             if isinstance(kind, type) and issubclass(kind, Layer)
         }
         layers = _spec.rebuild(description["layers"], known)
+        # A few bytes can describe layers that no memory holds, or that take minutes to draw.
+        needed = _layers.count_numbers(layers)
+        missing = needed - sum(array.size for array in arrays.values())
+        if missing > 0:
+            raise DataError(f"its layers have {needed} numbers; {missing} of them are missing")
         model = cls.__new__(cls)
         # Not through the __init__ of a subclass, whose arguments may differ.
         SequentialBase.__init__(
