@@ -211,7 +211,7 @@ def test_what_makes_no_sense_is_refused(data):
     with pytest.raises(tw.UnsupportedError, match="two gradients"):
         trainer.optimizer.step(trainer.model)
     state = trainer.optimizer.state_dict()
-    with pytest.raises(tw.ArgumentError, match="rho=0.05, but this one has 0.5"):
+    with pytest.raises(tw.ArgumentError, match=r"rho=0\.05, but this one has 0\.5"):
         optim.SAM(optim.SGD(), rho=0.5).load_state_dict(state, trainer.model)
 
 

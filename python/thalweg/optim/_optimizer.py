@@ -571,7 +571,8 @@ def for_core(name: str, value: Any) -> dict[str, float | bool | str]:
 
 def _of_core(name: str, like: Any, options: Mapping[str, Any]) -> Any:
     """Return an argument of the same kind as another one from what the core took."""
-    parts = [None if (x := options[part]) == _AUTO else x for part in _parts(name, like)]
+    taken = (options[part] for part in _parts(name, like))
+    parts = [None if isinstance(x, str) and x == _AUTO else x for x in taken]
     return tuple(parts) if isinstance(like, tuple) else parts[0]
 
 
