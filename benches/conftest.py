@@ -178,6 +178,8 @@ def _about(config: pytest.Config) -> dict[str, str]:
         "ISA": f"{own['isa']} (thalweg's choice of {', '.join(own['isas_available'])})",
         "Threads": f"{config.getoption('threads')} for every library",
         "Load": _told(config.stash[STARTED].used(), config.getoption("threads")),
+        "BLAS": machine.blas_line(),
+        "Environment": machine.environment(),
         "Commit": machine.commit(),
         "Versions": f"{', '.join(versions)}, NumPy {numpy.__version__},"
         f" Python {platform.python_version()}",

@@ -56,6 +56,40 @@ def cpu_line() -> str:
     return f"{cpu_name()}, {os.cpu_count()} CPUs, {platform.system()} {platform.machine()}"
 
 
+# What people set to make a library faster or slower, or to have it use another code path.
+TELLING = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "XLA_FLAGS", "LD_PRELOAD", "THALWEG_")
+
+
+# As this process was started: libraries set some of them when they are imported.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name.startswith(TELLING)}
+
+
+def environment() -> str:
+    """Return the environment variables that may change the speed of a library, without folders."""
+    told = [
+        f"{name}={' '.join(Path(part).name for part in value.split())}"
+        for name, value in sorted(ENVIRONMENT.items())
+    ]
+    return ", ".join(told) or "no variable that concerns speed is set"
+
+
+def blas_line() -> str:
+    """Return the kind of NumPy's BLAS, and the CPU architecture that OpenBLAS chose, if known."""
+    import numpy
+
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        blas = numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]
+        return str(blas.get("openblas configuration", blas["name"]))
+    found = {
+        f"{pool['internal_api']} {pool.get('version')}, {pool.get('architecture', '?')}"
+        for pool in threadpool_info()
+        if pool["user_api"] == "blas"
+    }
+    return "; ".join(sorted(found)) or "unknown"
+
+
 def commit() -> str:
     """Return the commit of this checkout, with a + if it was modified; a ? if unknown."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]

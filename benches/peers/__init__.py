@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -45,13 +45,15 @@ class Mode:
     """A column of the table.
 
     `make(work, data, threads)` returns a Contestant. `whole_epochs` marks modes with one call for
-    many batches, rather than one call per batch.
+    many batches, rather than one call per batch. `also` gives, by kind of work, other ways to write
+    the same, since none is the fastest for every network: all are tried, the fastest is timed.
     """
 
     name: str
     make: Callable[[Work, Data, int], Contestant]
     supports: Callable[[Work], bool]
     whole_epochs: bool = False
+    also: dict[type[Work], Callable[[Work, Data, int], Contestant]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,8 @@ def _about(threads: int, quick: bool) -> str:
         f"- CPU: {machine.cpu_line()}",
         f"- ISA: {config['isa']} (thalweg's choice of {', '.join(config['isas_available'])})",
         f"- Threads: {threads}, unless a table says otherwise",
+        f"- BLAS: {machine.blas_line()}",
+        f"- Environment: {machine.environment()}",
         f"- Commit: {machine.commit()}",
         f"- Versions: thalweg {thalweg.__version__}, NumPy {numpy.__version__},"
         f" Python {platform.python_version()}",

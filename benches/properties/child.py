@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,11 +18,22 @@ LONGEST_SECONDS = 300
 ROOT = Path(__file__).parents[2]  # `-m` finds this package from there
 
 
-def fresh(table: str, **arguments: Any) -> dict[str, Any]:
-    """Run `in_child(**arguments)` of a table in a new process on the same CPUs."""
+def fresh(
+    table: str, environment: dict[str, str] | None = None, **arguments: Any
+) -> dict[str, Any]:
+    """Run `in_child(**arguments)` of a table in a new process on the same CPUs.
+
+    environment : what differs from this process's environment
+    """
     command = [sys.executable, "-m", __name__, table, json.dumps(arguments)]
     done = subprocess.run(
-        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=LONGEST_SECONDS, check=True
+        command,
+        cwd=ROOT,
+        env=os.environ | (environment or {}),
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=LONGEST_SECONDS,
+        check=True,
     )
     # Libraries may print, too; ours is the last line.
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

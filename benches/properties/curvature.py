@@ -160,6 +160,7 @@ def _peer(
         return None
     from torch.func import functional_call, grad, jvp
 
+    torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
     net = torch.nn.Sequential(*layers(torch.nn, widths, norm)).to(getattr(torch, model.dtype.name))
     state = {k: torch.from_numpy(np.array(values)) for k, values in model.state_dict().items()}

@@ -6,7 +6,8 @@ and the gradient of it all, one jitted step.
 
 The equations are Burgers', u_t + u u_x = ν u_xx, and the eikonal one, |∇u|² = 1, which is also a
 gradient penalty. Residuals are squared; a step is one of Adam on all points. Gradients must agree
-to 1e-3 before the clock starts. Times are medians, measured in turns.
+to 1e-3 before the clock starts. Times are medians, measured in turns, in a process that is
+confined to as many CPUs as there are threads: JAX has no other way to limit its threads.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from thalweg import nn, optim
 
 from .. import machine
 from ..table import duration
+from .child import fresh
 from .report import Options, say, section, verdict
 
 #: Equations, points, and widths of tanh layers.
@@ -52,31 +54,38 @@ class Row:
 
 
 def measure(options: Options) -> list[Row]:
-    rows = []
-    for equation, points, widths in WORKS[:4] if options.quick else WORKS:
-        x = np.random.default_rng(0).random((points, widths[0]), dtype=np.float32)
+    allowed, rows = machine.allowed_cpus(), []
+    for which, (equation, points, widths) in enumerate(WORKS[:4] if options.quick else WORKS):
         for threads in sorted({1, options.threads}):
             net = "-".join(map(str, widths))
             say(f"  {equation}, {net}, {points} points, {threads} threads")
-            tw.set_num_threads(threads)
-            model = nn.Sequential(*layers(widths, nn.Linear, nn.Tanh))
-            loss, of_torch, of_jax = EQUATIONS[equation]
-            trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam(lr=LR))
-            trainer.backward(x, x)
-            peers = {"torch": with_torch(model, x, threads, of_torch)}
-            if threads == options.threads:  # JAX uses all CPUs of the process
-                peers["jax"] = with_jax(model, x, of_jax)
-            steps = {"thalweg": lambda t=trainer, x=x: t.step(x, x)}
-            for name, (gradient, step) in ((n, p) for n, p in peers.items() if p):
-                off = np.linalg.norm(gradient - model.flat_gradients)
-                if not off < 1e-3 * np.linalg.norm(model.flat_gradients):
-                    raise SystemExit(f"{name}: its gradient differs by {off:.1e}")
-                steps[name] = step
-            times = in_turns(steps, QUICK_ROUNDS if options.quick else ROUNDS)
-            ours = times["thalweg"]
+            machine.confine(allowed[:threads])
+            try:
+                rounds = QUICK_ROUNDS if options.quick else ROUNDS
+                times = fresh("derivatives", which=which, threads=threads, rounds=rounds)
+            finally:
+                machine.confine(allowed)
             theirs = times.get("torch"), times.get("jax")
-            rows.append(Row(equation, net, points, threads, ours, *theirs))
+            rows.append(Row(equation, net, points, threads, times["thalweg"], *theirs))
     return rows
+
+
+def in_child(which: int, threads: int, rounds: int) -> dict[str, float]:
+    equation, points, widths = WORKS[which]
+    x = np.random.default_rng(0).random((points, widths[0]), dtype=np.float32)
+    tw.set_num_threads(threads)
+    model = nn.Sequential(*layers(widths, nn.Linear, nn.Tanh))
+    loss, of_torch, of_jax = EQUATIONS[equation]
+    trainer = tw.Trainer(model, loss=loss, optimizer=optim.Adam(lr=LR))
+    trainer.backward(x, x)
+    peers = {"torch": with_torch(model, x, threads, of_torch), "jax": with_jax(model, x, of_jax)}
+    steps: dict[str, Callable[[], Any]] = {"thalweg": lambda: trainer.step(x, x)}
+    for name, (gradient, step) in ((n, p) for n, p in peers.items() if p):
+        off = np.linalg.norm(gradient - model.flat_gradients)
+        if not off < 1e-3 * np.linalg.norm(model.flat_gradients):
+            raise SystemExit(f"{name}: its gradient differs by {off:.1e}")
+        steps[name] = step
+    return in_turns(steps, rounds)
 
 
 def layers(widths: tuple[int, ...], linear: Any, act: Any) -> list[Any]:
@@ -161,6 +170,7 @@ def with_torch(
         import torch
     except ImportError:
         return None
+    torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
     widths = [model.in_features, *(v.shape[0] for k, v in model.state_dict().items() if "w" in k)]
     net = torch.nn.Sequential(*layers(tuple(widths), torch.nn.Linear, torch.nn.Tanh))

@@ -105,6 +105,7 @@ def _peers(
 
     from ..peers.torch import MISSING
 
+    torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
     layers: list[Any] = []
     for inputs, outputs in itertools.pairwise(WIDTHS):

@@ -1,8 +1,8 @@
 """Learning sample by sample, as from a stream: how long one sample takes.
 
 One call for each sample, on existing arrays of one row: `Trainer.step`, PyTorch's four lines
-(`zero_grad`, forward and loss, `backward`, `step`; eager, on existing tensors), and `partial_fit`
-of scikit-learn's estimator and of ours. All with plain SGD and the squared error.
+(`zero_grad`, forward and loss, `backward`, `step`; eager autograd, on existing tensors), and
+`partial_fit` of scikit-learn's estimator and of ours. All with plain SGD and the squared error.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ def _torch(widths: tuple[int, ...], x: Any, y: Any, threads: int) -> dict[str, L
         import torch
     except ImportError:
         return {}
+    torch.set_flush_denormal(True)
     torch.set_num_threads(threads)
     layers: list[Any] = []
     for a, b in pairwise(widths):
@@ -162,7 +163,8 @@ def markdown(rows: list[Row]) -> str:
         [
             "One step on one row with ReLU, SGD and squared error, in float32: medians, and for",
             "thalweg's `Trainer.step` also the 99th percentile. In brackets: the time as a",
-            "multiple of that step's. Both estimators learn by `partial_fit`.",
+            "multiple of that step's. torch is eager autograd. Both estimators learn by",
+            "`partial_fit`.",
         ],
         ["network", "thalweg", "99 %", "thalweg.sklearn", "torch", "scikit-learn"],
         body,
