@@ -1,4 +1,4 @@
-"""Checks of the arguments of optimizers, by name."""
+"""The arguments of optimizers by name: checks, and how the core takes them."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -90,3 +90,26 @@ CHECKS: Checks = {
     "use_bias_correction": _checks.flag,
     "safeguard_warmup": _checks.flag,
 }
+
+#: An option that the core determines itself.
+_AUTO = "auto"
+
+
+def for_core(name: str, value: Any) -> dict[str, float | bool | str]:
+    """Return an argument as the core takes it; pairs are split: betas become beta1 and beta2."""
+    parts = value if isinstance(value, tuple) else (value,)
+    return dict(zip(_parts(name, value), (_AUTO if x is None else x for x in parts), strict=True))
+
+
+def of_core(name: str, like: Any, options: Mapping[str, Any]) -> Any:
+    """Return an argument of the same kind as another one from what the core took."""
+    taken = (options[part] for part in _parts(name, like))
+    parts = [None if isinstance(x, str) and x == _AUTO else x for x in taken]
+    return tuple(parts) if isinstance(like, tuple) else parts[0]
+
+
+def _parts(name: str, value: Any) -> list[str]:
+    if not isinstance(value, tuple):
+        return [name]
+    stem = name if name == "eps" else name.removesuffix("s")
+    return [f"{stem}{i}" for i in range(1, 1 + len(value))]

@@ -14,7 +14,8 @@ from thalweg._habits import name_methods
 from thalweg.errors import ArgumentError, DataError, ShapeError, UnsupportedError
 from thalweg.nn import Dropout, Sequential
 from thalweg.nn._layers import with_inner
-from thalweg.optim._optimizer import Conventions, Given, Optimizer, for_core
+from thalweg.optim._arguments import for_core
+from thalweg.optim._optimizer import Conventions, Given, Optimizer
 
 #: In float64, whatever the model's dtype.
 Vector: TypeAlias = npt.NDArray[np.float64]

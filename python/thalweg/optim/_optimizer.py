@@ -25,7 +25,7 @@ from thalweg._habits import (
 from thalweg.errors import ArgumentError, DivergedError
 from thalweg.nn import Sequential, _names
 from thalweg.optim import _given
-from thalweg.optim._arguments import CHECKS, Checks, non_negative
+from thalweg.optim._arguments import CHECKS, Checks, for_core, non_negative, of_core
 
 #: The conventions of a method, each with the defaults of arguments that are None.
 Conventions: TypeAlias = Mapping[str, Mapping[str, float]]
@@ -139,7 +139,6 @@ class Optimizer(Guided):
             name: checks[name](name, defaults.get(name) if value is None else value)
             for name, value in arguments.items()
         }
-        # Pairs are split: betas become beta1 and beta2.
         self._options: dict[str, float | bool | str] = {}
         for name, value in self._arguments.items():
             self._options |= for_core(name, value)
@@ -469,17 +468,14 @@ class Optimizer(Guided):
                 f"state_dict was saved with the options {sorted(options)}, but those of "
                 f"{type(self).__name__} are {sorted(self._options)}"
             )
-        arguments = {name: _of_core(name, x, options) for name, x in self._arguments.items()}
-        fixed = [n for n in self._fixed if n in arguments and arguments[n] != self._arguments[n]]
-        if fixed:
-            given = (
-                f"{n}={arguments[n]!r}, but this one has {self._arguments[n]!r}" for n in fixed
-            )
-            raise ArgumentError(
-                f"state_dict was saved by {type(self).__name__} with {'; '.join(given)}"
-            )
-        fresh = made(type(self), arguments)  # checks them
-        return fresh._given()
+        arguments = {name: of_core(name, x, options) for name, x in self._arguments.items()}
+        for name in filter(arguments.__contains__, self._fixed):
+            if arguments[name] != self._arguments[name]:
+                raise ArgumentError(
+                    f"state_dict was saved by {type(self).__name__} with {name}="
+                    f"{arguments[name]!r}, but this one has {self._arguments[name]!r}"
+                )
+        return made(type(self), arguments)._given()  # checks them
 
     def _take(self, model: Sequential, given: Given, *state: Any) -> None:
         """Belong to a model, with a state; after an error, nothing has changed."""
@@ -558,29 +554,6 @@ class Optimizer(Guided):
 
 #: What to say of a state that has overflowed when it is to be saved or copied.
 NOT_KEPT = "Such a state cannot be saved or copied: train again, or continue from an earlier file"
-
-#: An option that the core determines itself.
-_AUTO = "auto"
-
-
-def for_core(name: str, value: Any) -> dict[str, float | bool | str]:
-    """Return an argument as the core takes it; pairs are split: betas become beta1 and beta2."""
-    parts = value if isinstance(value, tuple) else (value,)
-    return dict(zip(_parts(name, value), (_AUTO if x is None else x for x in parts), strict=True))
-
-
-def _of_core(name: str, like: Any, options: Mapping[str, Any]) -> Any:
-    """Return an argument of the same kind as another one from what the core took."""
-    taken = (options[part] for part in _parts(name, like))
-    parts = [None if isinstance(x, str) and x == _AUTO else x for x in taken]
-    return tuple(parts) if isinstance(like, tuple) else parts[0]
-
-
-def _parts(name: str, value: Any) -> list[str]:
-    if not isinstance(value, tuple):
-        return [name]
-    stem = name if name == "eps" else name.removesuffix("s")
-    return [f"{stem}{i}" for i in range(1, 1 + len(value))]
 
 
 def _option(name: str, *, can_be_set: bool) -> property:
