@@ -145,6 +145,31 @@ def test_first_derivatives_by_many_inputs_and_their_gradients_are_those_of_torch
     assert checked.passed
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_gradients_may_be_laid_out_in_any_way(order, rng):
+    x = rng.standard_normal((40, 5)).astype("float32")
+    model = nn.Sequential(nn.Linear(5, 17), nn.Tanh(), nn.Linear(17, 1), seed=1)
+
+    def misaligned(array):
+        raw = np.zeros(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
+        raw[:] = array
+        return raw
+
+    def gradient(laid_out):
+        def function(u, du, *more):
+            given = (u, 2 * du, *(it for it in more[:-1]))
+            return float(np.sum(du**2)), tuple(map(laid_out, given))
+
+        loss = nn.DerivativeLoss(function, order=order)
+        model.zero_grad()
+        tw.Trainer(model, loss=loss, optimizer=optim.SGD()).backward(x, x[:, :1])
+        return model.flat_gradients.tobytes()
+
+    want = gradient(np.ascontiguousarray)
+    for other in (np.asfortranarray, lambda a: np.repeat(a, 2, axis=1)[:, ::2], misaligned):
+        assert gradient(other) == want
+
+
 def test_the_way_back_changes_no_bit_with_threads(rng):
     x = rng.standard_normal((700, 9)).astype("float32")
     model = nn.Sequential(nn.Linear(9, 60), nn.Tanh(), nn.Linear(60, 2), seed=1)

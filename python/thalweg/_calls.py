@@ -134,7 +134,8 @@ def call(
         ready = _gradients(names_of(loss), result[1], expected, target, finite)
     else:
         what = "the gradient of the loss", "the output"
-        ready = [_gradient(what, result[1], *expected[0], target, finite)]
+        one = _gradient(what, result[1], *expected[0], target, finite)
+        ready = [_arrays.as_dtype(one, one.dtype, what[0])]
     # If the loss is not finite, figures may be anything.
     figures = _figures.checked(result[2]) if len(result) == 3 and finite else {}
     return value, ready, figures
@@ -234,7 +235,8 @@ def _gradient(
         raise ShapeError(text + _of_broadcasting(gradient.shape, shape, target))
     if gradient.dtype.kind != "f":
         raise DtypeError(f"{name} has dtype {gradient.dtype}; floats are needed")
-    ready = _arrays.as_dtype(gradient, dtype, name)
+    # Derivatives may be laid out as those that the function was given, which saves copies.
+    ready = gradient if gradient.dtype == dtype else _arrays.as_dtype(gradient, dtype, name)
     if finite and (found := _arrays.not_finite(ready, name)):  # otherwise report that first
         raise DataError(
             f"{found}, although the loss is finite. Usual causes are a square root or a logarithm "

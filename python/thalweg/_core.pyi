@@ -18,6 +18,7 @@ __all__ = [
     "Model",
     "Optimizer",
     "Point",
+    "Slopes",
     "Trainer",
     "__version__",
     "after_fork",
@@ -354,10 +355,15 @@ def jvp(
 @final
 class Jet:
     def __new__(cls, model: Model, along: _Array, orders: list[int]) -> Jet: ...
-    def forward(self, x: _Array, own: _Array | None = None) -> _Array: ...
+    def forward(self, x: _Array) -> _Array: ...
     def backward(self, gradient: _Array) -> None: ...
-    # The gradient with respect to x, of a jet without directions.
-    def pull(self, gradient: _Array) -> _Array: ...
+
+# Outputs, and derivatives of each with respect to the inputs, (outputs * n, inputs).
+@final
+class Slopes:
+    def __new__(cls, model: Model) -> Slopes: ...
+    def forward(self, x: _Array) -> tuple[_Array, _Array]: ...
+    def backward(self, by_output: _Array, by_slopes: _Array) -> None: ...
 
 # The mean over samples, in public order, of squared derivatives of ln p under the likelihood, or
 # for kind "norm", of absolute derivatives of the outputs' squared norm; "batched" is over batches.

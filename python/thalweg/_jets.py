@@ -126,47 +126,25 @@ class _Back:
     """
 
     def __init__(self, model: Sequential, along: Array | None) -> None:
-        inputs, outputs = model.in_features, model.out_features
-        none, any_ = (np.zeros((count, inputs), model.dtype) for count in (0, outputs))
         self._along = along
-        self._plain = _core.Jet(model._core, none, [])
-        # One direction for each output, which differs from row to row.
-        self._own = _core.Jet(model._core, any_, [1] * outputs)
-        self._x: Any = None
+        self._core = _core.Slopes(model._core)
 
     def forward(self, x: Any) -> tuple[Array, ...]:
         """Return what `Jets.forward` returns."""
-        u = self._plain.forward(x)
-        slopes: list[Any] = []  # for each output, (n, directions)
-        for k in range(u.shape[1]):
-            only = np.zeros_like(u)
-            only[:, k] = 1
-            slope: Any = self._plain.pull(only)
-            if self._along is not None:
-                # Not a product of BLAS, whose sums depend on its threads.
-                slope = np.einsum("nd,sd->ns", slope, self._along)
-            slopes.append(slope)
-        self._x = x
-        du: Any = np.stack(slopes).transpose(2, 1, 0)
-        return u, du
+        u, slopes = self._core.forward(x)
+        by_inputs: Any = slopes.reshape(u.shape[1], *x.shape)
+        if self._along is not None:
+            # Not a product of BLAS, whose sums depend on its threads.
+            by_inputs = np.einsum("knd,sd->kns", by_inputs, self._along)
+        return u, by_inputs.transpose(2, 1, 0)
 
     def backward(self, gradients: Sequence[Array]) -> None:
-        """See `Jets.backward`.
-
-        With c the gradient with respect to the derivatives of an output, which is a direction of
-        each row, that with respect to the parameters is the gradient of its derivative along c.
-        """
+        """See `Jets.backward`."""
         by_u, by_du = gradients
-        rows, outputs = by_u.shape
-        own: Array
         if self._along is None:
-            own = by_du.transpose(2, 1, 0)
+            by_inputs: Any = by_du.transpose(2, 1, 0)
         else:
-            own = np.einsum("snk,sd->knd", by_du, self._along)
-        weights = np.zeros((1 + outputs, rows, outputs), by_u.dtype)
-        weights[0] = by_u
-        for k in range(outputs):
-            weights[1 + k, :, k] = 1
-        flat: Any = np.ascontiguousarray(own).reshape(outputs * rows, -1)
-        self._own.forward(self._x, flat)
-        self._own.backward(weights.reshape(-1, outputs))
+            by_inputs = np.einsum("snk,sd->knd", by_du, self._along)
+        ready = (_arrays.as_dtype(it, it.dtype, "the gradient") for it in (by_u, by_inputs))
+        by_u, by_slopes = ready
+        self._core.backward(by_u, by_slopes.reshape(-1, by_slopes.shape[2]))

@@ -6,16 +6,14 @@ use std::time::Instant;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use thalweg_core::Error;
-use thalweg_core::diff::jet::Jet as CoreJet;
 use thalweg_core::diff::{self, Curvature, Matrix as Which};
 
 use crate::arrays::{Answers, Matrix, Weights, matrix_out, room, vector, vector_out};
-use crate::dtype::{AnyCurvature, AnyJet, Real, with_dtype};
+use crate::dtype::{AnyCurvature, Real, with_dtype};
 use crate::errors::translate;
 use crate::fit::POLL;
-use crate::locks::Lock;
 use crate::loss::parse_loss;
-use crate::model::{Model, wrong_dtype};
+use crate::model::Model;
 
 /// What products at the same point have in common, kept from one to the next, in one precision.
 #[pyclass(frozen, module = "thalweg._core")]
@@ -132,89 +130,4 @@ pub fn jvp(
         })?;
         Ok((matrix_out(py, y, rows, outputs)?, matrix_out(py, dot, rows, outputs)?))
     })
-}
-
-/// Outputs of a model and their derivatives along directions of its inputs, and the way back from them.
-#[pyclass(frozen, module = "thalweg._core")]
-pub struct Jet {
-    model: Py<Model>,
-    inner: Lock<AnyJet>,
-}
-
-impl Jet {
-    /// Runs `f` on the jet and the model, detached: the jet's lock is taken before the model's.
-    fn detached<T: Real, R: Send>(
-        &self,
-        py: Python<'_>,
-        f: impl FnOnce(&mut CoreJet<T>, &mut thalweg_core::Model<T>) -> Result<R, Error> + Send,
-    ) -> PyResult<R> {
-        let model = self.model.get();
-        py.detach(|| match T::of(&mut self.inner.lock()) {
-            Some(jet) => model.locked(|m| f(jet, m)),
-            None => Err(wrong_dtype::<T>("jet", model.dtype)),
-        })
-        .map_err(|e| translate(py, e))
-    }
-}
-
-#[pymethods]
-impl Jet {
-    /// Along the rows of `along`, with derivatives up to order 1 or 2 for each.
-    #[new]
-    fn new(model: &Bound<'_, Model>, along: &Bound<'_, PyAny>, orders: Vec<usize>) -> PyResult<Self> {
-        let py = model.py();
-        let inner = with_dtype!(model.get().dtype, T => {
-            let along = Matrix::<T>::new("along", along)?;
-            let jet = CoreJet::new(&model.get().network, along.view(), &orders);
-            T::wrap(jet.map_err(|e| translate(py, e))?)
-        });
-        Ok(Jet { model: model.clone().unbind(), inner: Lock::new(inner) })
-    }
-
-    /// Outputs, then first and second derivatives, one below the other. `own` has directions of each row
-    /// instead of those of all: one below the other, too.
-    #[pyo3(signature = (x, own=None))]
-    fn forward(
-        &self,
-        py: Python<'_>,
-        x: &Bound<'_, PyAny>,
-        own: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Py<PyAny>> {
-        let model = self.model.get();
-        with_dtype!(model.dtype, T => {
-            let x = Matrix::<T>::new("x", x)?;
-            let own = own.map(|own| Matrix::<T>::new("along", own)).transpose()?;
-            let (x, own, outputs) = (x.view(), own.as_ref().map(Matrix::view), model.network.outputs());
-            let (flat, rows) = self.detached::<T, _>(py, |jet, m| {
-                let rows = jet.parts() * x.rows();
-                let mut flat = room("the outputs and their derivatives", rows, outputs)?;
-                jet.forward(m, x, own, &mut flat).map(|()| (flat, rows))
-            })?;
-            matrix_out(py, flat, rows, outputs)
-        })
-    }
-
-    /// Adds the parameters' gradient to the model's, given the gradient with respect to all that `forward`
-    /// returned.
-    fn backward(&self, py: Python<'_>, gradient: &Bound<'_, PyAny>) -> PyResult<()> {
-        with_dtype!(self.model.get().dtype, T => {
-            let gradient = Matrix::<T>::new("the gradient", gradient)?;
-            let gradient = gradient.view();
-            self.detached::<T, _>(py, |jet, m| jet.backward(m, gradient))
-        })
-    }
-
-    /// The gradient with respect to x, given that with respect to the outputs; without directions.
-    fn pull(&self, py: Python<'_>, gradient: &Bound<'_, PyAny>) -> PyResult<Py<PyAny>> {
-        let model = self.model.get();
-        with_dtype!(model.dtype, T => {
-            let gradient = Matrix::<T>::new("the gradient", gradient)?;
-            let (gradient, inputs) = (gradient.view(), model.network.inputs());
-            let into = self.detached::<T, _>(py, |jet, m| {
-                let mut into = room("the gradient with respect to x", gradient.rows(), inputs)?;
-                jet.pull(m, gradient, &mut into).map(|()| into)
-            })?;
-            matrix_out(py, into, gradient.rows(), inputs)
-        })
-    }
 }

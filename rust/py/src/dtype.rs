@@ -1,7 +1,7 @@
 //! Objects of either precision behind one Python class.
 
 use thalweg_core::diff::Curvature;
-use thalweg_core::diff::jet::Jet;
+use thalweg_core::diff::jet::{Jet, Slopes};
 use thalweg_core::optim::Optimizer;
 use thalweg_core::{Dtype, Element, Fit, Model, Trainer};
 
@@ -38,6 +38,7 @@ kinds! {
     Fit as Fits, AnyFit;
     Curvature as Curvatures, AnyCurvature;
     Jet as Jets, AnyJet;
+    Slopes as AllSlopes, AnySlopes;
 }
 
 /// A precision, and how to access objects of it.

@@ -17,6 +17,7 @@ mod dtype;
 mod errors;
 mod fit;
 mod importance;
+mod jet;
 mod locks;
 mod loss;
 mod model;
@@ -35,11 +36,13 @@ mod _core {
     #[pymodule_export]
     use super::check::{central_differences, central_differences_of, losses_along, losses_along_of};
     #[pymodule_export]
-    use super::diff::{Jet, Point, curvature_product, jvp};
+    use super::diff::{Point, curvature_product, jvp};
     #[pymodule_export]
     use super::fit::{Fit, epoch_order};
     #[pymodule_export]
     use super::importance::{importance, kronecker};
+    #[pymodule_export]
+    use super::jet::{Jet, Slopes};
     #[pymodule_export]
     use super::locks::{after_fork, before_fork};
     #[pymodule_export]

@@ -1,38 +1,18 @@
-//! Element-wise operations on jets: Fourier features of the inputs, and activations, forward and backward.
+//! Element-wise operations on jets and slopes: Fourier features of the inputs, and activations, forward and
+//! backward.
 
 use super::Way;
 use crate::element::Element;
-use crate::layer::fourier;
-use crate::simd::{Isa, Op, Simd, zip_map};
-use crate::view::{MatMut, MatRef};
+use crate::simd::{Op, Simd, zip_map};
 
-/// Fourier features of the inputs, whose second derivatives are 0. With u̇ = 2πẋB, ẏ = (c·u̇, −s·u̇) and ÿ =
-/// −y·u̇², where u̇² is the sum of the squares of both halves of ẏ.
-pub fn encode<T: Element>(
-    isa: Isa,
-    ways: &[Way],
-    inputs: usize,
-    frequencies: &[T],
-    x: &[T],
-    y: &mut [T],
-    part: usize,
-) {
-    let n = 2 * frequencies.len() / inputs;
-    let (rows, m) = (part / n, n / 2);
-    let (x, x_dots) = x.split_at(rows * inputs);
-    let (y, dots) = y.split_at_mut(part);
-    fourier::forward(isa, MatRef::new(x, rows, inputs), frequencies, MatMut::new(&mut *y, rows, n));
-    let (firsts, seconds) = dots.split_at_mut(ways.len() * part);
-    for (way, x_dots) in ways.iter().zip(x_dots.chunks_exact(rows * inputs)) {
-        for (r, x_dot) in x_dots.chunks_exact(inputs).enumerate() {
-            let (y, dot) = (&y[r * n..][..n], &mut firsts[(way.first - 1) * part + r * n..][..n]);
-            fourier::tangent(y, x_dot, frequencies, dot);
-            let Some(second) = way.second else { continue };
-            let bend = &mut seconds[(second - 1 - ways.len()) * part + r * n..][..n];
-            for (j, bend) in bend.iter_mut().enumerate() {
-                let (a, b) = (dot[j % m], dot[m + j % m]);
-                *bend = -y[j] * (a * a + b * b);
-            }
+/// Second derivatives of Fourier features y of inputs that have none, from the first ones: with u̇ = 2πẋB, ẏ =
+/// (c·u̇, −s·u̇) and ÿ = −y·u̇², where u̇² is the sum of the squares of both halves of ẏ.
+pub fn bend<T: Element>(y: &[T], y_dot: &[T], n: usize, bends: &mut [T]) {
+    let m = n / 2;
+    for ((y, dot), bends) in y.chunks_exact(n).zip(y_dot.chunks_exact(n)).zip(bends.chunks_exact_mut(n)) {
+        for (j, bend) in bends.iter_mut().enumerate() {
+            let (a, b) = (dot[j % m], dot[m + j % m]);
+            *bend = -y[j] * (a * a + b * b);
         }
     }
 }
@@ -132,5 +112,91 @@ impl<T: Element> Op<T> for Back<'_, T> {
                 |_, [first, g]| [s.mul(first, g)],
             );
         }
+    }
+}
+
+/// p and φ″·g of an activation, for each output; φ″ is in the last part of `turn`, in its place.
+pub struct Pull<'m, T> {
+    pub slope: &'m [T],
+    pub turn: &'m mut [T],
+    pub g: &'m [T],
+    pub p: &'m mut [T],
+}
+
+impl<T: Element> Op<T> for Pull<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Self { slope, turn, g, p } = self;
+        let part = slope.len();
+        let (turns, last) = turn.split_at_mut(turn.len() - part);
+        let (all_p, last_p) = p.split_at_mut(turns.len());
+        let (all_g, last_g) = g.split_at(turns.len());
+        let pairs = turns.chunks_exact_mut(part).zip(all_p.chunks_exact_mut(part));
+        for ((turn, p), g) in pairs.zip(all_g.chunks_exact(part)) {
+            zip_map(
+                s,
+                [turn, p],
+                [slope, last, g],
+                #[inline(always)]
+                |_, [slope, bend, g]| [s.mul(bend, g), s.mul(slope, g)],
+            );
+        }
+        zip_map(
+            s,
+            [last, last_p],
+            [slope, last_g],
+            #[inline(always)]
+            |[bend, _], [slope, g]| [s.mul(bend, g), s.mul(slope, g)],
+        );
+    }
+}
+
+/// ż becomes ẏ for each output, and bent ← Σ φ″·g·ż.
+pub struct Along<'m, T> {
+    pub slope: &'m [T],
+    pub turn: &'m [T],
+    pub dots: &'m mut [T],
+    pub bent: &'m mut [T],
+}
+
+impl<T: Element> Op<T> for Along<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Self { slope, turn, dots, bent } = self;
+        let part = slope.len();
+        bent.fill(T::ZERO);
+        for (dot, turn) in dots.chunks_exact_mut(part).zip(turn.chunks_exact(part)) {
+            zip_map(
+                s,
+                [dot, &mut *bent],
+                [slope, turn],
+                #[inline(always)]
+                |[dot, bent], [slope, turn]| [s.mul(slope, dot), s.fma(turn, dot, bent)],
+            );
+        }
+    }
+}
+
+/// dz ← φ′·dy + dz
+pub struct Bent<'m, T> {
+    pub slope: &'m [T],
+    pub dy: &'m [T],
+    pub dz: &'m mut [T],
+}
+
+impl<T: Element> Op<T> for Bent<'_, T> {
+    type Output = ();
+    #[inline(always)]
+    fn eval<S: Simd<T>>(self, s: S) {
+        let Self { slope, dy, dz } = self;
+        zip_map(
+            s,
+            [dz],
+            [slope, dy],
+            #[inline(always)]
+            |[dz], [slope, dy]| [s.fma(slope, dy, dz)],
+        );
     }
 }

@@ -23,20 +23,27 @@
 //! activations are kept, z and its derivatives: the way back recomputes the rest, which is faster than
 //! fetching it from memory.
 //!
-//! A jet without directions is a plain pass, which can also go back to the inputs. If there are fewer outputs
-//! than inputs, that is the faster way to first derivatives along all of these, and their gradients come from
-//! a jet along one direction for each output, which then differs from row to row: with c the gradient of a
-//! loss with respect to ∂y/∂x, ∂(c·∂y/∂x)/∂W is the gradient of ẏ along c.
+//! If there are fewer outputs than inputs, going back from the outputs is the faster way to first derivatives
+//! with respect to all inputs: [`Slopes`].
 //!
-//! This module defines jets and divides the work; `work` takes blocks through stages, `kernels` has the
-//! arithmetic.
+//! This module defines jets, `work` takes their blocks through stages, and `kernels` has the arithmetic;
+//! `shards` divides rows into blocks, and `stages` has what stages do with rows, for jets and slopes.
 
 mod kernels;
+mod shards;
+mod slopes;
+mod stages;
 #[cfg(test)]
 mod tests;
 mod work;
 
-use self::work::Shard;
+use std::ops::Deref;
+
+pub use self::slopes::Slopes;
+
+use self::shards::Shard;
+use self::stages::Place;
+use self::work::{Block, Desk};
 use super::{Weights, team, too_large};
 use crate::data::Samples;
 use crate::element::Element;
@@ -44,9 +51,8 @@ use crate::error::Error;
 use crate::layer::{Activation, Layer};
 use crate::model::{Model, check_flat, check_output};
 use crate::network::Network;
-use crate::parallel::{self, RUN};
-use crate::simd::{Isa, all_finite, max_abs};
-use crate::update;
+use crate::parallel;
+use crate::simd::{all_finite, max_abs};
 use crate::view::MatRef;
 
 /// Derivatives along some directions, and what the way back needs of the rows that went forward last.
@@ -58,7 +64,7 @@ pub struct Jet<T> {
     /// Number of rows that went forward and may go back.
     pending: Option<usize>,
     at: Option<Weights<T>>,
-    shards: Vec<Shard<T>>,
+    shards: Vec<Shard<T, Block<T>, Desk<T>>>,
 }
 
 /// Which parts are the derivatives along a direction. Part 0 holds the numbers; then come the first
@@ -74,23 +80,20 @@ fn parts(ways: &[Way]) -> usize {
     1 + ways.len() + ways.iter().filter(|way| way.second.is_some()).count()
 }
 
-/// What blocks need to know of the network.
+/// What blocks need to know.
 struct Site<'a, T> {
-    network: &'a Network,
-    isa: Isa,
-    at: &'a Weights<T>,
-    averages: &'a [T],
-    along: Along<'a, T>,
+    place: Place<'a, T>,
+    /// Directions, one after the other.
+    along: &'a [T],
     ways: &'a [Way],
 }
 
-/// Directions.
-#[derive(Clone, Copy)]
-enum Along<'a, T> {
-    /// Of all rows, one after the other.
-    Same(&'a [T]),
-    /// Of each row its own: the first directions of all rows, then the second ones, and so on.
-    Own(MatRef<'a, T>),
+impl<'a, T> Deref for Site<'a, T> {
+    type Target = Place<'a, T>;
+
+    fn deref(&self) -> &Place<'a, T> {
+        &self.place
+    }
 }
 
 impl<T: Element> Jet<T> {
@@ -103,14 +106,7 @@ impl<T: Element> Jet<T> {
     pub fn new(network: &Network, along: MatRef<'_, T>, orders: &[usize]) -> Result<Self, Error> {
         let inputs = network.inputs();
         let wrong = |name, value, accepted: String| Err(Error::argument(name, value, accepted));
-        if let Some((place, layer)) = refused("", network.layers(), true) {
-            return Err(Error::Unsupported(format!(
-                "derivatives with respect to the inputs are not supported for layer {place} ({}); the network may \
-                 have Linear, Residual, Concatenate, Standardize, layers that work element by element, except \
-                 Dropout, and FourierFeatures with nothing but Standardize before it",
-                layer.name()
-            )));
-        }
+        refuse(network)?;
         if along.cols() != inputs {
             let value = format!("of shape ({}, {})", along.rows(), along.cols());
             return wrong("along", value, format!("it needs a row of {inputs} numbers for each direction"));
@@ -139,45 +135,26 @@ impl<T: Element> Jet<T> {
         parts(&self.ways)
     }
 
-    /// Computes the parts, one after the other, each rows × outputs. `own` gives each row directions of its
-    /// own instead of the jet's: the first directions of all rows, then the second ones, and so on.
+    /// Computes the parts, one after the other, each rows × outputs.
     ///
     /// # Errors
-    /// If the input has another width, no rows, or NaN or infinity in it, `own` is not of that kind, or
-    /// something overflows.
+    /// If the input has another width, no rows, or NaN or infinity in it, or something overflows.
     ///
     /// # Panics
     /// If `output` has another length, or the network differs from the one that this was made for.
-    pub fn forward(
-        &mut self,
-        model: &Model<T>,
-        x: MatRef<'_, T>,
-        own: Option<MatRef<'_, T>>,
-        output: &mut [T],
-    ) -> Result<(), Error> {
+    pub fn forward(&mut self, model: &Model<T>, x: MatRef<'_, T>, output: &mut [T]) -> Result<(), Error> {
         self.pending = None;
         let (network, isa, rows) = (model.network(), model.isa(), x.rows());
         network.check_input(Samples::from(x))?;
         Samples::from(x).check_finite("x", isa)?;
-        if let Some(own) = own {
-            if (own.rows(), own.cols()) != (self.ways.len() * rows, network.inputs()) {
-                return Err(Error::argument(
-                    "along",
-                    format!("of shape ({}, {})", own.rows(), own.cols()),
-                    format!("{} rows of {} numbers are needed", self.ways.len() * rows, x.cols()),
-                ));
-            }
-            Samples::from(own).check_finite("along", isa)?;
-        }
         let (parts, part) = (self.parts(), rows * network.outputs());
         assert_eq!(output.len(), parts * part);
         let write = |into: &mut [T]| into.copy_from_slice(&model.params);
-        let back = usize::from(!self.ways.is_empty());
-        let at = Weights::new(network, isa, self.at.take(), T::ONE, Some(back), write)?;
+        let at = Weights::new(network, isa, self.at.take(), T::ONE, Some(1), write)?;
         let Jet { along, ways, shards, .. } = self;
-        let along = own.map_or(Along::Same(along), Along::Own);
-        let site = Site { network, isa, at: &at, averages: &model.averages, along, ways };
-        work::share(shards, &site, rows)?;
+        let place = Place { network, isa, at: &at, averages: &model.averages };
+        let site = Site { place, along, ways };
+        shards::share(shards, network, rows, parts)?;
         parallel::pieces(shards, team(network, rows * parts), |shard| shard.forward(&site, x));
         for (which, into) in output.chunks_exact_mut(part).enumerate() {
             shards.iter().for_each(|shard| shard.outputs(which, network.outputs(), into));
@@ -203,50 +180,7 @@ impl<T: Element> Jet<T> {
     pub fn backward(&mut self, model: &mut Model<T>, gradient: MatRef<'_, T>) -> Result<(), Error> {
         let isa = model.isa();
         let still = model.still_parts();
-        let (network, averages) = (still.network, still.averages);
-        self.back(network, isa, averages, gradient, |shard, site, rows| {
-            shard.backward(site, gradient, rows, true);
-        })?;
-        parallel::runs_mut(still.grads, RUN, |run, into| {
-            self.shards.iter().for_each(|shard| update::add(isa, into, shard.gradients(run.clone())));
-        });
-        let size = max_abs(isa, still.grads).to_f64();
-        model.note_gradients(size);
-        Ok(())
-    }
-
-    /// Goes back to the inputs instead, from the gradient with respect to the outputs of a jet without
-    /// directions; writes the gradient with respect to x, rows × inputs.
-    ///
-    /// # Errors
-    /// As for [`backward`](Self::backward), or if something overflows.
-    ///
-    /// # Panics
-    /// If there are directions, `into` has another length, or the network differs from the one that this was
-    /// made for.
-    pub fn pull(&mut self, model: &Model<T>, gradient: MatRef<'_, T>, into: &mut [T]) -> Result<(), Error> {
-        assert!(self.ways.is_empty());
-        let inputs = model.network().inputs();
-        self.back(model.network(), model.isa(), &model.averages, gradient, |shard, site, rows| {
-            shard.backward(site, gradient, rows, false);
-        })?;
-        assert_eq!(into.len(), gradient.rows() * inputs);
-        self.shards.iter().for_each(|shard| shard.inputs(inputs, into));
-        if all_finite(model.isa(), into) {
-            return Ok(());
-        }
-        Err(too_large("a derivative of the outputs with respect to the inputs"))
-    }
-
-    /// Takes a gradient with respect to all parts of the outputs back.
-    fn back(
-        &mut self,
-        network: &Network,
-        isa: Isa,
-        averages: &[T],
-        gradient: MatRef<'_, T>,
-        shard: impl Fn(&mut Shard<T>, &Site<'_, T>, usize) + Sync,
-    ) -> Result<(), Error> {
+        let network = still.network;
         let parts = self.parts();
         let Jet { along, ways, shards, pending, at } = self;
         let Some((rows, at)) = pending.zip(at.as_ref()) else {
@@ -258,10 +192,25 @@ impl<T: Element> Jet<T> {
             return Err(Error::GradientShape { found, expected });
         }
         Samples::from(gradient).check_finite("the gradient", isa)?;
-        let site = Site { network, isa, at, averages, along: Along::Same(along), ways };
-        parallel::pieces(shards, team(network, rows * parts), |piece| shard(piece, &site, rows));
+        let place = Place { network, isa, at, averages: still.averages };
+        let site = Site { place, along, ways };
+        parallel::pieces(shards, team(network, rows * parts), |shard| shard.backward(&site, gradient, rows));
+        shards::add(isa, shards, still.grads);
+        let size = max_abs(isa, still.grads).to_f64();
+        model.note_gradients(size);
         Ok(())
     }
+}
+
+/// Refuses a network with a layer that derivatives do not go through.
+fn refuse(network: &Network) -> Result<(), Error> {
+    let Some((place, layer)) = refused("", network.layers(), true) else { return Ok(()) };
+    Err(Error::Unsupported(format!(
+        "derivatives with respect to the inputs are not supported for layer {place} ({}); the network may have \
+         Linear, Residual, Concatenate, Standardize, layers that work element by element, except Dropout, and \
+         FourierFeatures with nothing but Standardize before it",
+        layer.name()
+    )))
 }
 
 /// The first layer that jets do not go through, and its place.

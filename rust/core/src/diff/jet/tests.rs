@@ -1,6 +1,6 @@
 //! Jets on every instruction set: compared with differences of the outputs, and with the usual backward pass.
 
-use super::Jet;
+use super::{Jet, Slopes};
 use crate::diff::tests::{Behind, ROWS, WIDTHS, distance, dot, draw, network};
 use crate::layer::{Activation, Fourier, Frequencies, Init, Layer, Linear, Standardize};
 use crate::simd::Isa;
@@ -46,7 +46,7 @@ fn jets_are_derivatives_of_the_outputs_along_each_direction() {
                 let moved: Vec<f64> =
                     x.iter().enumerate().map(|(i, x)| x + step * direction[i % WIDTHS[0]]).collect();
                 let mut all = vec![f64::NAN; 5 * size];
-                jet.forward(&model, MatRef::new(&moved, ROWS, WIDTHS[0]), None, &mut all).unwrap();
+                jet.forward(&model, MatRef::new(&moved, ROWS, WIDTHS[0]), &mut all).unwrap();
                 all
             };
             let here = at(0, 0.0);
@@ -77,7 +77,7 @@ fn jets_have_the_second_derivatives_that_are_wanted() {
         let run = |orders: &[usize]| {
             let mut jet = Jet::new(model.network(), along, orders).unwrap();
             let mut all = vec![f64::NAN; jet.parts() * ROWS * WIDTHS[3]];
-            jet.forward(&model, x, None, &mut all).unwrap();
+            jet.forward(&model, x, &mut all).unwrap();
             all.chunks(ROWS * WIDTHS[3]).map(<[f64]>::to_vec).collect::<Vec<_>>()
         };
         let all = run(&[2, 2, 2]);
@@ -108,7 +108,7 @@ fn what_goes_back_from_a_jet_is_the_gradient() {
                 let parts = jet.parts();
                 let weights = draw::<f64>(parts * rows * WIDTHS[3], 8);
                 let mut output = vec![0.0; weights.len()];
-                jet.forward(&model, x, None, &mut output).unwrap();
+                jet.forward(&model, x, &mut output).unwrap();
                 // The result is added to what was there.
                 model.set_gradients(&vec![1.0; n]).unwrap();
                 jet.backward(&mut model, MatRef::new(&weights, parts * rows, WIDTHS[3])).unwrap();
@@ -121,7 +121,7 @@ fn what_goes_back_from_a_jet_is_the_gradient() {
                 let mut at = |step: f64| {
                     let moved: Vec<f64> = theta.iter().zip(&v).map(|(p, v)| p + step * v).collect();
                     model.set_parameters(&moved).unwrap();
-                    jet.forward(&model, x, None, &mut output).unwrap();
+                    jet.forward(&model, x, &mut output).unwrap();
                     dot(&output, &weights)
                 };
                 // A difference of fourth order: third derivatives of second derivatives are large.
@@ -134,56 +134,95 @@ fn what_goes_back_from_a_jet_is_the_gradient() {
     }
 }
 
+/// A network whose first stage begins a block, in which derivatives with respect to the inputs meet.
+fn skipped(act: Activation) -> Vec<Layer> {
+    let dense =
+        |inputs, outputs| Layer::Linear(Linear { inputs, outputs, bias: true, init: Init::KaimingUniform });
+    let inner = vec![dense(WIDTHS[0], 18), Layer::Activation(act), dense(18, WIDTHS[0])];
+    vec![Layer::Residual(inner), Layer::Activation(act), dense(WIDTHS[0], WIDTHS[3]), Layer::Activation(act)]
+}
+
 #[test]
-fn a_jet_without_directions_goes_back_to_the_inputs() {
-    let (x, g) = (draw::<f64>(ROWS * WIDTHS[0], 1), draw::<f64>(ROWS * WIDTHS[3], 2));
-    let (x, g) = (MatRef::new(&x, ROWS, WIDTHS[0]), MatRef::new(&g, ROWS, WIDTHS[3]));
+fn slopes_and_their_gradients_are_those_of_a_jet_along_each_input() {
+    let (rows, [inputs, outputs]) = (70, [WIDTHS[0], WIDTHS[3]]);
+    let x = draw::<f64>(rows * inputs, 1);
+    let x = MatRef::new(&x, rows, inputs);
+    let mut unit = vec![0.0; inputs * inputs];
+    (0..inputs).for_each(|i| unit[i * inputs + i] = 1.0);
     for isa in Isa::available() {
-        let [_, features, _] = jet_networks(Activation::Tanh);
-        let behind = features[2..].to_vec();
-        let first =
-            Layer::Linear(Linear { inputs: WIDTHS[0], outputs: 18, bias: true, init: Init::KaimingUniform });
-        let skipped = vec![Layer::Residual(vec![
-            first.clone(),
-            Layer::Linear(Linear { inputs: 18, outputs: WIDTHS[0], bias: true, init: Init::KaimingUniform }),
-        ])];
-        let skipped = [skipped, vec![first], behind].concat();
-        for (which, layers) in jet_networks(Activation::Tanh).into_iter().chain([skipped]).enumerate() {
-            let mut model = Model::<f64>::with_isa(layers, 3, isa).unwrap();
-            let mut jet = Jet::new(model.network(), MatRef::new(&[], 0, WIDTHS[0]), &[]).unwrap();
-            let (mut y, mut found) = (vec![0.0; ROWS * WIDTHS[3]], vec![f64::NAN; ROWS * WIDTHS[0]]);
-            jet.forward(&model, x, None, &mut y).unwrap();
-            jet.pull(&model, g, &mut found).unwrap();
-            let mut want = vec![f64::NAN; found.len()];
-            model.forward(x, &mut y, true).unwrap();
-            model.backward(g, Some(&mut want), false).unwrap();
-            assert!(distance(&found, &want) < 1e-13, "{isa} {which}");
+        for act in [Activation::Tanh, Activation::Gelu, Activation::Softplus(2.0)] {
+            for (which, layers) in jet_networks(act).into_iter().chain([skipped(act)]).enumerate() {
+                let mut model = Model::<f64>::with_isa(layers, 3, isa).unwrap();
+                let n = model.network().num_parameters();
+                let gradient = |model: &Model<f64>| {
+                    let mut gradient = vec![0.0; n];
+                    model.gradients(&mut gradient);
+                    gradient
+                };
+                let mut jet =
+                    Jet::new(model.network(), MatRef::new(&unit, inputs, inputs), &[1; WIDTHS[0]]).unwrap();
+                let mut all = vec![f64::NAN; (1 + inputs) * rows * outputs];
+                jet.forward(&model, x, &mut all).unwrap();
+                let weights = draw::<f64>(all.len(), 8);
+                model.zero_grad();
+                jet.backward(&mut model, MatRef::new(&weights, (1 + inputs) * rows, outputs)).unwrap();
+                let want = gradient(&model);
+
+                let mut slopes = Slopes::new(model.network()).unwrap();
+                let mut y = vec![f64::NAN; rows * outputs];
+                let mut found = vec![f64::NAN; outputs * rows * inputs];
+                slopes.forward(&model, x, &mut y, &mut found).unwrap();
+                // From direction, row and output to output, row and direction.
+                let turned = |from: &[f64]| {
+                    let at = |k: usize, r: usize, i: usize| from[((1 + i) * rows + r) * outputs + k];
+                    let mut into = Vec::new();
+                    for (k, r) in (0..outputs).flat_map(|k| (0..rows).map(move |r| (k, r))) {
+                        into.extend((0..inputs).map(|i| at(k, r, i)));
+                    }
+                    into
+                };
+                assert_eq!(y, all[..y.len()]);
+                let error = distance(&found, &turned(&all));
+                assert!(error < 1e-13, "{isa} {} {which}: {error:e}", act.name());
+
+                // The result is added to what was there.
+                model.set_gradients(&vec![1.0; n]).unwrap();
+                let by_slopes = turned(&weights);
+                let by_slopes = MatRef::new(&by_slopes, outputs * rows, inputs);
+                slopes
+                    .backward(&mut model, MatRef::new(&weights[..rows * outputs], rows, outputs), by_slopes)
+                    .unwrap();
+                let found: Vec<f64> = gradient(&model).iter().map(|g| g - 1.0).collect();
+                let error = distance(&found, &want);
+                assert!(error < 1e-13, "{isa} {} {which}: {error:e}", act.name());
+            }
         }
     }
 }
 
 #[test]
-fn rows_may_have_directions_of_their_own() {
-    let (x, along) = (draw::<f64>(ROWS * WIDTHS[0], 1), draw::<f64>(2 * ROWS * WIDTHS[0], 5));
-    let (x, along) = (MatRef::new(&x, ROWS, WIDTHS[0]), MatRef::new(&along, 2 * ROWS, WIDTHS[0]));
-    let size = WIDTHS[3];
-    for layers in jet_networks(Activation::Tanh) {
-        let model = Model::<f64>::new(layers, 3).unwrap();
-        let any = [0.0; 2 * WIDTHS[0]];
-        let mut jet = Jet::new(model.network(), MatRef::new(&any, 2, WIDTHS[0]), &[2, 1]).unwrap();
-        let mut found = vec![f64::NAN; 4 * ROWS * size];
-        jet.forward(&model, x, Some(along), &mut found).unwrap();
-        for r in 0..ROWS {
-            let own = [along.row(r), along.row(ROWS + r)].concat();
-            let mut jet = Jet::new(model.network(), MatRef::new(&own, 2, WIDTHS[0]), &[2, 1]).unwrap();
-            let mut want = vec![f64::NAN; 4 * size];
-            jet.forward(&model, x.block(r, 1, 0, WIDTHS[0]), None, &mut want).unwrap();
-            for (part, want) in want.chunks(size).enumerate() {
-                assert!(distance(&found[(part * ROWS + r) * size..][..size], want) < 1e-13, "{r} {part}");
-            }
-        }
-        let short = along.block(0, ROWS, 0, WIDTHS[0]);
-        assert!(jet.forward(&model, x, Some(short), &mut found).is_err(), "one direction is missing");
+fn slopes_are_of_the_rows_that_went_forward_last() {
+    // Fewer rows, and then more, in memory of others; sums over blocks are those of the rows alone.
+    let [layers, _, _] = jet_networks(Activation::Tanh);
+    let mut model = Model::<f64>::new(layers, 3).unwrap();
+    let network = model.network().clone();
+    let (inputs, outputs) = (WIDTHS[0], WIDTHS[3]);
+    let x = draw::<f64>(500 * inputs, 1);
+    let mut run = |slopes: &mut Slopes<f64>, rows: usize| {
+        let x = MatRef::new(&x[..rows * inputs], rows, inputs);
+        let (mut y, mut of) = (vec![f64::NAN; rows * outputs], vec![f64::NAN; outputs * rows * inputs]);
+        slopes.forward(&model, x, &mut y, &mut of).unwrap();
+        model.zero_grad();
+        let (a, b) = (MatRef::new(&y, rows, outputs), MatRef::new(&of, outputs * rows, inputs));
+        slopes.backward(&mut model, a, b).unwrap();
+        let mut gradient = vec![0.0; model.network().num_parameters()];
+        model.gradients(&mut gradient);
+        gradient
+    };
+    let mut kept = Slopes::new(&network).unwrap();
+    for rows in [500, 3, 77, 500, 1] {
+        let mut new = Slopes::new(&network).unwrap();
+        assert_eq!(run(&mut kept, rows), run(&mut new, rows), "{rows} rows");
     }
 }
 
@@ -198,11 +237,19 @@ fn jets_have_the_same_bits_for_any_number_of_threads_and_are_near_in_single_prec
         let mut jet = Jet::new(model.network(), MatRef::new(&along, 2, WIDTHS[0]), &[2, 2]).unwrap();
         let weights = draw::<T>(5 * rows * WIDTHS[3], 8);
         let mut all = vec![T::ZERO; weights.len()];
-        jet.forward(&model, MatRef::new(&x, rows, WIDTHS[0]), None, &mut all).unwrap();
+        jet.forward(&model, MatRef::new(&x, rows, WIDTHS[0]), &mut all).unwrap();
         jet.backward(&mut model, MatRef::new(&weights, 5 * rows, WIDTHS[3])).unwrap();
         let mut gradient = vec![T::ZERO; model.network().num_parameters()];
+        let by = [&all[..rows * WIDTHS[3]], &draw::<T>(rows * WIDTHS[3] * WIDTHS[0], 7)].map(<[T]>::to_vec);
+        let (mut y, mut of) = (by[0].clone(), by[1].clone());
+        let mut slopes = Slopes::new(model.network()).unwrap();
+        slopes.forward(&model, MatRef::new(&x, rows, WIDTHS[0]), &mut y, &mut of).unwrap();
+        let [by_y, by_slopes] =
+            [(&by[0], WIDTHS[3]), (&by[1], WIDTHS[0])].map(|(m, n)| MatRef::new(m, m.len() / n, n));
+        slopes.backward(&mut model, by_y, by_slopes).unwrap();
         model.gradients(&mut gradient);
         all.extend(gradient);
+        all.extend(of);
         all
     }
     let _turn = crate::tests::THREADS.lock().unwrap();
@@ -235,8 +282,24 @@ fn jets_do_not_go_through_what_they_cannot() {
     let (x, gradient) = (draw::<f64>(4 * WIDTHS[0], 1), draw::<f64>(12 * WIDTHS[3], 2));
     let gradient = MatRef::new(&gradient, 12, WIDTHS[3]);
     assert!(jet.backward(&mut model, gradient).is_err(), "nothing went forward");
-    jet.forward(&model, MatRef::new(&x, 4, WIDTHS[0]), None, &mut [0.0; 12 * WIDTHS[3]]).unwrap();
+    jet.forward(&model, MatRef::new(&x, 4, WIDTHS[0]), &mut [0.0; 12 * WIDTHS[3]]).unwrap();
     let short = MatRef::new(&gradient.row(0)[..3], 1, 3);
     assert!(jet.backward(&mut model, short).is_err(), "too few rows");
     assert!(jet.backward(&mut model, gradient).is_ok());
+
+    let of_norm = make(network(Behind::RowNorm, Activation::Tanh));
+    let text = Slopes::<f64>::new(of_norm.network()).err().unwrap().to_string();
+    assert!(text.contains("layer 1 (LayerNorm 37)"), "{text}");
+    let mut slopes = Slopes::new(model.network()).unwrap();
+    let by_slopes = draw::<f64>(WIDTHS[3] * 4 * WIDTHS[0], 2);
+    let (by_output, by_slopes) =
+        (gradient.block(0, 4, 0, WIDTHS[3]), MatRef::new(&by_slopes, WIDTHS[3] * 4, WIDTHS[0]));
+    assert!(slopes.backward(&mut model, by_output, by_slopes).is_err(), "nothing went forward");
+    let (mut y, mut of) = ([0.0; 4 * WIDTHS[3]], [0.0; WIDTHS[3] * 4 * WIDTHS[0]]);
+    slopes.forward(&model, MatRef::new(&x, 4, WIDTHS[0]), &mut y, &mut of).unwrap();
+    let few = by_slopes.block(0, 4, 0, WIDTHS[0]);
+    assert!(slopes.backward(&mut model, by_output, few).is_err(), "one output's are missing");
+    let wrong = [f64::NAN; 4 * WIDTHS[3]];
+    assert!(slopes.backward(&mut model, MatRef::new(&wrong, 4, WIDTHS[3]), by_slopes).is_err(), "not finite");
+    assert!(slopes.backward(&mut model, by_output, by_slopes).is_ok());
 }

@@ -1,56 +1,32 @@
 //! Blocks of rows that go through the stages and back.
 
-use std::ops::Range;
+use std::iter;
 
-use super::kernels::{Back, Forth, encode};
-use super::{Along, Site, parts};
-use crate::arena::{Buffer, check_fits, reserve};
-use crate::diff::block::{WHAT, matrix, multiply, outer};
+use super::kernels::{Back, Forth, bend};
+use super::shards::{Get, Rows, Shard};
+use super::stages::acts;
+use super::{Site, parts};
+use crate::diff::block::outer;
 use crate::diff::gather::{self, Part, add_rows};
 use crate::element::Element;
 use crate::error::Error;
-use crate::gemm::Init;
-use crate::gemm::pack::Panels;
-use crate::layer::skip::{join, put};
-use crate::layer::standardize::Scales;
-use crate::layer::{Activation, fourier};
-use crate::network::{Encoder, Stage};
+use crate::network::Network;
 use crate::simd::dispatch;
 use crate::view::{MatMut, MatRef};
 
-/// Rows of a block, over all parts: few enough for their numbers to stay in a second-level cache.
-const BLOCK: usize = 192;
-/// Most shards: each has a copy of the gradients.
-const SHARDS: usize = 16;
-/// Rows of x from which they are divided into more blocks, for more threads.
-const LEAST_ROWS: usize = 32;
-/// This many shards are allowed, if there are enough blocks, however large these copies are.
-const LEAST_SHARDS: usize = 4;
-
-/// Rows that one thread processes at a time; the gradients of shards are summed in their order.
-pub struct Shard<T> {
-    rows: Range<usize>,
-    blocks: Vec<Block<T>>,
-    desk: Desk<T>,
-    /// Sums over the rows of the shard, in the order of the arena.
-    grads: Buffer<T>,
-}
-
 /// Some rows, and what is kept of them: all parts, one after the other.
 #[derive(Default)]
-struct Block<T> {
+pub struct Block<T> {
     rows: usize,
     x: Vec<T>,
     /// By stage, the input of its activation, or its output if it has none.
     z: Vec<Vec<T>>,
     output: Vec<T>,
-    /// The gradient with respect to x.
-    dx: Vec<T>,
 }
 
 /// What is recomputed for the current block, in the same layout.
 #[derive(Default)]
-struct Desk<T> {
+pub struct Desk<T> {
     /// By stage, the output of its activation.
     y: Vec<Vec<T>>,
     /// φ′, φ″ and φ‴ of the last of these.
@@ -63,93 +39,52 @@ struct Desk<T> {
     scratch: Vec<T>,
 }
 
-/// Whether a stage has an activation.
-fn acts(stage: &Stage) -> bool {
-    stage.act != Activation::Identity
-}
+impl<T: Element> Rows<T> for Block<T> {
+    type Desk = Desk<T>;
 
-/// Distributes rows, depending only on their number and the network, so that sums do not depend on who takes
-/// which.
-///
-/// # Errors
-/// If there is not enough memory.
-pub fn share<T: Element>(shards: &mut Vec<Shard<T>>, site: &Site<'_, T>, rows: usize) -> Result<(), Error> {
-    let most = (BLOCK / parts(site.ways)).max(1);
-    // Blocks of equally many rows, and enough of them for several threads.
-    let least = LEAST_SHARDS.min(rows.div_ceil(LEAST_ROWS));
-    let block_rows = rows.div_ceil(rows.div_ceil(most).max(least));
-    let blocks = rows.div_ceil(block_rows);
-    // Copies of the gradients should not be larger than everything else.
-    let kept = rows * parts(site.ways) * site.network.stages().iter().map(|s| s.outputs).sum::<usize>();
-    let most = SHARDS.min((kept / site.network.arena_len()).max(LEAST_SHARDS));
-    let shard_rows = blocks.div_ceil(most) * block_rows;
-    shards.truncate(rows.div_ceil(shard_rows));
-    while shards.len() < rows.div_ceil(shard_rows) {
-        let grads = Buffer::zeroed("gradients of some rows", site.network.arena_len())?;
-        shards.push(Shard { rows: 0..0, blocks: Vec::new(), desk: Desk::default(), grads });
+    fn rows(&mut self) -> &mut usize {
+        &mut self.rows
     }
-    for (shard, first) in shards.iter_mut().zip((0..rows).step_by(shard_rows)) {
-        shard.rows = first..rows.min(first + shard_rows);
-        shard.blocks.resize_with(shard.rows.len().div_ceil(block_rows), Block::default);
-        let mut left = shard.rows.len();
-        for block in &mut shard.blocks {
-            block.rows = block_rows.min(left);
-            left -= block.rows;
-        }
-    }
-    let mut missing = 0;
-    let mut count = |room: &mut Vec<T>, len: usize| {
-        missing += len.saturating_sub(room.capacity());
-        Ok(())
-    };
-    shards.iter_mut().try_for_each(|shard| shard.rooms(site, &mut count))?;
-    check_fits::<T>(WHAT, missing)?;
-    shards.iter_mut().try_for_each(|shard| shard.rooms(site, &mut |room, len| reserve(WHAT, room, len)))
-}
 
-impl<T: Element> Shard<T> {
-    /// Passes all vectors that its blocks need, and how many values each of them will hold, to `get`.
-    ///
-    /// # Errors
-    /// Those of `get`.
-    fn rooms(
-        &mut self,
-        site: &Site<'_, T>,
-        get: &mut impl FnMut(&mut Vec<T>, usize) -> Result<(), Error>,
+    fn rooms(&mut self, network: &Network, parts: usize, get: &mut Get<'_, T>) -> Result<(), Error> {
+        let (stages, rows) = (network.stages(), parts * self.rows);
+        get(&mut self.x, rows * network.inputs())?;
+        get(&mut self.output, rows * network.outputs())?;
+        self.z.resize_with(stages.len(), Vec::new);
+        stages.iter().zip(&mut self.z).try_for_each(|(stage, z)| get(z, rows * stage.outputs))
+    }
+
+    fn desk(
+        desk: &mut Desk<T>,
+        rows: usize,
+        network: &Network,
+        parts: usize,
+        get: &mut Get<'_, T>,
     ) -> Result<(), Error> {
-        let (stages, parts) = (site.network.stages(), parts(site.ways));
-        let (inputs, outputs) = (site.network.inputs(), site.network.outputs());
-        for block in &mut self.blocks {
-            let rows = parts * block.rows;
-            get(&mut block.x, rows * inputs)?;
-            get(&mut block.output, rows * outputs)?;
-            get(&mut block.dx, if site.ways.is_empty() { rows * inputs } else { 0 })?;
-            block.z.resize_with(stages.len(), Vec::new);
-            stages.iter().zip(&mut block.z).try_for_each(|(stage, z)| get(z, rows * stage.outputs))?;
-        }
-        let most = self.blocks.first().map_or(0, |block| block.rows);
-        let Desk { y, slopes, dz, back, .. } = &mut self.desk;
+        let Desk { y, slopes, dz, back, .. } = desk;
+        let stages = network.stages();
         y.resize_with(stages.len(), Vec::new);
         dz.resize_with(stages.len(), Vec::new);
         for ((stage, y), dz) in stages.iter().zip(y).zip(dz) {
-            get(y, if acts(stage) { parts * most * stage.outputs } else { 0 })?;
-            get(dz, parts * most * stage.outputs)?;
+            get(y, if acts(stage) { parts * rows * stage.outputs } else { 0 })?;
+            get(dz, parts * rows * stage.outputs)?;
         }
-        slopes.iter_mut().try_for_each(|slope| get(slope, most * site.network.max_width()))?;
-        get(back, parts * most * site.network.max_width())
+        slopes.iter_mut().try_for_each(|slope| get(slope, rows * network.max_width()))?;
+        get(back, parts * rows * network.max_width())
     }
+}
 
+impl<T: Element> Shard<T, Block<T>, Desk<T>> {
     /// Takes the shard's rows of x through the network.
     pub fn forward(&mut self, site: &Site<'_, T>, x: MatRef<'_, T>) {
         let mut first = self.rows.start;
         for block in &mut self.blocks {
-            block.fit(site, x, first);
+            block.receive(site, x, first);
             self.desk.fit(site, block);
             (0..site.network.stages().len()).for_each(|index| self.desk.forward(site, block, index));
             let last = site.network.stages().len() - 1;
             let mut output = std::mem::take(&mut block.output);
-            output.clear();
-            output.extend_from_slice(self.desk.given(site, block, last));
+            output.copy_from_slice(self.desk.given(site, block, last));
             block.output = output;
             first += block.rows;
         }
@@ -166,11 +101,12 @@ impl<T: Element> Shard<T> {
     }
 
     /// Takes the gradients with respect to all parts of the outputs back, for the shard's own rows out of
-    /// `rows`: to the parameters, whose gradients it sums, or to the inputs.
-    pub fn backward(&mut self, site: &Site<'_, T>, gradient: MatRef<'_, T>, rows: usize, parameters: bool) {
+    /// `rows`, to the parameters, whose gradients it sums.
+    pub fn backward(&mut self, site: &Site<'_, T>, gradient: MatRef<'_, T>, rows: usize) {
         let Shard { rows: own, blocks, desk, grads } = self;
         grads.fill(T::ZERO);
         let mut parts = gather::parts(site.network, grads);
+        let learns = site.first_that_learns();
         let mut first = own.start;
         for block in blocks {
             desk.fit(site, block);
@@ -182,62 +118,32 @@ impl<T: Element> Shard<T> {
                     .for_each(|(r, g)| g.copy_from_slice(from.row(r)));
             }
             desk.turn(site, block, site.network.stages().len() - 1);
-            for index in (0..site.network.stages().len()).rev() {
+            for index in (learns..site.network.stages().len()).rev() {
                 desk.leave(site, block, index);
                 if index > 0 {
                     desk.turn(site, block, index - 1);
                 }
-                for (_, part, into) in parts.iter_mut().filter(|(stage, ..)| parameters && *stage == index) {
+                for (_, part, into) in parts.iter_mut().filter(|(stage, ..)| *stage == index) {
                     desk.gather(site, block, index, *part, into);
                 }
-                if index > 0 || !parameters {
+                if index > learns {
                     desk.enter(site, block, index);
                 }
-            }
-            if !parameters {
-                block.dx.clear();
-                block.dx.extend_from_slice(&desk.back[..block.rows * site.network.inputs()]);
             }
             first += block.rows;
         }
     }
-
-    /// Writes the gradients with respect to the shard's rows, with n columns, to their place among all rows.
-    pub fn inputs(&self, n: usize, into: &mut [T]) {
-        let dx = self.blocks.iter().flat_map(|block| &block.dx);
-        into[self.rows.start * n..self.rows.end * n].iter_mut().zip(dx).for_each(|(into, dx)| *into = *dx);
-    }
-
-    /// A part of these sums.
-    pub fn gradients(&self, part: Range<usize>) -> &[T] {
-        &self.grads[part]
-    }
 }
 
 impl<T: Element> Block<T> {
-    /// Receives rows of x from the `first` on, and makes room for their results. Whatever the memory holds is
-    /// overwritten before it is read.
-    fn fit(&mut self, site: &Site<'_, T>, x: MatRef<'_, T>, first: usize) {
-        let parts = parts(site.ways);
-        let own = first..first + self.rows;
+    /// Receives rows of x from the `first` on, with the directions as their first derivatives, and 0 as the
+    /// second ones.
+    fn receive(&mut self, site: &Site<'_, T>, x: MatRef<'_, T>, first: usize) {
+        let directions = site.along.chunks_exact(x.cols()).flat_map(|way| iter::repeat_n(way, self.rows));
+        let given = (first..first + self.rows).map(|r| x.row(r)).chain(directions);
         self.x.clear();
-        own.clone().for_each(|r| self.x.extend_from_slice(x.row(r)));
-        match site.along {
-            Along::Same(along) => {
-                for direction in along.chunks_exact(x.cols()) {
-                    own.clone().for_each(|_| self.x.extend_from_slice(direction));
-                }
-            }
-            Along::Own(along) => {
-                for start in (0..along.rows()).step_by(x.rows()) {
-                    own.clone().for_each(|r| self.x.extend_from_slice(along.row(start + r)));
-                }
-            }
-        }
-        self.x.resize(parts * self.rows * x.cols(), T::ZERO);
-        for (stage, z) in site.network.stages().iter().zip(&mut self.z) {
-            z.resize(parts * self.rows * stage.outputs, T::ZERO);
-        }
+        given.for_each(|row| self.x.extend_from_slice(row));
+        self.x.resize(parts(site.ways) * self.rows * x.cols(), T::ZERO);
     }
 }
 
@@ -266,44 +172,26 @@ impl<T: Element> Desk<T> {
     /// Goes forward through a stage.
     fn forward(&mut self, site: &Site<'_, T>, block: &mut Block<T>, index: usize) {
         let stage = &site.network.stages()[index];
-        let mut z = std::mem::take(&mut block.z[index]);
-        let (x, part) = (self.taken(site, block, index), block.rows * stage.outputs);
-        if let Some(encoder) = stage.encoder {
-            match &site.network.encoders()[encoder] {
-                Encoder::Fourier { layer, start, .. } => {
-                    let frequencies = &site.averages[*start..start + layer.inputs * layer.count()];
-                    encode(site.isa, site.ways, stage.inputs, frequencies, x, &mut z, part);
-                }
-                Encoder::Standardize { layer, starts } => {
-                    let scales = Scales::of(layer, *starts, site.averages);
-                    let ((x, x_dots), (z, dots)) = (x.split_at(part), z.split_at_mut(part));
-                    let n = stage.outputs;
-                    scales.forward(site.isa, MatRef::new(x, part / n, n), MatMut::new(z, part / n, n));
-                    let (x_dots, rows) = (MatRef::new(x_dots, x_dots.len() / n, n), dots.len() / n);
-                    scales.slope(site.isa, x_dots, MatMut::new(dots, rows, n), false);
-                }
-                Encoder::Tabular { .. } => unreachable!("refused when this was made"),
+        let (mut z, mut scratch) = (std::mem::take(&mut block.z[index]), std::mem::take(&mut self.scratch));
+        let (part, before) = (block.rows * stage.outputs, block.rows * stage.inputs);
+        let (x, x_dots) = self.taken(site, block, index).split_at(before);
+        let beside = stage.skip.map(|first| self.taken(site, block, first));
+        let beside = beside.map(|x| x.split_at(x.len() / parts(site.ways)));
+        let (numbers, dots) = z.split_at_mut(part);
+        site.values(stage, x, beside.map(|(x, _)| x), numbers, &mut scratch);
+        if site.frequencies(stage).is_some() {
+            let (firsts, seconds) = dots.split_at_mut(site.ways.len() * part);
+            site.dots(stage, &x_dots[..site.ways.len() * before], None, numbers, firsts, &mut scratch);
+            for way in site.ways {
+                let Some(second) = way.second else { continue };
+                let first = &firsts[(way.first - 1) * part..][..part];
+                let into = &mut seconds[(second - 1 - site.ways.len()) * part..][..part];
+                bend(numbers, first, stage.outputs, into);
             }
-        } else if let Some(dense) = stage.dense {
-            let arena = &site.at.arena;
-            let weight = &arena[dense.weight..dense.weight + stage.inputs * stage.outputs];
-            let mut scratch = std::mem::take(&mut self.scratch);
-            let mut product = |x: &[T], into: &mut [T], init: Init<'_, T>| {
-                let weight = Panels::new(weight, stage.inputs, stage.outputs);
-                multiply(site.isa, x, weight, into, x.len() / stage.inputs, init, &mut scratch);
-            };
-            // The bias belongs to the numbers only, not to derivatives.
-            let bias = dense.bias.map_or(Init::Zero, |b| Init::Bias(&arena[b..b + stage.outputs]));
-            let ((x, x_dots), (z, dots)) =
-                (self.taken(site, block, index).split_at(block.rows * stage.inputs), z.split_at_mut(part));
-            product(x, z, bias);
-            product(x_dots, dots, Init::Zero);
-            self.scratch = scratch;
         } else {
-            let n = z.len() / stage.outputs;
-            let beside = stage.skip.map(|first| matrix(self.taken(site, block, first), n));
-            join(site.isa, beside, matrix(x, n), MatMut::new(&mut z, n, stage.outputs));
+            site.dots(stage, x_dots, beside.map(|(_, dots)| dots), numbers, dots, &mut scratch);
         }
+        self.scratch = scratch;
         block.z[index] = z;
         self.turn(site, block, index);
     }
@@ -354,40 +242,7 @@ impl<T: Element> Desk<T> {
     fn enter(&mut self, site: &Site<'_, T>, block: &Block<T>, index: usize) {
         let stage = &site.network.stages()[index];
         let Desk { dz, back, scratch, .. } = self;
-        let rows = dz[index].len() / stage.outputs;
-        let dx = &mut back[..rows * stage.inputs];
-        let (mut init, mut into) = (Init::Zero, MatMut::new(dx, rows, stage.inputs));
-        let part = |end: usize, col| matrix(&dz[end], rows).block(0, rows, col, stage.inputs);
-        for end in site.network.ends(index) {
-            put(site.isa, part(end, 0), &mut into, &mut init);
-        }
-        if stage.dense.is_none() && stage.encoder.is_none() {
-            return put(site.isa, part(index, stage.front()), &mut into, &mut init);
-        }
-        let dz = &dz[index];
-        if let Some(encoder) = stage.encoder.map(|e| &site.network.encoders()[e]) {
-            let (n, adds) = (stage.outputs, matches!(init, Init::Accumulate));
-            let dz = MatRef::new(dz, rows, n);
-            match encoder {
-                Encoder::Standardize { layer, starts } => {
-                    let dx = MatMut::new(dx, rows, n);
-                    Scales::of(layer, *starts, site.averages).slope(site.isa, dz, dx, adds);
-                }
-                // Only jets without directions need this: nothing before it learns.
-                Encoder::Fourier { layer, start, .. } => {
-                    if !adds {
-                        dx.fill(T::ZERO);
-                    }
-                    let frequencies = &site.averages[*start..start + layer.inputs * layer.count()];
-                    let (y, dx) =
-                        (MatRef::new(&block.z[index], rows, n), MatMut::new(dx, rows, layer.inputs));
-                    fourier::backward(site.isa, y, dz, frequencies, dx);
-                }
-                Encoder::Tabular { .. } => unreachable!("refused when this was made"),
-            }
-        } else {
-            let weight = Panels::new(&site.at.transposed[index], stage.outputs, stage.inputs);
-            multiply(site.isa, dz, weight, dx, rows, init, scratch);
-        }
+        let dx = &mut back[..dz[index].len() / stage.outputs * stage.inputs];
+        site.back(index, &block.z[index], |stage| &dz[stage], dx, scratch);
     }
 }
