@@ -630,6 +630,30 @@ def test_the_plan_can_be_printed(classifier, capsys):
     assert plan == classifier.plan(32) != classifier.plan(33)
 
 
+def test_the_plan_says_what_the_options_of_a_trainer_change():
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 3))
+    size = 4 * model.num_parameters
+
+    def plan(optimizer=None, **options):
+        options["optimizer"] = optimizer or optim.SGD()
+        return tw.Trainer(model, loss=nn.MSELoss(), **options).plan(50)
+
+    plain = plan()
+    assert "each a weight gradient and its update" in str(plain)
+    for other, says, more in [
+        (plan(clip_grad_norm=1.0), "since the norm of all gradients must be known first", 1),
+        (plan(clip_grad_value=1.0), "since gradients are clipped first", 1),
+        (plan(optim.LAMB()), "since the optimizer takes whole layers", 1),
+        (plan(optim.SAM(optim.SGD(), rho=0.3)), "at a distance of 0.3 from them", 3),
+    ]:
+        assert says in str(other) and "update: a pass of its own" in str(other)
+        assert "its update" not in str(other)
+        assert other.workspace_bytes - plain.workspace_bytes == pytest.approx(more * size, abs=512)
+    assert "every 4th makes an update" in str(plan(accumulate_grad_batches=4))
+    assert "; backward" in str(plain)
+    assert "; backward" not in str(plan(optim.SGD().add_group("0.*", frozen=True)))
+
+
 def test_the_plan_tells_the_memory_of_a_step(classifier):
     plan = classifier.plan(8)
     assert str(plan).endswith(f"workspace: {plan.workspace_bytes} bytes")

@@ -4,7 +4,8 @@
 class Plan:
     """How the core runs a step of one batch size: kernels, tiles, threads.
 
-    Made by `Trainer.plan`. It follows from shapes alone, before any number is computed.
+    Made by `Trainer.plan`. It follows from shapes and from the trainer's options, before any
+    number is computed.
     """
 
     def __init__(self, text: str, workspace_bytes: int) -> None:
@@ -18,6 +19,10 @@ class Plan:
     @property
     def workspace_bytes(self) -> int:
         """Memory that a step takes, in bytes, besides model, optimizer and data.
+
+        It includes gradients that wait for their update, as with clipping or accumulation, and what
+        SAM keeps. `fit` takes copies of the parameters and of the optimizer's state in addition,
+        to undo an epoch that fails.
 
         Examples
         --------

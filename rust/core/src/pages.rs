@@ -15,9 +15,15 @@ pub fn wanted(bytes: usize) -> bool {
     bytes >= HUGE / 2
 }
 
+/// How often memory was mapped.
+#[cfg(test)]
+pub static MAPPED: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
 /// Maps zeroed memory, aligned to a huge page; null if there is not enough memory.
 #[cfg(target_os = "linux")]
 pub fn map(bytes: usize) -> *mut u8 {
+    #[cfg(test)]
+    MAPPED.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     use libc::{MADV_HUGEPAGE, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE};
     let len = mapped(bytes);
     let room = len + HUGE;

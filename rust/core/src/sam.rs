@@ -54,6 +54,12 @@ impl<T: Element> Ascent<T> {
         })
     }
 
+    /// Number of elements that it holds.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.grads.len() + self.params.len() + self.averages.len()
+    }
+
     /// Moves the parameters by ε, except for the `frozen` ones. Returns false if the gradient is not finite.
     pub fn up(
         &mut self,

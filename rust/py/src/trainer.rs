@@ -615,13 +615,10 @@ impl Trainer {
             return Err(translate(py, Error::argument("batch_size", batch_size, accepted)));
         }
         with_dtype!(self.model.get().dtype, T => {
-            let plan = |trainer: &mut CoreTrainer<T>| {
-                self.model.get().locked::<T, _>(|m| {
-                    let (plan, bytes) = trainer.plan(m, batch_size.max(1));
-                    Ok((plan.to_string(), bytes))
-                })
+            let explain = |trainer: &mut CoreTrainer<T>, model: &mut CoreModel<T>, optimizer: &mut CoreOptimizer<T>| {
+                Ok(trainer.explain(model, optimizer, batch_size.max(1)))
             };
-            self.detached::<T, _>(py, plan).map_err(|e| translate(py, e))
+            py.detach(|| self.locked::<T, _>(explain)).map_err(|e| translate(py, e))
         })
     }
 }

@@ -210,6 +210,15 @@ impl Network {
             Encoder::Fourier { .. } | Encoder::Standardize { .. } => &[],
         }
     }
+
+    /// Where the parameters of a stage start: of its dense layer, its normalization and its tables.
+    pub fn starts<'n>(&'n self, stage: &Stage) -> impl Iterator<Item = usize> + use<'n> {
+        let dense = stage.dense.map(|dense| [Some(dense.weight), dense.bias]);
+        let norm = stage.norm.map(|norm| [norm.scale, norm.shift]);
+        let tables = stage.encoder.map_or(&[][..], |encoder| self.tables(encoder));
+        dense.into_iter().chain(norm).flatten().flatten().chain(tables.iter().copied())
+    }
+
     /// The tables of the input's codes, if there are any.
     pub fn table(&self) -> Option<&TabularInput> {
         match self.encoders.first() {

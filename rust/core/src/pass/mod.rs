@@ -404,13 +404,8 @@ impl<'a, T: Element> Pass<'a, T> {
         }
         // Without a weight task, the gradients `delta` at all stages are what is wanted.
         let Some(task) = self.weights else { return index > 0 };
-        self.network.stages()[..index].iter().any(|stage| {
-            let dense = stage.dense.map(|dense| [Some(dense.weight), dense.bias]);
-            let norm = stage.norm.map(|norm| [norm.scale, norm.shift]);
-            let tables = stage.encoder.map(|encoder| self.network.tables(encoder));
-            let blocks = dense.into_iter().chain(norm).flatten().flatten();
-            blocks.chain(tables.into_iter().flatten().copied()).any(|block| task.wants(block))
-        })
+        let mut before = self.network.stages()[..index].iter();
+        before.any(|stage| self.network.starts(stage).any(|start| task.wants(start)))
     }
 
     /// Whether this pass includes a step.

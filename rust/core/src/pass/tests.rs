@@ -24,7 +24,7 @@ fn two_steps(isa: Isa, act: Activation, shards: bool, poison: bool) -> Vec<f64> 
     let config = Config::Sgd(Sgd { lr: 0.1, momentum: 0.9, nesterov: true, ..Sgd::default() });
     let mut optimizer = Optimizer::new(config, model.network()).unwrap();
     let rows = if shards { 301 } else { 150 };
-    let plan = trainer.plan(&model, rows).0;
+    let plan = trainer.plan(&model, rows);
     assert_eq!(plan.in_shards(), shards);
     let copies = |s: &Option<StagePlan>| s.is_some_and(|s| s.pack_input || s.pack_delta);
     assert!(plan.stages.iter().any(copies));

@@ -23,7 +23,7 @@ const WAVE_ROWS: usize = 128;
 /// Rows up to which one thread takes all rows of a step through the layers, if the weights fit caches: half of
 /// them have just been written by another core, and each thread that reads them takes longer for that than for
 /// the products of these rows. The others help with the weight gradients.
-const FEW_ROWS: usize = 8;
+pub(super) const FEW_ROWS: usize = 8;
 /// Bytes of weights up to which that was measured to be faster, on cores with 1 MiB of second-level cache each
 /// (784-640-640-10, with 3.5 MiB; not 784-2000-2000-10, with 22). Others come from further away anyway, and
 /// several threads read them faster.

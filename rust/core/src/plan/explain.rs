@@ -1,14 +1,32 @@
 //! Describes a plan in words: what will run, where, and why.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
-use super::cut::{PAIR_WORK, SHARDED_WORK, SHARDS, WORK_PER_THREAD};
-use super::{Mode, Plan, RowStep};
+use super::cut::{FEW_ROWS, PAIR_WORK, SHARDED_WORK, SHARDS, WORK_PER_THREAD};
+use super::{Mode, Plan, RowStep, TileItem};
 use crate::gemm::split::LANES;
 use crate::gemm::{GemmPlan, Precision};
+use crate::network::Network;
 
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// What a training step does with gradients.
+pub struct Then<'a> {
+    /// Whether gradients are wanted of the parameters that start at a place of the arena.
+    pub wanted: &'a dyn Fn(usize) -> bool,
+    /// Whether each is followed by its update.
+    pub fused: bool,
+}
+
+impl Plan {
+    /// Describes the plan of a pass over that network.
+    pub fn explain(&self, network: &Network, then: &Then<'_>) -> String {
+        let mut text = String::new();
+        self.write(&mut text, network, then).expect("a String takes everything");
+        text
+    }
+
+    fn write(&self, f: &mut String, network: &Network, then: &Then<'_>) -> fmt::Result {
+        let wants = |stage: usize| network.starts(&network.stages()[stage]).any(then.wanted);
+        let goes_through = |stage: usize| (0..stage).any(wants);
         let mode = match self.mode {
             Mode::Inference => "inference",
             Mode::Step => "training step",
@@ -62,8 +80,8 @@ impl fmt::Display for Plan {
                 "in {waves} waves of {rows} rows, since activations of more rows would not fit the cache"
             )?;
         }
-        if !self.panels.is_empty() {
-            let n = self.panels.len();
+        let n = self.panels.iter().filter(|item| item.forward || goes_through(item.stage)).count();
+        if n > 0 {
             let does = match self.precision {
                 Precision::Full => "weights transposed, for gradients with respect to inputs",
                 _ => "weights split, both as they are and transposed",
@@ -82,7 +100,11 @@ impl fmt::Display for Plan {
                 self.block_rows
             )?;
         } else {
-            writeln!(f, "rows: {n} block{} of {} through all layers", plural(n), self.block_rows)?;
+            let alone = match n < self.threads && self.rows <= FEW_ROWS {
+                true => ", on one thread: so few rows take less time than fetching weights from other cores",
+                false => "",
+            };
+            writeln!(f, "rows: {n} block{} of {} through all layers{alone}", plural(n), self.block_rows)?;
         }
         for (i, stage) in self.stages.iter().enumerate() {
             let Some(stage) = stage else {
@@ -110,21 +132,33 @@ impl fmt::Display for Plan {
             };
             let transposing = |g: &GemmPlan| if g.pack_b { ", weights transposed on the way" } else { "" };
             write!(f, "  stage {i}: forward {}", describe(&stage.forward))?;
-            match &stage.backward {
-                Some(backward) => writeln!(f, "; backward {}{}", describe(backward), transposing(backward))?,
+            match stage.backward.filter(|_| goes_through(i)) {
+                Some(backward) => {
+                    writeln!(f, "; backward {}{}", describe(&backward), transposing(&backward))?
+                }
                 None => writeln!(f)?,
             }
         }
-        if !self.tiles.is_empty() {
-            let n = self.tiles.len();
+        let update = if then.fused { " and its update" } else { "" };
+        let wanted = |tile: &TileItem| {
+            let dense = network.stages()[tile.stage].dense;
+            dense.is_some_and(|d| (then.wanted)(d.weight) || (tile.bias && d.bias.is_some_and(then.wanted)))
+        };
+        let n = self.tiles.iter().filter(|tile| wanted(tile)).count();
+        if n > 0 {
             match self.in_shards() {
-                true => writeln!(f, "update: gradients of {} shards are added up", self.shards)?,
-                false => {
-                    writeln!(f, "weights: {n} tile{}, each a weight gradient and its update", plural(n))?
+                true => {
+                    let then = if then.fused { ", and updates are made from the sums" } else { "" };
+                    writeln!(f, "weights: gradients of {} shards are added up{then}", self.shards)?;
                 }
+                false => writeln!(f, "weights: {n} tile{}, each a weight gradient{update}", plural(n))?,
             }
             for (i, stage) in self.stages.iter().enumerate() {
                 let Some(stage) = stage else { continue };
+                if !wants(i) {
+                    writeln!(f, "  stage {i}: frozen")?;
+                    continue;
+                }
                 let how = |copied: bool| match copied {
                     true if stage.weight.precision != Precision::Full => "split first",
                     true => "copied first (its rows are long, so reading down columns is slow)",
@@ -134,9 +168,9 @@ impl fmt::Display for Plan {
                 writeln!(f, "  stage {i}: input {x}; gradient of the output {dy}")?;
             }
         }
-        if !self.tables.is_empty() {
+        if !self.tables.is_empty() && wants(0) {
             let n = self.tables.len();
-            writeln!(f, "tables: {n} part{}, each a gradient over all rows and its update", plural(n))?;
+            writeln!(f, "tables: {n} part{}, each a gradient over all rows{update}", plural(n))?;
         }
         write!(f, "scratch: {} elements per thread", self.scratch)
     }

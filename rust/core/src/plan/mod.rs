@@ -54,6 +54,8 @@ mod tests;
 
 use std::ops::Range;
 
+pub use self::explain::Then;
+
 use self::cut::Cut;
 use crate::arena::padded;
 use crate::element::Element;

@@ -131,7 +131,7 @@ fn blocks_and_tiles_cover_everything_once() {
 fn many_rows_go_in_waves_unless_a_normalization_needs_them_all() {
     let narrow = network(&[2, 256, 256, 256, 3]);
     let plan = Plan::new::<f32>(&narrow, Mode::Step, 4096, Isa::Scalar, 2);
-    assert!(plan.in_waves() && plan.kept_rows() < 1024, "{plan}");
+    assert!(plan.in_waves() && plan.kept_rows() < 1024, "{plan:?}");
     let waves = plan.phases.iter().filter(|p| matches!(p, Phase::Weights { .. })).count();
     assert_eq!(waves, 4096usize.div_ceil(plan.wave_rows));
     assert!(!Plan::new::<f32>(&narrow, Mode::Apart, 4096, Isa::Scalar, 2).in_waves());
@@ -178,7 +178,7 @@ fn weights_too_large_for_the_cache_are_transposed_on_the_way() {
         let layout = Layout::new::<f32>(&net, &plan);
         assert_eq!(layout.stages[2].output - layout.stages[1].transposed, 0, "no room for a copy");
         assert!(layout.gradients.start - layout.stages[2].transposed >= 700 * 5);
-        assert!(plan.to_string().contains("weights transposed on the way"));
+        assert!(explained(&plan, &net).contains("weights transposed on the way"));
 
         // With so many rows, a tile keeps the sums of all its panels.
         assert!(!plan.in_waves() && plan.stages[1].unwrap().weight.kc < 800);
@@ -187,25 +187,33 @@ fn weights_too_large_for_the_cache_are_transposed_on_the_way() {
     }
 }
 
+/// The text of a plan whose gradients are all applied at once.
+fn explained(plan: &Plan, network: &Network) -> String {
+    plan.explain(network, &Then { wanted: &|_| true, fused: true })
+}
+
 #[test]
 fn a_plan_prints_what_will_run() {
-    let plan = Plan::new::<f32>(&network(&[784, 400, 10]), TRAINING, 128, Isa::Scalar, 2);
-    let text = plan.to_string();
-    assert!(text.starts_with("training step of 128 rows on 2 threads, scalar kernels of 4x8"), "{text}");
-    assert!(text.is_ascii(), "not every terminal shows more: {text}");
-    assert!(text.contains("rows: 2 blocks of 64") && !text.contains("or on a single thread"), "{text}");
-    let text = Plan::new::<f32>(&network(&[64, 100, 10]), TRAINING, 200, Isa::Scalar, 8).to_string();
-    assert!(text.contains("8 threads are allowed, but its 2 shards are too few for more"), "{text}");
-    assert!(text.contains("rows: 2 shards of 100") && text.contains("of 2 shards are added up"), "{text}");
-    assert!(text.contains("or on a single thread, whichever is measured to be faster"), "{text}");
-    let text =
-        |widths: &[usize]| Plan::new::<f32>(&network(widths), TRAINING, 64, Isa::Scalar, 8).to_string();
+    let text = |widths: &[usize], rows, threads| {
+        let network = network(widths);
+        explained(&Plan::new::<f32>(&network, TRAINING, rows, Isa::Scalar, threads), &network)
+    };
+    let few = text(&[784, 100, 10], 8, 2);
+    assert!(few.contains("rows: 1 block of 8 through all layers, on one thread: so few rows"), "{few}");
+    let wide = text(&[784, 400, 10], 128, 2);
+    assert!(wide.starts_with("training step of 128 rows on 2 threads, scalar kernels of 4x8"), "{wide}");
+    assert!(wide.is_ascii(), "not every terminal shows more: {wide}");
+    assert!(wide.contains("rows: 2 blocks of 64") && !wide.contains("or on a single thread"), "{wide}");
+    let sharded = text(&[64, 100, 10], 200, 8);
+    assert!(sharded.contains("8 threads are allowed, but its 2 shards are too few for more"), "{sharded}");
+    assert!(sharded.contains("rows: 2 shards of 100") && sharded.contains("of 2 shards are added up"));
+    assert!(sharded.contains("or on a single thread, whichever is measured to be faster"), "{sharded}");
     assert!(
-        text(&[4, 20, 2])
+        text(&[4, 20, 2], 64, 8)
             .contains("its 0.0 million multiply-adds are too few for more: each thread needs 0.15 million")
     );
     assert!(
-        text(&[4, 64, 64, 2])
+        text(&[4, 64, 64, 2], 64, 8)
             .contains("its 0.9 million multiply-adds are too few for more: each thread needs 4 million")
     );
 }
@@ -227,7 +235,7 @@ fn large_layers_are_taken_in_parts_and_no_two_blocks_share_a_tile() {
             // Weights of the only layer with such a product are split untransposed; nothing goes back through
             // it.
             assert!(step.panels.iter().all(|item| item.forward == (item.stage == 0)));
-            let text = step.to_string();
+            let text = explained(&step, &network);
             assert!(text.contains(&format!("split into {} bfloat16", precision.parts())), "{text}");
             for plain in [
                 plan(Mode::Inference, 200, threads),

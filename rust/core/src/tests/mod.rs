@@ -3,9 +3,11 @@
 
 mod allocations;
 mod disjoint;
+mod explained;
 mod fits;
 mod kept;
 mod training;
+mod works;
 
 use std::sync::Mutex;
 

@@ -245,7 +245,7 @@ fn gradients_of_wide_layers_over_many_rows_are_right() {
     let data = Data::<f64>::new(parts * rows, 3, 2);
     let fresh = || Model::<f64>::new(layers(&[3, 560, 600, 2], Activation::Tanh), 6).unwrap();
     let mut trainer = Trainer::new(loss);
-    let plan = trainer.plan(&fresh(), parts * rows).0;
+    let plan = trainer.plan(&fresh(), parts * rows);
     let wide = plan.stages[1].unwrap();
     assert!(wide.backward.unwrap().pack_b && !plan.in_waves() && wide.weight.kc < parts * rows);
 
@@ -306,9 +306,7 @@ fn shards_add_up(parts: usize) {
     let optimizer = |model: &Model<f64>| Optimizer::new(momentum(0.1), model.network()).unwrap();
     let fresh = || Model::<f64>::new(layers(widths, Activation::Tanh), 5).unwrap();
     let mut trainer = Trainer::new(loss);
-    assert!(
-        trainer.plan(&fresh(), parts * rows).0.in_shards() && !trainer.plan(&fresh(), rows).0.in_shards()
-    );
+    assert!(trainer.plan(&fresh(), parts * rows).in_shards() && !trainer.plan(&fresh(), rows).in_shards());
     let gradients = |model: &Model<f64>| {
         let mut flat = vec![0.0; model.network().num_parameters()];
         model.gradients(&mut flat);
@@ -435,7 +433,7 @@ fn the_same_bits_by_turns() {
             net.splice(1..1, extra(widths[1]));
             let mut model = Model::new(net, 0).unwrap();
             let mut trainer = Trainer::with_options(loss, options).ok()?;
-            assert_eq!(trainer.plan(&model, rows).0.is_short(), threads > 1);
+            assert_eq!(trainer.plan(&model, rows).is_short(), threads > 1);
             let mut optimizer = Optimizer::new(momentum(0.05), model.network()).unwrap();
             let losses: Vec<_> = (0..12)
                 .map(|_| {
@@ -547,12 +545,14 @@ fn the_plan_of_a_step_says_whether_it_is_in_waves() {
     let model = Model::<f32>::new(layers(&[2, 256, 256, 256, 3], Activation::Tanh), 0).unwrap();
     let plan = |accumulate| {
         let options = StepOptions { accumulate, ..StepOptions::default() };
-        let (plan, bytes) = Trainer::with_options(Loss::Mse, options).unwrap().plan(&model, 4096);
-        (plan.in_waves(), bytes)
+        let trainer = Trainer::with_options(Loss::Mse, options).unwrap();
+        let optimizer = Optimizer::new(Config::Adam(Adam::default()), model.network()).unwrap();
+        (trainer.plan(&model, 4096).in_waves(), trainer.explain(&model, &optimizer, 4096))
     };
     // Where gradients wait for an update, all rows are in the workspace at once.
     let (at_once, waiting) = (plan(1), plan(2));
-    assert!(at_once.0 && !waiting.0 && waiting.1 > at_once.1, "{at_once:?} {waiting:?}");
+    assert!(at_once.0 && !waiting.0 && waiting.1.1 > at_once.1.1, "{at_once:?} {waiting:?}");
+    assert!(at_once.1.0.contains("waves of") && !waiting.1.0.contains("waves of"));
 }
 
 #[test]

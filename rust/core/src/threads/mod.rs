@@ -28,8 +28,8 @@ mod trial;
 pub(crate) mod witness;
 
 use std::cell::Cell;
+use std::sync::TryLockError;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{OnceLock, TryLockError};
 
 use self::pool::Pool;
 pub use self::trial::Trial;
@@ -80,24 +80,37 @@ pub fn num_threads() -> (usize, ThreadsFrom) {
     }
 }
 
+/// Environment variables that say how many threads, in the order in which they are looked at.
+const VARIABLES: [&str; 2] = ["THALWEG_NUM_THREADS", "OMP_NUM_THREADS"];
+
+/// The number of threads where no call has set it, times 4, and which variable it is from: its place plus 1,
+/// or 0 for the number of CPUs. 0 before it is known.
+static DEFAULT: AtomicUsize = AtomicUsize::new(0);
+
 fn requested() -> (usize, ThreadsFrom) {
-    static DEFAULT: OnceLock<(usize, ThreadsFrom)> = OnceLock::new();
-    match REQUESTED.load(Ordering::Relaxed) {
-        0 => DEFAULT
-            .get_or_init(|| {
-                for name in ["THALWEG_NUM_THREADS", "OMP_NUM_THREADS"] {
-                    // OpenMP allows a list, one number per nesting level; the first is ours.
-                    let value = std::env::var(name).ok();
-                    let first = value.as_deref().and_then(|v| v.split(',').next());
-                    if let Some(n) = first.and_then(|v| v.trim().parse::<usize>().ok()).filter(|&n| n > 0) {
-                        return (n.min(MAX_THREADS), ThreadsFrom::Environment(name));
-                    }
-                }
-                (available_cpus().min(MAX_THREADS), ThreadsFrom::Cpus)
-            })
-            .clone(),
-        n => (n, ThreadsFrom::Call),
+    let n = REQUESTED.load(Ordering::Relaxed);
+    if n > 0 {
+        return (n, ThreadsFrom::Call);
     }
+    let mut known = DEFAULT.load(Ordering::Relaxed);
+    if known == 0 {
+        known = default();
+        DEFAULT.store(known, Ordering::Relaxed);
+    }
+    let from = (known % 4).checked_sub(1);
+    (known / 4, from.map_or(ThreadsFrom::Cpus, |place| ThreadsFrom::Environment(VARIABLES[place])))
+}
+
+fn default() -> usize {
+    for (place, name) in VARIABLES.into_iter().enumerate() {
+        // OpenMP allows a list, one number per nesting level; the first is ours.
+        let value = std::env::var(name).ok();
+        let first = value.as_deref().and_then(|v| v.split(',').next());
+        if let Some(n) = first.and_then(|v| v.trim().parse::<usize>().ok()).filter(|&n| n > 0) {
+            return 4 * n.min(MAX_THREADS) + place + 1;
+        }
+    }
+    4 * available_cpus().min(MAX_THREADS)
 }
 
 /// CPUs that this process may use.
@@ -124,9 +137,11 @@ pub fn limit_own_threads(n: usize) {
     OWN.set(n);
 }
 
-/// Forgets the pool, whose threads do not survive a fork. To be called in the child process.
+/// Forgets the pool, whose threads do not survive a fork, and how many CPUs there were: programs that fork
+/// often bind each child to some of them. To be called in the child process.
 pub fn after_fork() {
     Pool::forget();
+    DEFAULT.store(0, Ordering::Relaxed);
 }
 
 /// Runs all phases of `job` on at most `threads` threads, the caller among them.

@@ -154,7 +154,7 @@ impl Pool {
         unsafe { &*pool }
     }
 
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let parked = || Line(Parked { asleep: AtomicBool::new(false), thread: OnceLock::new() });
         Pool {
             region: Mutex::new(()),
@@ -181,6 +181,12 @@ impl Pool {
             let _ = self.parked[worker].0.thread.set(handle.thread().clone());
             self.workers.store(worker, Ordering::Relaxed);
         }
+    }
+
+    /// Lets it believe that it has workers.
+    #[cfg(test)]
+    pub fn pretend_workers(&self, workers: usize) {
+        self.workers.store(workers, Ordering::Relaxed);
     }
 
     /// The caller's part of a region. The caller must hold the region lock.

@@ -168,7 +168,7 @@ impl<T: Element> Trainer<T> {
         if updates {
             self.recall(model, optimizer)?;
         }
-        let fused = self.options.fused(optimizer) && self.projection.is_none();
+        let fused = self.is_fused(optimizer);
         if !fused {
             self.gathered.make_room(model.network().arena_len(), optimizer)?;
         }

@@ -6,6 +6,7 @@
 
 mod batch;
 mod evaluate;
+mod explain;
 mod fit;
 mod gathered;
 mod snapshot;
@@ -26,14 +27,12 @@ use crate::gemm::Precision;
 use crate::loss::{Goals, Objective};
 use crate::model::Model;
 use crate::network::Network;
-use crate::optim::Optimizer;
-use crate::plan::{Mode, Plan};
+use crate::plan::Mode;
 use crate::project::Projection;
 use crate::sam::{Ascent, Sam};
 use crate::simd::Isa;
-use crate::threads;
 use crate::update::{Average, Clip};
-use crate::workspace::{self, Workspaces};
+use crate::workspace::Workspaces;
 
 /// Runs steps with one loss, and keeps the memory of its plans.
 pub struct Trainer<T: Element> {
@@ -75,13 +74,6 @@ impl Default for StepOptions {
 }
 
 impl StepOptions {
-    /// Whether gradients can be applied while they are being computed, because nothing depends on all of
-    /// them.
-    fn fused<T: Element>(&self, optimizer: &Optimizer<T>) -> bool {
-        let StepOptions { clip, accumulate, sam, .. } = self;
-        clip.is_none() && *accumulate == 1 && sam.is_none() && optimizer.is_elementwise()
-    }
-
     /// What a batch's pass is.
     fn mode(&self) -> Mode {
         if self.accumulate > 1 { Mode::Gather } else { Mode::Step }
@@ -215,19 +207,18 @@ impl<T: Element> Trainer<T> {
         self.workspaces.poison();
     }
 
+    /// Bytes of memory that its steps hold.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        let gathered = self.gathered.grads.len() + self.gathered.loss.len();
+        let ascent = self.ascent.as_ref().map_or(0, Ascent::len);
+        self.workspaces.held() + (gathered + ascent) * size_of::<T>()
+    }
+
     /// The stamp of the parameters whose transposes the latest pass left.
     #[cfg(test)]
     pub fn transposed(&self) -> Option<u64> {
         self.workspaces.transposed()
-    }
-
-    /// The plan of a training step on `rows` rows, and the size of its workspace in bytes.
-    pub fn plan(&self, model: &Model<T>, rows: usize) -> (Plan, usize) {
-        let threads = threads::num_threads().0;
-        let target = (model.isa(), self.options.precision);
-        let plan = Plan::in_precision::<T>(model.network(), self.options.mode(), rows, target, threads);
-        let bytes = workspace::elements::<T>(model.network(), &plan) * size_of::<T>();
-        (plan, bytes)
     }
 }
 

@@ -122,7 +122,7 @@ impl<T: Element> Workspaces<T> {
 
     /// Bytes of memory that are held.
     #[cfg(test)]
-    fn held(&self) -> usize {
+    pub fn held(&self) -> usize {
         self.kept.iter().map(|k| k.workspace.held()).sum()
     }
 

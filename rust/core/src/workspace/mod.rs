@@ -175,9 +175,9 @@ fn len(layout: &Layout, other: &Option<(Plan, Layout)>) -> usize {
     layout.len.max(other.as_ref().map_or(0, |(_, other)| other.len))
 }
 
-/// Number of elements that the workspace of a plan takes.
-pub fn elements<T: Element>(network: &Network, plan: &Plan) -> usize {
-    len(&Layout::new::<T>(network, plan), &alone::<T>(network, plan))
+/// Bytes of memory that a pass with a plan takes.
+pub fn bytes<T: Element>(network: &Network, plan: &Plan) -> usize {
+    Workspace::<T>::without_memory(network, plan.clone()).needed()
 }
 
 /// A plan with its memory.
@@ -336,9 +336,9 @@ mod tests {
         let network = Network::new(vec![linear(4, 64), linear(64, 64), linear(64, 2)]).unwrap();
         let workspace = |mode, rows| {
             let plan = Plan::new::<f32>(&network, mode, rows, Isa::Scalar, 2);
-            let elements = elements::<f32>(&network, &plan);
+            let bytes = bytes::<f32>(&network, &plan);
             let workspace = Workspace::<f32>::new(&network, plan).unwrap();
-            assert_eq!(workspace.values.len(), elements);
+            assert_eq!(workspace.held(), bytes);
             workspace
         };
         let threads = |mut workspace: Workspace<f32>| -> (bool, String) {
