@@ -100,6 +100,23 @@ MANY = {
         None,
     ),
     "other directions": ([nn.Linear(7, 17), nn.Tanh(), nn.Linear(17, 2)], 5),
+    # And those with normalizations over rows, whatever their widths.
+    "normalized rows": (
+        [
+            nn.LayerNorm(3),
+            nn.Linear(3, 17, bias=False),
+            nn.LayerNorm(17),
+            nn.SiLU(),
+            nn.Residual(nn.RMSNorm(17, eps=1e-3), nn.Linear(17, 17), nn.Tanh()),
+            nn.LayerNorm(17, elementwise_affine=False),
+            nn.Linear(17, 4),
+        ],
+        None,
+    ),
+    "a normalized output": (
+        [nn.Linear(7, 9), nn.GELU(), nn.Linear(9, 2), nn.RMSNorm(2, eps=0.1)],
+        1,
+    ),
 }
 
 
@@ -109,6 +126,7 @@ def test_first_derivatives_by_many_inputs_and_their_gradients_are_those_of_torch
     torch = pytest.importorskip("torch")
     layers, directions = MANY[name]
     model = nn.Sequential(*layers, dtype=dtype, seed=2)
+    model.flat_parameters += 0.1 * rng.standard_normal(model.num_parameters)
     peer = tw.torch.to_torch(model).double()
     n, inputs, outputs = 230, model.in_features, model.out_features
     x = rng.standard_normal((n, inputs)).astype(dtype)
@@ -348,6 +366,13 @@ def test_layers_in_the_way_are_named(layers, text):
         tw.Trainer(model, loss=nn.DerivativeLoss(heat), optimizer=optim.Adam())
     with pytest.raises(tw.UnsupportedError, match=text):
         tw.curvature.jet(model, np.ones((3, 2)))
+
+
+def test_normalizations_over_rows_have_first_derivatives_only():
+    model = nn.Sequential(nn.Linear(2, 4), nn.RMSNorm(4), nn.Linear(4, 3))
+    with pytest.raises(tw.UnsupportedError, match=r"layer 1 \(RMSNorm 4\).* with order=1"):
+        tw.curvature.jet(model, np.ones((3, 2)), order=(1, 2))
+    assert tw.curvature.jet(model, np.ones((3, 2)), order=1)[1].shape == (2, 3, 3)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import numpy as np
 from thalweg import _arrays, _core
 from thalweg._arrays import Array
 from thalweg.errors import ArgumentError, ShapeError, ThalwegError
-from thalweg.nn import Sequential
+from thalweg.nn import LayerNorm, RMSNorm, Sequential
+from thalweg.nn._layers import with_inner
 from thalweg.nn._losses._derivatives import checked_along
 
 #: Users' names for the outputs and their first and second derivatives.
@@ -52,7 +53,8 @@ class Jets:
         self._rows_at_once = max(_PREDICTED // (1 + sum(orders)), 1)
         self._at: Any = None  # the parameters of the last `forward`
         self._way: _Along | _Back
-        if max(orders) == 1 and count > 2 * model.out_features:
+        normed = any(isinstance(it, (LayerNorm, RMSNorm)) for it in with_inner(model.layers))
+        if max(orders) == 1 and (normed or count > 2 * model.out_features):
             self._way = _Back(model, None if along is None else directions)
         else:
             self._way = _Along(model, directions, orders)
@@ -121,6 +123,8 @@ class _Along:
 
 class _Back:
     """First derivatives by going back from each output: for more directions than outputs.
+
+    Normalizations over rows have derivatives this way only.
 
     `along` is None for the inputs, one by one.
     """

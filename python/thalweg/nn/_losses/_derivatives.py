@@ -106,8 +106,9 @@ class DerivativeLoss(FunctionLoss):
     UnsupportedError
         From a `Trainer`, if the model has layers that do not support these derivatives. `Linear`,
         `Residual`, `Concatenate`, `Standardize`, element-wise layers except `Dropout`, and
-        `FourierFeatures` with nothing but `Standardize` before it support them; in place of
-        `Embedding` or `TabularInput`, use one-hot columns, and `along` for the other ones.
+        `FourierFeatures` with nothing but `Standardize` before it support them, and with
+        ``order=1`` also `LayerNorm` and `RMSNorm`; in place of `Embedding` or `TabularInput`, use
+        one-hot columns, and `along` for the other ones.
         (Activations with kinks have second derivatives of 0, from which nothing is learned: `Tanh`,
         `Sine`, `SiLU`, `GELU` or `Softplus` are usual here. The trainer warns if a model has no
         others and `order` asks for second derivatives.)
@@ -116,7 +117,9 @@ class DerivativeLoss(FunctionLoss):
     -----
     With d directions and s second derivatives, a step takes about 1 + d + s times as long as one on
     the outputs alone, and stores that many times the numbers of all layers and rows: for inputs as
-    wide as images, choose the few directions that matter.
+    wide as images, choose the few directions that matter. First derivatives alone, along more than
+    twice as many directions as there are outputs, are computed by going back from the outputs:
+    then a step takes about 1 + m times as long with m outputs, however many inputs there are.
 
     Examples
     --------

@@ -31,7 +31,7 @@ pub struct RowNorm {
     pub centred: bool,
     /// Whether there is a γ.
     pub scale: bool,
-    /// Whether there is a β.
+    /// Whether there is a β; only with a γ.
     pub shift: bool,
 }
 

@@ -106,7 +106,7 @@ impl<T: Element> Jet<T> {
     pub fn new(network: &Network, along: MatRef<'_, T>, orders: &[usize]) -> Result<Self, Error> {
         let inputs = network.inputs();
         let wrong = |name, value, accepted: String| Err(Error::argument(name, value, accepted));
-        refuse(network)?;
+        refuse(network, false)?;
         if along.cols() != inputs {
             let value = format!("of shape ({}, {})", along.rows(), along.cols());
             return wrong("along", value, format!("it needs a row of {inputs} numbers for each direction"));
@@ -202,27 +202,36 @@ impl<T: Element> Jet<T> {
     }
 }
 
-/// Refuses a network with a layer that derivatives do not go through.
-fn refuse(network: &Network) -> Result<(), Error> {
-    let Some((place, layer)) = refused("", network.layers(), true) else { return Ok(()) };
+/// Refuses a network with a layer that derivatives do not go through: of first derivatives that go back, or of
+/// all.
+fn refuse(network: &Network, back: bool) -> Result<(), Error> {
+    let Some((place, layer)) = refused("", network.layers(), true, back) else { return Ok(()) };
+    let more = if matches!(layer, Layer::RowNorm(_)) {
+        ". Normalizations over rows are supported with order=1"
+    } else {
+        ""
+    };
     Err(Error::Unsupported(format!(
         "derivatives with respect to the inputs are not supported for layer {place} ({}); the network may have \
          Linear, Residual, Concatenate, Standardize, layers that work element by element, except Dropout, and \
-         FourierFeatures with nothing but Standardize before it",
+         FourierFeatures with nothing but Standardize before it{more}",
         layer.name()
     )))
 }
 
-/// The first layer that jets do not go through, and its place.
-fn refused<'l>(path: &str, layers: &'l [Layer], mut scaled: bool) -> Option<(String, &'l Layer)> {
+/// The first such layer, and its place.
+fn refused<'l>(path: &str, layers: &'l [Layer], mut scaled: bool, back: bool) -> Option<(String, &'l Layer)> {
     layers.iter().enumerate().find_map(|(index, layer)| {
         let place = format!("{path}{index}");
         let front = scaled;
         scaled &= matches!(layer, Layer::Standardize(_));
         match layer {
             Layer::Linear(_) | Layer::Standardize(_) => None,
+            Layer::RowNorm(_) if back => None,
             Layer::Activation(act) => matches!(act, Activation::Dropout(_)).then_some((place, layer)),
-            Layer::Residual(inner) | Layer::Concatenate(inner) => refused(&format!("{place}."), inner, front),
+            Layer::Residual(inner) | Layer::Concatenate(inner) => {
+                refused(&format!("{place}."), inner, front, back)
+            }
             Layer::Fourier(_) => {
                 // Second derivatives of its inputs are taken to be 0, and nothing before it learns.
                 (!front).then_some((place, layer))

@@ -1,4 +1,5 @@
-//! What stages do with rows, up to their activations: dense layers, encoders, and the ends of blocks.
+//! What stages do with rows, up to their normalizations and activations: dense layers, encoders, and the ends
+//! of blocks.
 
 use crate::diff::Weights;
 use crate::diff::block::{matrix, multiply};
@@ -48,7 +49,8 @@ impl<T: Element> Place<'_, T> {
     /// The first stage that learns: nothing needs to go back beyond it.
     pub fn first_that_learns(&self) -> usize {
         let stages = self.network.stages();
-        stages.iter().position(|stage| stage.dense.is_some()).unwrap_or(stages.len())
+        let learns = |stage: &Stage| self.network.starts(stage).next().is_some();
+        stages.iter().position(learns).unwrap_or(stages.len())
     }
 
     /// Computes z from x. `beside` is the input of the block that the stage ends, if it does.

@@ -2,7 +2,7 @@
 
 use super::{Jet, Slopes};
 use crate::diff::tests::{Behind, ROWS, WIDTHS, distance, dot, draw, network};
-use crate::layer::{Activation, Fourier, Frequencies, Init, Layer, Linear, Standardize};
+use crate::layer::{Activation, Fourier, Frequencies, Init, Layer, Linear, RowNorm, Standardize};
 use crate::simd::Isa;
 use crate::view::MatRef;
 use crate::{Element, Model};
@@ -200,6 +200,88 @@ fn slopes_and_their_gradients_are_those_of_a_jet_along_each_input() {
     }
 }
 
+/// Networks with normalizations over rows: behind and before activations, without a mean or parameters, first,
+/// last, and where a block ends.
+fn normed_networks(act: Activation) -> [Vec<Layer>; 3] {
+    let dense =
+        |inputs, outputs| Layer::Linear(Linear { inputs, outputs, bias: true, init: Init::KaimingUniform });
+    let norm = |features, centred, scale, shift| {
+        Layer::RowNorm(RowNorm { features, eps: Some(0.1), centred, scale, shift })
+    };
+    let act = || Layer::Activation(act);
+    let [inputs, _, _, outputs] = WIDTHS;
+    [
+        vec![dense(inputs, 37), norm(37, true, true, true), act(), dense(37, outputs)],
+        vec![
+            norm(inputs, false, true, false),
+            dense(inputs, 18),
+            act(),
+            norm(18, true, false, false),
+            Layer::Residual(vec![norm(18, false, true, false), dense(18, 18), act()]),
+            norm(18, true, true, true),
+            dense(18, outputs),
+            norm(outputs, false, true, true),
+        ],
+        vec![
+            Layer::Concatenate(vec![dense(inputs, 9), norm(9, true, true, true), act()]),
+            norm(inputs + 9, true, true, true),
+            act(),
+            dense(inputs + 9, outputs),
+        ],
+    ]
+}
+
+#[test]
+fn slopes_go_through_normalizations_over_rows() {
+    // Compared with the usual backward pass, and with differences of a sum of slopes and outputs.
+    let (rows, [inputs, _, _, outputs]) = (70, WIDTHS);
+    let x = draw::<f64>(rows * inputs, 1);
+    let x = MatRef::new(&x, rows, inputs);
+    let weights = draw::<f64>(rows * outputs, 7);
+    let by_slopes = draw::<f64>(outputs * rows * inputs, 8);
+    for isa in Isa::available() {
+        for (which, layers) in normed_networks(Activation::Tanh).into_iter().enumerate() {
+            let mut model = Model::<f64>::with_isa(layers, 3, isa).unwrap();
+            let n = model.network().num_parameters();
+            let mut theta = vec![0.0; n];
+            model.parameters(&mut theta);
+            let moved: Vec<f64> = theta.iter().zip(draw::<f64>(n, 6)).map(|(p, v)| p + 0.2 * v).collect();
+            theta = moved; // scales and shifts are no longer 1 and 0
+            model.set_parameters(&theta).unwrap();
+            let mut slopes = Slopes::new(model.network()).unwrap();
+            let mut y = vec![f64::NAN; rows * outputs];
+            let mut found = vec![f64::NAN; outputs * rows * inputs];
+            slopes.forward(&model, x, &mut y, &mut found).unwrap();
+            for (k, found) in found.chunks(rows * inputs).enumerate() {
+                let only: Vec<f64> =
+                    (0..rows * outputs).map(|i| f64::from(u8::from(i % outputs == k))).collect();
+                let (mut want, mut out) = (vec![f64::NAN; rows * inputs], vec![0.0; rows * outputs]);
+                model.forward(x, &mut out, true).unwrap();
+                model.backward(MatRef::new(&only, rows, outputs), Some(&mut want), false).unwrap();
+                let errors = [distance(&y, &out), distance(found, &want)];
+                assert!(errors[0] < 1e-14 && errors[1] < 1e-13, "{isa} {which} {k}: {errors:?}");
+            }
+            model.zero_grad();
+            let (by_y, by) =
+                (MatRef::new(&weights, rows, outputs), MatRef::new(&by_slopes, outputs * rows, inputs));
+            slopes.backward(&mut model, by_y, by).unwrap();
+            let mut gradient = vec![0.0; n];
+            model.gradients(&mut gradient);
+            let (v, h) = (draw::<f64>(n, 9), 3e-5);
+            let mut at = |step: f64| {
+                let moved: Vec<f64> = theta.iter().zip(&v).map(|(p, v)| p + step * v).collect();
+                model.set_parameters(&moved).unwrap();
+                slopes.forward(&model, x, &mut y, &mut found).unwrap();
+                dot(&y, &weights) + dot(&found, &by_slopes)
+            };
+            let numeric = (8.0 * (at(h) - at(-h)) - (at(2.0 * h) - at(-2.0 * h))) / (12.0 * h);
+            let exact = dot(&gradient, &v);
+            let error = (exact - numeric).abs() / numeric.abs();
+            assert!(error < 1e-7, "{isa} {which}: {exact} {numeric}");
+        }
+    }
+}
+
 #[test]
 fn slopes_are_of_the_rows_that_went_forward_last() {
     // Fewer rows, and then more, in memory of others; sums over blocks are those of the rows alone.
@@ -287,9 +369,9 @@ fn jets_do_not_go_through_what_they_cannot() {
     assert!(jet.backward(&mut model, short).is_err(), "too few rows");
     assert!(jet.backward(&mut model, gradient).is_ok());
 
-    let of_norm = make(network(Behind::RowNorm, Activation::Tanh));
+    let of_norm = make(network(Behind::BatchNorm, Activation::Tanh));
     let text = Slopes::<f64>::new(of_norm.network()).err().unwrap().to_string();
-    assert!(text.contains("layer 1 (LayerNorm 37)"), "{text}");
+    assert!(text.contains("layer 1 (BatchNorm1d 37)"), "{text}");
     let mut slopes = Slopes::new(model.network()).unwrap();
     let by_slopes = draw::<f64>(WIDTHS[3] * 4 * WIDTHS[0], 2);
     let (by_output, by_slopes) =
