@@ -20,7 +20,7 @@ CHANGED = (
     "another trainer, so its gradient is no longer that of the loss; the model is as it was before "
     "this call. Make such steps before or after this one"
 )
-#: Rows of a part of a prediction, times the numbers of outputs and derivatives of each row.
+#: Rows of a part of a prediction, times the passes that go through it at the same time.
 _PREDICTED = 2**14
 
 
@@ -32,7 +32,7 @@ class Jets:
     """
 
     def __init__(self, model: Sequential, order: int | Sequence[int], along: Any = None) -> None:
-        inputs = model.in_features
+        inputs, outputs = model.in_features, model.out_features
         if along is None:
             directions = np.eye(inputs, dtype=model.dtype)
         else:
@@ -50,14 +50,14 @@ class Jets:
                 f"directions; got {len(orders)}"
             )
         self._model = model
-        self._rows_at_once = max(_PREDICTED // (1 + sum(orders)), 1)
         self._at: Any = None  # the parameters of the last `forward`
         self._way: _Along | _Back
         normed = any(isinstance(it, (LayerNorm, RMSNorm)) for it in with_inner(model.layers))
-        if max(orders) == 1 and (normed or count > 2 * model.out_features):
-            self._way = _Back(model, None if along is None else directions)
+        if max(orders) == 1 and (normed or count > 2 * outputs):
+            self._way, parts = _Back(model, None if along is None else directions), outputs
         else:
-            self._way = _Along(model, directions, orders)
+            self._way, parts = _Along(model, directions, orders), sum(orders)
+        self._rows_at_once = max(_PREDICTED // (1 + parts), 1)
 
     def forward(self, x: Any) -> tuple[Array, ...]:
         """Return outputs (n, out_features), and derivatives (directions, n, out_features).
