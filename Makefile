@@ -69,7 +69,7 @@ exhaustive:
 	MAKEFLAGS= cargo test --release -p thalweg-core --lib -- --ignored --nocapture math::tests::exhaustive
 
 # Debian packages: qemu-user, gcc-aarch64-linux-gnu, libc6-dev-arm64-cross. Slightly optimized, as it
-# is emulated. Complete trainings would take far longer, and so would the tests that parts are disjoint;
+# is emulated. Most trainings would take far longer, and so would the tests that parts are disjoint;
 # the allocation test starts its own binary, which is not emulated.
 aarch64: export CARGO_PROFILE_TEST_OPT_LEVEL := 1
 aarch64: export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER := aarch64-linux-gnu-gcc
@@ -78,6 +78,8 @@ aarch64:
 	rustup target add aarch64-unknown-linux-gnu
 	cargo test --target aarch64-unknown-linux-gnu -p thalweg-core --lib \
 	  -- --skip tests::training --skip tests::allocations --skip tests::disjoint
+	cargo test --target aarch64-unknown-linux-gnu -p thalweg-core --lib \
+	  -- tests::training::single_precision tests::training::the_same_bits_by_turns
 
 # A peer's warning is not a failure here, and the benchmarks' modules have no doctests.
 BENCH_OPTIONS := -o addopts="--import-mode=importlib -s" -o filterwarnings=default
