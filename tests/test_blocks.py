@@ -372,7 +372,7 @@ def test_only_what_is_directly_beside_a_linear_is_folded():
 def test_widths_that_cannot_be_counted_are_refused(layers):
     """Each block doubles the columns: sixty-four are 2**64."""
     blocks = [nn.Concatenate(nn.Identity())] * 64
-    with pytest.raises(tw.ArgumentError, match=r"layer 3\d has more than 2147483648 outputs"):
+    with pytest.raises(tw.ArgumentError, match=r"layer 2\d has more than 16777216 outputs"):
         nn.Sequential(*layers, *blocks, nn.Linear(64, 3))
 
 

@@ -36,8 +36,9 @@ fn search<'l>(path: &str, layers: &'l [Layer], times: &mut usize) -> Option<(Str
     })
 }
 
-/// Outputs that layers without weights may have: no weights that fit into memory lead to more.
-const WIDEST: usize = 1 << 31;
+/// Outputs that layers without weights may have: no layer with weights leads to more, and a file of a few
+/// kilobytes that nests blocks must not ask for gigabytes.
+const WIDEST: usize = 1 << 24;
 
 /// Places in an arena, assigned one after the other.
 #[derive(Clone, Debug, Default, PartialEq)]
