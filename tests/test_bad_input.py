@@ -773,6 +773,37 @@ def test_bad_optimizer_states(classifier):
     expect(tw.ArgumentError, ["lacks"], optimizer.load_state_dict, {"steps": 3}, model)
 
 
+@pytest.mark.parametrize(
+    ("make", "option", "name"),
+    [
+        (optim.Adam, "convention", "convention"),
+        (optim.Adam, "beta1", r"betas\[0\]"),
+        (optim.AdamW, "decoupled_weight_decay", "decoupled_weight_decay"),
+        (optim.ScheduleFreeAdamW, "beta1", r"betas\[0\]"),
+        (lambda: optim.Muon(matrices="all"), "matrices", "matrices"),
+        (lambda: optim.SAM(optim.SGD()), "sam_rho", "rho"),
+        (lambda: optim.SAM(optim.SGD()), "sam_adaptive", "adaptive"),
+        (optim.LBFGS, "max_iter", "max_iter"),
+    ],
+)
+def test_arrays_as_options_of_a_state(make, option, name):
+    """Also under those that can only be read, which are compared."""
+    optimizer, model = make(), nn.Sequential(nn.Linear(2, 2))
+    state = optimizer.state_dict()
+    state["options"][option] = np.ones(2)
+    before = repr(optimizer)
+    expect(tw.ArgumentError, [name, r"array\("], optimizer.load_state_dict, state, model)
+    assert repr(optimizer) == before
+
+
+def test_arrays_in_groups_of_a_state():
+    optimizer, model = optim.SGD().add_group("*.bias", lr_scale=0.5), nn.Sequential(nn.Linear(2, 2))
+    groups = optimizer.state_dict()["groups"]
+    for wrong in ([np.ones(2)], [groups[0] | {"lr_scale": np.ones(2)}], [groups[0], groups[0]], []):
+        state = optimizer.state_dict() | {"groups": wrong}
+        expect(tw.ArgumentError, ["groups", "add_group"], optimizer.load_state_dict, state, model)
+
+
 @pytest.mark.parametrize("run", ["step", "fit"])
 def test_divergence_is_an_error_and_not_a_silent_nan(run):
     model = nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 2))

@@ -1258,6 +1258,33 @@ def test_layers_whose_numbers_are_not_in_the_file_are_not_made(layers, tmp_path)
             load(path)
 
 
+@pytest.mark.parametrize(
+    "loss", [nn.CrossEntropyLoss(active=[0]), nn.BCEWithLogitsLoss(pos_weight=2.0)], ids=repr
+)
+@pytest.mark.parametrize(("blocks", "taken"), [(20, True), (21, False)])
+def test_outputs_that_no_numbers_stand_behind_take_little_memory(loss, blocks, taken, tmp_path):
+    """Each block that copies its inputs doubles them; these losses have a number for each."""
+    model = nn.Sequential(nn.Linear(1, 1), *[nn.Concatenate(nn.Identity())] * blocks)
+    tw.Trainer(model, loss=loss, optimizer=optim.SGD()).save(tmp_path / "file")
+    assert os.path.getsize(tmp_path / "file") < 4096
+    tracemalloc.start()
+    try:
+        if taken:
+            assert tw.Trainer.load(tmp_path / "file").model.out_features == 2**20
+        else:
+            with pytest.raises(tw.DataError, match="have 2097152 outputs, but only 2 numbers"):
+                tw.Trainer.load(tmp_path / "file")
+        assert tracemalloc.get_traced_memory()[1] < 2**25
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_outputs_of_many_numbers_are_fine(tmp_path):
+    model = nn.Sequential(nn.Linear(1, 2**20, bias=False), nn.Concatenate(nn.Identity()))
+    model.save(tmp_path / "file")
+    assert nn.Sequential.load(tmp_path / "file").out_features == 2**21
+
+
 DAMAGED_COUNTS = {
     "epochs below 0": {"epochs": -1},
     "epochs that are text": {"epochs": "3"},

@@ -166,6 +166,25 @@ def test_a_subclass_may_change_arguments_between_tasks(tmp_path):
         other.load(tmp_path / "file")
 
 
+class Grows(continual.ReservoirBuffer):
+    def add(self, **columns):
+        super().add(**columns)
+        self.capacity += 2
+
+
+def test_a_buffer_may_change_its_arguments_between_tasks(tmp_path):
+    """A file tells what it was made with, and what they have become."""
+    strategy, again = (continual.Replay(trainer(), Grows(2)) for _ in range(2))
+    losses(strategy)
+    strategy.save(tmp_path / "file")
+    again.load(tmp_path / "file")
+    assert again.buffer.capacity == strategy.buffer.capacity == 6
+    assert losses(again) == losses(strategy)
+    other = continual.Replay(trainer(), Grows(3))
+    with pytest.raises(tw.ArgumentError, match=r"buffer\.capacity was 2, now it is 3"):
+        other.load(tmp_path / "file")
+
+
 def test_what_a_subclass_sets_in_its_constructor_is_what_it_was_made_with(tmp_path):
     class Own(continual.Replay):
         def __init__(self, inner, batch_size):

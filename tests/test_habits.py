@@ -1,6 +1,7 @@
 """Names of other libraries are errors that say where here is what they stand for."""
 
 import copy
+import functools
 import inspect
 import itertools
 import pickle
@@ -689,6 +690,26 @@ def with_model(**options):
         (lambda: nn.TabularInput(3, {}, {}), r"takes only in_features, categories .*: pieces="),
         (lambda: nn.Standardize.of([1.0, 2.0], axis=0), r"'axis': columns are scaled.* inverse$"),
         (lambda: nn.utils.quantile_edges([0.0, 1.0], n_bins=2), r"'n_bins': it is pieces\."),
+        *(
+            (
+                lambda name=name: tw.train_many([], [[1, 2]], [1], **{name: 2}),
+                rf"^train_many has no argument '{name}': it is workers, .* takes trainers, x, y, "
+                "workers, callbacks, diverged, epochs, ",
+            )
+            for name in ("n_jobs", "num_workers", "max_workers", "n_workers", "threads")
+        ),
+        (
+            lambda: tw.train_many([], [[1, 2]], [1], verbose=1),
+            "^train_many .*'verbose': progress=True",
+        ),
+        (
+            lambda: tw.train_many([], [[1, 2]], [1], lrs=[0.1, 0.2]),
+            r"^train_many .*'lrs': .*own optimizer .*AdamW\(lr=rate\)",
+        ),
+        (
+            lambda: with_model().fit([[1, 2]], [1], n_jobs=2),
+            r"fit.* 'n_jobs': tw\.set_num_threads\(n\).* THALWEG_NUM_THREADS",
+        ),
     ],
 )
 def test_names_of_arguments_of_others(call, message):
@@ -714,6 +735,8 @@ def test_names_of_arguments_of_others(call, message):
         (lambda: optim.schedules.StepLR(3), "get_lr", r"trainer\.optimizer\.lr"),
         (lambda: optim.schedules.StepLR(3), "get_last_lr", r"trainer\.optimizer\.lr"),
         (optim.schedules.ReduceLROnPlateau, "step", r"schedule=\.\.\.\) sets the rate"),
+        (optim.Adam, "set_params", r'optimizer\.lr = \.\.\.; .* \{"solver": \[optim\.AdamW\(lr='),
+        (optim.Adam, "get_params", r'optimizer\.lr = \.\.\.; .* \{"solver": \[optim\.AdamW\(lr='),
         (optim.Adam, "save", r"pickle\.dumps\(\(model, optimizer\)\)"),
         (optim.Adam, "reset", r"optimizer\.load_state_dict\(fresh, model\)"),
         (optim.Adam, "load", r"trainer\.save\(path\) writes it with its model"),
@@ -1033,3 +1056,52 @@ def test_a_module_shows_what_it_is_for(module):
     assert dir(module) == sorted(module.__all__)
     for name in dir(module):
         assert getattr(module, name).__module__.startswith("thalweg.")
+
+
+class OwnBuffer(continual.ReservoirBuffer):
+    @property
+    def share(self):
+        return self.nothing / self.capacity
+
+    def __len__(self):
+        return len(self.stuff)
+
+
+class OwnStrategy(continual.Strategy):
+    @property
+    def share(self):
+        return self.nothing
+
+
+class OwnOptimizer(optim.SGD):
+    @functools.cached_property
+    def share(self):
+        return self.nothing
+
+
+class OwnTrainer(tw.Trainer):
+    @property
+    def share(self):
+        return (1).nothing
+
+
+def own_trainer():
+    model = nn.Sequential(nn.Linear(2, 2))
+    return OwnTrainer(model, loss=nn.MSELoss(), optimizer=optim.SGD())
+
+
+@pytest.mark.parametrize(
+    ("make", "of"),
+    [
+        (lambda: OwnBuffer(3), "OwnBuffer"),
+        (lambda: OwnStrategy(own_trainer()), "OwnStrategy"),
+        (OwnOptimizer, "OwnOptimizer"),
+        (own_trainer, "'int' object"),
+    ],
+)
+def test_what_a_property_of_one_s_own_lacks_is_what_is_said(make, of):
+    with pytest.raises(AttributeError, match=f"^{of} has no attribute 'nothing'") as caught:
+        _ = make().share
+    assert any("nothing" in str(entry.statement) for entry in caught.traceback)
+    with pytest.raises(AttributeError, match="has no attribute 'stuff'"):
+        len(OwnBuffer(3))

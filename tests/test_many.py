@@ -1,6 +1,8 @@
 """Several trainings at once."""
 
+import dis
 import gc
+import itertools
 import re
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 import thalweg as tw
-from thalweg import nn, optim
+from thalweg import _many, nn, optim
 from thalweg.callbacks import Callback, EarlyStopping, ModelCheckpoint
 
 
@@ -399,6 +401,9 @@ def test_what_cannot_run_side_by_side_is_refused(blobs):
     for wrong in (lambda _: None, lambda _: EarlyStopping(), lambda _: [3]):
         with pytest.raises(tw.ArgumentError, match="callback"):
             tw.train_many([trainer, make(1)], blobs.x, blobs.y, callbacks=wrong)
+    for rates in ([0.1, 0.2], np.array([0.1, 0.2])):
+        with pytest.raises(tw.ArgumentError, match=r"lr is one rate .*optim\.AdamW\(lr=rate\)"):
+            tw.train_many([trainer, make(1)], blobs.x, blobs.y, lr=rates)
     assert tw.train_many([], blobs.x, blobs.y) == []
 
 
@@ -549,6 +554,142 @@ def test_the_same_trainers_with_other_data_or_weights_are_not_the_same(blobs):
     tw.train_many(trainers, blobs.x, blobs.y)
 
 
+def interrupted(function, place):
+    """Raise KeyboardInterrupt at the `place`-th place where Python runs a signal's handler.
+
+    That is once a function has begun, after calls and jumps back, here those of `train_many` and of
+    the threads that it starts. Return the name of the function.
+    """
+    places, latest, where = itertools.count(), {}, []
+    checks = re.compile("RESUME|CALL(?!_INTRINSIC)|(POP_)?JUMP_BACKWARD")
+
+    def watch(frame, event, _):
+        code = frame.f_code
+        if code.co_filename not in (_many.__file__, threading.__file__):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            if checks.match(latest.get(frame, "")) and next(places) == place:
+                sys.settrace(None)
+                where.append(code.co_name)
+                raise KeyboardInterrupt
+            latest[frame] = dis.opname[code.co_code[frame.f_lasti]]
+        return watch
+
+    before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for such a frame only here
+    sys.settrace(watch)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            function()
+    finally:
+        sys.settrace(before)
+    return where[0]
+
+
+@pytest.mark.parametrize("allowed", [1, 2])
+def test_wherever_ctrl_c_comes_no_fit_goes_on(allowed, blobs, monkeypatch):
+    """It comes to the calling thread, for instance while that starts another one."""
+    start, started = threading.Thread.start, []
+
+    def begin(thread):
+        if len(started) == allowed:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    class Steps(Callback):  # after each, a fit looks whether it is to end
+        def on_step_end(self, trainer, record):
+            return False
+
+    def fit(trainers):
+        started.clear()
+        tw.train_many(
+            trainers, blobs.x, blobs.y, workers=2, epochs=20_000, callbacks=lambda _: [Steps()]
+        )
+
+    monkeypatch.setattr(threading.Thread, "start", begin)
+    where, left = [], []
+    while where.count("_listen") < 4:  # where it waits for the fits, which does not end
+        trainers = [make(seed) for seed in range(3)]
+        where.append(interrupted(lambda trainers=trainers: fit(trainers), len(where)))
+        assert not any(trainer._fitting for trainer in trainers), where[-1]
+        left += [(trainer, trainer.optimizer.steps) for trainer in trainers]
+    assert all(trainer.optimizer.steps == steps for trainer, steps in left)
+    assert "wait" in where, "for a thread to begin"
+
+
+def run(script):
+    """Run a script; return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert not done.returncode, done.stderr
+    return done.stdout.split()
+
+
+def test_who_presses_ctrl_c_again_also_waits_for_the_steps_that_are_made():
+    """Fits that go on would train while the models are being saved or looked at."""
+    script = """
+import os, signal, threading, time
+import numpy as np, thalweg as tw
+from thalweg import nn, optim
+from thalweg.callbacks import Callback
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+begun = threading.Barrier(3, timeout=20)
+
+class Slow(Callback):
+    def on_step_end(self, trainer, record):
+        begun.wait()
+        time.sleep(0.5)
+
+def interrupt():
+    begun.wait()
+    for _ in range(4):
+        time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+trainers = [
+    tw.Trainer(nn.Sequential(nn.Linear(2, 1), seed=s), loss=nn.MSELoss(), optimizer=optim.SGD(0.01))
+    for s in range(2)
+]
+threading.Thread(target=interrupt).start()
+try:
+    tw.train_many(trainers, np.ones((4, 2)), np.ones(4), workers=2, epochs=9,
+                  callbacks=lambda _: [Slow()])
+except KeyboardInterrupt:
+    print("interrupted", *(trainer._fitting for trainer in trainers), threading.active_count())
+"""
+    assert run(script) == ["interrupted", "False", "False", "1"]
+
+
+def test_a_process_ends_while_a_daemon_trains_many():
+    """As it does while such a thread is in a fit."""
+    script = """
+import threading
+import numpy as np, thalweg as tw
+from thalweg import nn, optim
+from thalweg.callbacks import Callback
+
+begun = threading.Event()
+
+class Begun(Callback):
+    def on_epoch_end(self, trainer, record):
+        begun.set()
+
+def train():
+    trainer = tw.Trainer(nn.Sequential(nn.Linear(2, 1)), loss=nn.MSELoss(), optimizer=optim.SGD())
+    tw.train_many([trainer], np.ones((4, 2)), np.ones(4), epochs=10**9,
+                  callbacks=lambda _: [Begun()])
+
+threading.Thread(target=train, daemon=True).start()
+begun.wait(20)
+print("ends")
+"""
+    assert run(script) == ["ends"]
+
+
 def test_ctrl_c_also_ends_fits_where_signals_restart_system_calls():
     """As they do once Polars is imported: a wait without a limit would not notice the signal."""
     script = """
@@ -583,7 +724,4 @@ try:
 except KeyboardInterrupt:
     print("interrupted", *(0 < trainer.history.epochs < 250 for trainer in trainers))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.stdout.split() == ["interrupted", "True", "True"], done.stderr
+    assert run(script) == ["interrupted", "True", "True"]

@@ -219,6 +219,8 @@ def test_what_a_constructor_refuses_cannot_be_set(kind, name, value, message):
 def test_what_can_only_be_read(kind, name, value):
     with pytest.raises(AttributeError, match=f"{name} can only be read"):
         setattr(made(kind), name, value)
+    said = f"{inspect.getdoc(kind)} {inspect.getdoc(getattr(kind, name))}"
+    assert "can only be read" in " ".join(said.split())
 
 
 def test_none_is_the_default_of_the_convention():
@@ -358,7 +360,7 @@ def test_a_state_has_them(wrap):
     [
         (optim.AdamW, {"convention": "optax"}, "convention='torch', but this one has 'optax'"),
         (optim.Adam, {}, r"with the options \['amsgrad'"),
-        (optim.SAM, {}, "saved by SAM with rho=None"),
+        (optim.SAM, {}, "saved with rho=None, but this one has 0.05"),
     ],
 )
 def test_a_state_of_another_kind_is_refused(kind, options, message):
@@ -369,6 +371,22 @@ def test_a_state_of_another_kind_is_refused(kind, options, message):
         del state["options"]["beta1"]
     with pytest.raises(tw.ArgumentError, match=message):
         made(kind, **options).load_state_dict(state, trainer.model)
+
+
+def test_a_state_of_adam_is_one_of_adamw_only_with_its_decay():
+    """Which AdamW has no argument for; Adam has, and takes it over."""
+    model = problem(optim.Adam())[0].model
+    coupled, decoupled = (
+        optim.Adam(weight_decay=0.1, decoupled_weight_decay=flag).state_dict()
+        for flag in (False, True)
+    )
+    message = "decoupled_weight_decay=False, but this one has True, which AdamW"
+    with pytest.raises(tw.ArgumentError, match=message):
+        optim.AdamW().load_state_dict(coupled, model)
+    adamw, adam = optim.AdamW(), optim.Adam()
+    adamw.load_state_dict(decoupled, model)
+    adam.load_state_dict(adamw.state_dict(), model)
+    assert adam.decoupled_weight_decay
 
 
 def test_two_threads_may_set_two_options():
@@ -392,6 +410,28 @@ def test_two_threads_may_set_two_options():
         assert (optimizer.momentum, optimizer.weight_decay) == tuple(values.values())
         twin = copy.deepcopy(trainer)  # from the attributes
         np.testing.assert_array_equal(steps(trainer, x, y), steps(twin, x, y))
+
+
+@pytest.mark.parametrize("value", [None, 7])
+def test_options_of_a_state_of_lbfgs_are_its_arguments(value):
+    options = optim.LBFGS(max_eval=value, line_search_fn=None).state_dict()["options"]
+    assert repr(optim.LBFGS(**options)) == repr(optim.LBFGS(max_eval=value, line_search_fn=None))
+    assert optim.Prodigy().state_dict()["options"]["beta3"] is None
+
+
+def test_options_are_those_of_the_constructor_of_the_base():
+    class Early(optim.SGD):
+        def __init__(self, momentum):
+            self.momentum = momentum
+            super().__init__(momentum=momentum)
+
+    class Asks(optim.SGD):
+        def __init__(self):
+            super().__init__(0.1 * self.lr)
+
+    for make in (lambda: Early(0.9), Asks):
+        with pytest.raises(AttributeError, match=r"no options yet: .* super\(\).__init__ before"):
+            make()
 
 
 @pytest.mark.parametrize("there", [0.5, lambda self: 0.5, property(lambda self: 0.5)])

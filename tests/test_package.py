@@ -132,6 +132,29 @@ def test_optional_modules_are_there_when_asked_for():
         _ = tw.nonsense
 
 
+def test_a_star_import_brings_what_is_loaded_on_use_and_hides_no_package(monkeypatch):
+    """As a notebook may begin that also imports PyTorch."""
+    for name in tw._LAZY:  # found earlier
+        monkeypatch.delitem(vars(tw), name, raising=False)
+    names = {"torch": "PyTorch's"}
+    exec("from thalweg import *", names)
+    assert names["torch"] == "PyTorch's"
+    public = {name for name in dir(tw) if not name.startswith("_")}
+    assert public - set(names) == {"onnx", "sklearn"}
+    assert names["train_many"] is tw.train_many
+    assert names["continual"] is tw.continual
+
+
+def test_a_star_import_brings_the_estimators(monkeypatch):
+    pytest.importorskip("sklearn")
+    for name in tw.sklearn._LAZY:
+        monkeypatch.delitem(vars(tw.sklearn), name, raising=False)
+    names = {}
+    exec("from thalweg.sklearn import *", names)
+    assert names["MLPClassifier"] is tw.sklearn.MLPClassifier
+    assert names["MLPRegressor"] is tw.sklearn.MLPRegressor
+
+
 def test_every_module_can_be_imported_by_itself():
     for info in pkgutil.walk_packages(tw.__path__, "thalweg."):
         try:

@@ -1,5 +1,6 @@
 """Estimators of scikit-learn: they are taken for such, and train as scikit-learn's own."""
 
+import contextlib
 import inspect
 import math
 import pickle
@@ -921,6 +922,27 @@ def test_an_interruption_leaves_what_was_learned(monkeypatch):
     assert network.predict(x).shape == (120,)
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_an_interruption_ends_a_fit_and_if_asked_a_search(ends, monkeypatch):
+    x, y = data("two classes")
+    left = [1]
+
+    def interrupt(text):
+        if text.startswith("Iteration 3") and left:
+            left.clear()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.print", interrupt)
+    network = MLPClassifier(verbose=True, max_iter=5, random_state=0)
+    search = GridSearchCV(network, {"alpha": [0.1, 0.2]}, cv=2, error_score="raise")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error" if ends else "ignore", "Training interrupted")
+        with pytest.raises(UserWarning) if ends else contextlib.nullcontext():
+            search.fit(x, y)
+    assert not left
+    assert hasattr(search, "best_estimator_") != ends
+
+
 # --- losses and weights of classes --------------------------------------------------------------
 
 
@@ -1524,6 +1546,7 @@ def test_what_an_optimizer_does_not_see_is_told(name, value):
         ("optimizer", "it is solver"),
         ("dropout", r"\(100, nn.Dropout\(0.5\)\)"),
         ("hidden_layers", "did you mean hidden_layer_sizes"),
+        ("n_jobs", r"tw\.set_num_threads\(n\), or .* THALWEG_NUM_THREADS"),
     ],
 )
 @pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
@@ -1532,12 +1555,20 @@ def test_names_of_others_are_told(kind, name, advice):
         kind(**{name: 1})
 
 
+def test_options_of_a_solver_are_searched_as_solvers():
+    x, y = data("two classes")
+    grid = {"solver__lr": [0.1, 0.2]}
+    with pytest.raises(AttributeError, match=r'lists optimizers: \{"solver": \[optim\.AdamW\('):
+        GridSearchCV(MLPClassifier(solver=optim.AdamW()), grid, cv=2).fit(x, y)
+
+
 def test_arguments_of_fit_are_told_by_names_that_users_know():
     x, y = data("a number")
     for name, advice in (
         ("validation_data", r"with early_stopping=True.* fit\(X, y, X_val=..., y_val=...\)"),
         ("validation_split", "early_stopping=True holds out"),
         ("epochs", "it is max_iter"),
+        ("num_threads", r"tw\.set_num_threads\(n\), or .* THALWEG_NUM_THREADS"),
     ):
         with pytest.raises(TypeError, match=f"^fit has no argument '{name}': {advice}"):
             MLPRegressor().fit(x, y, **{name: 1})
@@ -1709,6 +1740,45 @@ def test_where_lbfgs_is_interrupted_weights_are_as_they_were(monkeypatch):
         network.fit(x, y)
     np.testing.assert_array_equal(network.predict(x), before)
     assert not network.model_.flat_gradients.any()
+
+
+@pytest.mark.parametrize("warm_start", [False, True])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_iter": 3}, "Maximum iterations"),
+        ({"max_iter": 3, "solver": "lbfgs"}, "lbfgs failed to converge"),
+        ({"learning_rate_init": 1e-9, "early_stopping": True}, "is not clearly better"),
+        ({"verbose": True}, "interrupted by user"),
+    ],
+)
+def test_a_warning_that_is_an_error_comes_when_the_fit_is_complete(
+    options, message, warm_start, monkeypatch
+):
+    """Or weights would be of this fit, but the figures of the one before."""
+    x, y = data("two classes")
+
+    def interrupt(text):
+        if text.startswith("Iteration 3"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.print", interrupt)
+    warned, raised = (
+        MLPClassifier(random_state=0, warm_start=warm_start, **options) for _ in range(2)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if warm_start:  # following another score, so that scores begin anew
+            warned.set_params(scoring="loss").fit(x, y).set_params(scoring=None)
+            raised.set_params(scoring="loss").fit(x, y).set_params(scoring=None)
+        warned.fit(x, y)
+        warnings.filterwarnings("error", f".*{message}")
+        with pytest.raises(Warning, match=message):
+            raised.fit(x, y)
+    assert set(vars(raised)) == set(vars(warned))
+    for name in ("n_iter_", "t_", "loss_", "loss_curve_", "validation_scores_"):
+        assert getattr(raised, name, None) == getattr(warned, name, None), name
+    assert_same_weights(raised, warned, tolerance=0)
 
 
 def test_after_an_error_in_a_first_fit_nothing_is_fitted():

@@ -5,10 +5,13 @@ import copy
 import multiprocessing
 import os
 import pickle
+import subprocess
 import sys
+import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,8 @@ import thalweg as tw
 from thalweg import nn, optim
 
 from .helpers import squares
+
+TASKS = Path("/proc/self/task")  # where Linux lists a process's threads
 
 
 def make():
@@ -33,9 +38,27 @@ def train():
     return trainer.model.flat_parameters.tobytes()
 
 
+def has_worker():
+    """Whether the pool of this process has a thread; true where the system does not say.
+
+    Results do not tell: without one, the calling thread does all of the work.
+    """
+    if not TASKS.is_dir():
+        return True
+    for _ in range(500):  # a new thread may need a moment to take its name
+        names = []
+        for task in TASKS.iterdir():
+            with contextlib.suppress(OSError):  # that thread has ended meanwhile
+                names.append((task / "comm").read_text())
+        if any(name.startswith("thalweg") for name in names):
+            return True
+        time.sleep(0.01)
+    return False
+
+
 def answer(connection):
     """What the child does: all kinds of calls, then the result through the pipe."""
-    connection.send((tw.get_num_threads(), train()))
+    connection.send((tw.get_num_threads(), train(), has_worker()))
     connection.close()
 
 
@@ -51,7 +74,8 @@ def two_threads():
 # Newer Pythons warn of forking with threads about, which is just what is tested here.
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_process_trains_like_its_parent(two_threads):
-    expected = train()  # the pool is running when the process forks
+    expected = train()
+    assert has_worker()  # the pool is running when the process forks
     context = multiprocessing.get_context("fork")
     ends = []
     for _ in range(3):
@@ -61,7 +85,7 @@ def test_a_forked_process_trains_like_its_parent(two_threads):
         ends.append((mine, child))
     for mine, child in ends:
         assert mine.poll(60), "the child hangs"
-        assert mine.recv() == (2, expected)
+        assert mine.recv() == (2, expected, True)
         child.join(60)
         assert child.exitcode == 0
     assert train() == expected  # and the parent is as it was
@@ -106,6 +130,50 @@ def test_a_process_may_fork_while_other_threads_use_a_model(two_threads):
         done.set()
         for user in users:
             user.join()
+
+
+@pytest.mark.skipif(not TASKS.is_dir(), reason="needs the times of threads that Linux lists")
+def test_idle_workers_take_no_processor_time():
+    """They look for work for a moment, then sleep: as the kernel counts it, in ticks of 10 ms.
+
+    A sleeping thread has none, however busy the machine.
+    """
+    script = """
+        import time
+        from pathlib import Path
+        import numpy as np
+        import thalweg as tw
+        from thalweg import nn, optim
+
+        def ticks():
+            "Of each worker, in user and in kernel mode."
+            found = {}
+            for task in Path("/proc/self/task").iterdir():
+                name, _, rest = (task / "stat").read_text().partition("(")[2].rpartition(")")
+                if name.startswith("thalweg"):
+                    found[task.name] = sum(map(int, rest.split()[11:13]))
+            return found
+
+        model = nn.Sequential(nn.Linear(784, 800), nn.ReLU(), nn.Linear(800, 10))
+        trainer = tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD())
+        data = np.zeros((256, 784)), np.zeros((256, 10))
+        while not ticks():  # a new thread may need a moment to take its name
+            trainer.step(*data)
+        time.sleep(0.5)
+        before = ticks()
+        time.sleep(0.5)
+        after = ticks()
+        print(max(after[worker] - before[worker] for worker in before))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "THALWEG_NUM_THREADS": "2"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) <= 2  # of 50
 
 
 def test_a_spawned_process_trains_like_its_parent():
@@ -460,9 +528,9 @@ def test_a_model_that_is_reloaded_in_use_is_the_old_one_or_the_new_one():
 
     with ThreadPoolExecutor(2) as pool:
         looking = [pool.submit(look) for _ in range(2)]
-        for _ in range(2000):
-            for state in states:
-                model.load_state_dict(state)
+        # In no order: threads take turns, so those that look could meet the same one every time.
+        for i in np.random.default_rng(0).integers(0, 2, 4000):
+            model.load_state_dict(states[i])
         over.set()
         for future in looking:
             future.result()

@@ -46,7 +46,7 @@ def outputs(hidden, weights, x):
 
 
 def cross_entropy(z, labels):
-    # Products with one-hot rows are faster on CPUs than picking by index and scattering back.
+    # Products with one-hot rows: about as fast as picking by index, and faster in narrow networks.
     picked = jax.nn.one_hot(labels, z.shape[1]) * jax.nn.log_softmax(z)
     return -picked.sum(axis=1).mean()
 

@@ -71,6 +71,12 @@ _LAZY: dict[str, str | None] = {
 
 
 if not _typing.TYPE_CHECKING:  # type checkers would take every name for one that is there
+    # A star import must not hide the packages that these modules are about.
+    __all__ = [
+        name for name in sorted({*globals(), *_LAZY} - {"onnx", "sklearn", "torch"})
+        if not name.startswith("_")
+    ]  # fmt: skip
+
     import sys as _sys
 
     from thalweg import _habits

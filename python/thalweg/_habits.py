@@ -54,6 +54,15 @@ def our_kind(kind: type[_T]) -> type[_T]:
     return next(base for base in kind.__mro__ if is_ours(base))
 
 
+def is_own(thing: Any, name: str) -> bool:
+    """Whether the class of `thing` has something of this name, such as a property.
+
+    Python also calls ``__getattr__`` if a property has raised an `AttributeError`, perhaps about
+    another name. That error is lost, and only `object.__getattribute__` raises it again.
+    """
+    return any(name in vars(kind) for kind in type(thing).__mro__)
+
+
 class Guided(Extended):
     """Base of classes that explain wrong names, and do not allow assigning to them."""
 
@@ -71,6 +80,8 @@ class Guided(Extended):
 
         def __getattr__(self, name: str) -> Any:
             """Say where to find it."""
+            if is_own(self, name):
+                return object.__getattribute__(self, name)
             what = type(self).__name__
             # Python's protocols look up their own names, which need no advice.
             more = "" if name.startswith("_") else self._advice(name)
@@ -135,6 +146,13 @@ LAPLACE = (
 SWAG = (
     "tw.Trainer(..., average=optim.SWA()) averages the weights, without their spread; for the "
     f"uncertainty of predictions, tw.train_many trains ensembles, and {LAPLACE}"
+)
+
+#: Other libraries' arguments for the number of threads.
+OF_THREADS: Mapping[str, str] = dict.fromkeys(
+    ("n_jobs", "num_threads", "n_threads", "num_workers"),
+    "tw.set_num_threads(n), or the environment variable THALWEG_NUM_THREADS, sets the number of "
+    "threads",
 )
 
 #: Other libraries' names for arguments of layers, losses and schedules.

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import queue
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from thalweg import _checks, _core
+from thalweg import _checks, _core, _habits
 from thalweg._arrays import Batches, Targets
 from thalweg._config import get_num_threads
 from thalweg._history import History
 from thalweg._trainer import Trainer
+from thalweg._trainer._fit import OF_FITS
 from thalweg._trainer._hooked import HookedTrainer
 from thalweg.callbacks import Callback, ModelCheckpoint, _watch
 from thalweg.callbacks._base import AnyCallback
@@ -23,6 +27,21 @@ from thalweg.errors import ArgumentError, DivergedError, ShapeError
 
 #: What becomes of the histories if a fit diverges.
 Diverged: TypeAlias = Literal["raise", "keep"]
+
+#: Arguments of other libraries' searches, and of their fit methods.
+_OF_SWEEPS = {
+    **OF_FITS,
+    **dict.fromkeys(
+        ("n_jobs", "num_workers", "max_workers", "n_workers", "num_threads", "n_threads", "threads",
+         "processes", "nthreads"),
+        "it is workers, how many fits run at the same time",
+    ),
+    **dict.fromkeys(
+        ("lrs", "learning_rate", "learning_rates"),
+        "each trainer's own optimizer has its rate, optim.AdamW(lr=rate)",
+    ),
+    "seeds": "each trainer's model has its seed, nn.Sequential(..., seed=seed)",
+}  # fmt: skip
 
 
 def train_many(
@@ -77,7 +96,8 @@ def train_many(
     ArgumentError
         If something is not a trainer; if two trainers share a model, an optimizer, a callback or
         the path of a `callbacks.ModelCheckpoint`; if the data are an iterator, or lists differ in
-        length from `trainers`; or if `callbacks` returns something else. Nothing is trained then.
+        length from `trainers`; if `callbacks` returns something else; or if ``lr`` is a list.
+        Nothing is trained then.
     ThalwegError
         If the data or options of a fit are invalid, with a note that says whose; nothing is trained
         then. Or the first error of a fit in progress: other fits end after their current batch, and
@@ -88,9 +108,13 @@ def train_many(
 
     Notes
     -----
-    After Ctrl-C, all fits end after their current batch; what they have learned is kept. A list as
-    ``epochs`` goes on from there, ``[10 - trainer.epochs for trainer in trainers]``; 0 is allowed.
-    A schedule needs a length for that: without one, it starts anew in what is left.
+    After Ctrl-C, all fits end after their current batch, and only then is `KeyboardInterrupt`
+    raised; what they have learned is kept. A list as ``epochs`` goes on from there, ``[10 -
+    trainer.epochs for trainer in trainers]``; 0 is allowed. A schedule needs a length for that:
+    without one, it starts anew in what is left.
+
+    For a sweep over thousands of options, fit some hundred trainers at a time, and keep only each
+    ``trainer.model``: a trainer also has the averages of its optimizer, and memory for its steps.
 
     Where the system allows fewer threads, there are fewer fits at a time; without any, the fits run
     one after another on the calling thread.
@@ -120,7 +144,15 @@ def train_many(
     >>> halves = np.array_split(x, 2)
     >>> histories = tw.train_many(trainers[:2], halves, [np.sin(3 * half) for half in halves])
     """
+    ours = [name for name in _habits.argument_names(train_many) if name != "options"]
+    known = dict.fromkeys((*ours, *_habits.argument_names(Trainer.fit)))
+    _habits.refuse_unknown("train_many", known, options, _OF_SWEEPS)
     trainers = _checks.sequence("trainers", trainers)
+    if _is_list(options.get("lr")):
+        raise ArgumentError(
+            "lr is one rate for all fits; each trainer's own optimizer has its own rate, as in "
+            f"tw.Trainer(..., optimizer=optim.AdamW(lr=rate)); got {_checks.short(options['lr'])}"
+        )
     if callbacks is not None and not callable(callbacks):
         raise ArgumentError(
             "callbacks must be a function that returns a trainer's callbacks, since each fit "
@@ -168,71 +200,93 @@ def train_many(
             raise ShapeError(advice) from None
         raise
     cancel = _watch.Cancel()
+    told = vars(cancel)  # set without a call, where Ctrl-C could come in between
     workers = min(workers, len(trainers))
     # Otherwise, the fits would compete for CPUs.
     own = max(1, get_num_threads() // workers)
-    fits: list[Future[History]] = [Future() for _ in trainers]
-    todo = iter(list(zip(fits, trainers, each, of, strict=True)))
+    todo = iter(list(enumerate(zip(trainers, each, of, strict=True))))
+    running: set[int] = set()
+    outcomes: dict[int, History | BaseException] = {}
+    bell: queue.SimpleQueue[None] = queue.SimpleQueue()  # rung by each thread that has finished
 
     def work() -> None:
         """Run fits that nothing else has begun, until one of them has an error."""
-        for fit, trainer, given, mine in todo:
-            if fit.set_running_or_notify_cancel():
-                try:
-                    fit.set_result(trainer.fit(**{**given, "callbacks": (*mine, cancel)}))
-                except BaseException as error:
-                    fit.set_exception(error)
-                    if not _goes_on(fit):
-                        return
-                finally:  # or the error, in its traceback, would keep data and itself alive
-                    del fit, trainer, given, mine
+        for index, (trainer, given, mine) in todo:
+            try:
+                running.add(index)  # before looking at `cancel`: who sets it then looks here
+                if not cancel.now:
+                    outcomes[index] = trainer.fit(**{**given, "callbacks": (*mine, cancel)})
+            except BaseException as error:
+                outcomes[index] = error
+                if not isinstance(error, DivergedError):
+                    told["now"] = True
+            finally:  # or the error, in its traceback, would keep data and itself alive
+                del trainer, given, mine
+                running.discard(index)
 
-    with ThreadPoolExecutor(workers, "thalweg-fit", _core.limit_own_threads, (own,)) as pool:
-        pending = set(fits)
-        try:
-            if not _begin(pool, work, workers):
-                work()
-            # Wake up now and then: a signal handler that restarts system calls, such as that of
-            # Polars, would otherwise keep Ctrl-C waiting until the end.
-            while pending and all(map(_goes_on, fits)):
-                _, pending = wait(pending, 0.1, FIRST_EXCEPTION)
-        finally:  # only this thread receives Ctrl-C
-            cancel.now = any(not fit.done() for fit in fits)
-            for fit in fits:
-                fit.cancel()
+    def begin() -> None:
+        """Work on a thread of its own."""
+        _core.limit_own_threads(own)
+        work()
+        bell.put(None)
+
+    # An executor would keep a daemon's process from ending. After Ctrl-C in `start` or `join`, it
+    # is not known what became of a thread, so `running` decides: who begins later is cancelled.
+    threads: list[threading.Thread] = []
+    handled = sys.exception()
+    try:
+        for number in range(workers):
+            thread = threading.Thread(target=begin, name=f"thalweg-fit_{number}", daemon=True)
+            threads.append(thread)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                if error.__context__ not in (None, handled):  # Ctrl-C, which made this one
+                    raise error.__context__ from None
+                break  # no other thread can be started: systems limit their number
+        if not any(thread.is_alive() for thread in threads):
+            work()
+        while running or not (cancel.now or len(outcomes) == len(trainers)):
+            _listen(bell)
+    finally:  # only the calling thread receives Ctrl-C
+        told["now"] = True
+        while running:  # also after Ctrl-C again
+            try:  # noqa: SIM105  # Ctrl-C could keep `suppress` from being entered
+                _listen(bell)
+            except BaseException:  # the first one is on its way
+                pass
+        for thread in threads:
+            if thread.is_alive():
+                thread.join()
+    # Nothing but this list keeps errors, which know where they come from.
+    found = [outcomes.pop(index, None) for index in range(len(trainers))]
     failed: dict[int, DivergedError] = {}
-    for index, fit in enumerate(fits):
-        error = None if fit.cancelled() else fit.exception()
-        if isinstance(error, DivergedError):
-            failed[index] = error
-        elif error is not None:
-            raise _noted(error, index)
+    for index, outcome in enumerate(found):
+        if isinstance(outcome, DivergedError):
+            failed[index] = outcome
+        elif isinstance(outcome, BaseException):
+            raise _noted(outcome, index)
     if failed and diverged == "raise":
         index, first = next(iter(failed.items()))
         first.index = index
         if len(failed) > 1:
             those = ", ".join(f"trainers[{k}]" for k in failed)
-            first.add_note(f"{len(failed)} of the {len(fits)} fits diverged, those of {those}.")
+            first.add_note(f"{len(failed)} of the {len(found)} fits diverged, those of {those}.")
         raise _noted(first, index)
     return [
-        trainer.history if index in failed else fit.result()
-        for index, (trainer, fit) in enumerate(zip(trainers, fits, strict=True))
+        outcome if isinstance(outcome, History) else trainer.history
+        for trainer, outcome in zip(trainers, found, strict=True)
     ]
 
 
-def _begin(pool: ThreadPoolExecutor, work: Callable[[], None], workers: int) -> int:
-    """Let up to so many threads work; return how many: systems limit those of a process."""
-    for begun in range(workers):
-        try:
-            pool.submit(work)
-        except RuntimeError:  # no other thread can be started
-            return begun
-    return workers
+def _listen(bell: queue.SimpleQueue[None]) -> None:
+    """Wait until the bell rings, or for a moment.
 
-
-def _goes_on(fit: Future[History]) -> bool:
-    """Return whether others may go on: this one has no error, or has diverged."""
-    return not fit.done() or isinstance(fit.exception(), (DivergedError, type(None)))
+    A signal handler that restarts system calls, such as that of Polars, would keep Ctrl-C waiting
+    until the bell rings.
+    """
+    with contextlib.suppress(queue.Empty):
+        bell.get(timeout=0.1)
 
 
 def _noted(error: BaseException, index: int) -> BaseException:
@@ -344,7 +398,7 @@ def _data_of_each(trainers: int, shared: dict[str, Any]) -> list[dict[str, Any]]
         own["sample_weight"] = weight
     for name in ("epochs", "batch_size"):
         values: Any = shared.get(name)
-        if isinstance(values, (list, tuple)) or getattr(values, "ndim", 0) == 1:
+        if _is_list(values):
             own[name] = list(values)
     for name, values in own.items():
         if not isinstance(values, list):
@@ -404,6 +458,11 @@ def _shape(value: Any) -> tuple[int, ...]:
     if _is_of_arrays(value, 1):
         return (len(value), *np.shape(value[0]))
     return tuple(getattr(value, "shape", ()))
+
+
+def _is_list(value: Any) -> bool:
+    """Return whether `value` is several numbers."""
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
 
 
 def _is_of_sources(value: Any) -> bool:

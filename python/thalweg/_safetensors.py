@@ -12,7 +12,7 @@ import contextlib
 import numbers
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -115,17 +115,23 @@ def _checksum(header: dict[str, Any], data: Iterable[Any]) -> str:
 
 
 @contextlib.contextmanager
-def whole(path: str | os.PathLike[str] | BinaryIO) -> Iterator[None]:
+def whole(
+    path: str | os.PathLike[str] | BinaryIO,
+    *,
+    unless: Callable[[BaseException], bool] = lambda error: False,
+) -> Iterator[None]:
     """Turn errors caused by the contents of a file into a `DataError` about the file.
 
     `UnsupportedError` remains one, with the name of the file: that of a later version is not
-    damaged.
+    damaged. Errors that have another cause, by `unless`, come out as they are.
     """
     try:
         yield
-    except UnsupportedError as error:
-        raise UnsupportedError(f"{named(path)}: {_checks.clipped(str(error))}") from None
     except (ThalwegError, *_OF_DAMAGE) as error:
+        if unless(error):
+            raise
+        if isinstance(error, UnsupportedError):
+            raise UnsupportedError(f"{named(path)}: {_checks.clipped(str(error))}") from None
         what = str(error) if isinstance(error, ThalwegError) else repr(error)
         raise DataError(f"{named(path)} is a damaged file: {_checks.clipped(what)}") from None
 

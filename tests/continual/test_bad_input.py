@@ -1271,6 +1271,64 @@ def test_a_file_with_a_wrong_field_is_named_and_nothing_changes(make, place, val
     assert pickle.dumps(again.state_dict()) == before[1]
 
 
+class Mistaken(continual.Replay):
+    """Its own part of the state needs attributes that it does not have."""
+
+    def state_dict(self):
+        return {**super().state_dict(), "mine": 3}
+
+    def load_state_dict(self, state):
+        self.mine = state["mine"]
+        super().load_state_dict({key: value for key, value in state.items() if key != "mine"})
+        self.names["mine"] = self.mine
+
+
+class MistakenBuffer(continual.ReservoirBuffer):
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.share = state["share"]
+
+
+class Refusing(continual.Replay):
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        raise UnsupportedError("not on Mondays")
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "line"),
+    [
+        (lambda: Mistaken(learner(), 9), AttributeError, 'self.names["mine"] = self.mine'),
+        (
+            lambda: continual.Replay(learner(), MistakenBuffer(9)),
+            KeyError,
+            'self.share = state["share"]',
+        ),
+        (lambda: Refusing(learner(), 9), UnsupportedError, 'raise UnsupportedError("not on'),
+    ],
+)
+def test_a_mistake_in_loading_a_state_of_one_s_own_is_no_damage(make, error, line, tmp_path):
+    """It comes out where it is, and everything is as it was before."""
+    path, again = tmp_path / "strategy", make()
+    learned(make()).save(path)
+    before = again.trainer.model.flat_parameters
+    with pytest.raises(error) as caught:
+        again.load(path)
+    assert any(line in str(entry) for entry in caught.traceback)
+    assert all("this call, but" in note for note in getattr(caught.value, "__notes__", ()))
+    np.testing.assert_array_equal(again.trainer.model.flat_parameters, before)
+    assert (again.trainer.optimizer.steps, len(again.buffer), again._ended) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("make", [lambda: Mistaken(learner(), 9), lambda: Refusing(learner(), 9)])
+def test_damage_that_thalweg_finds_is_damage_also_in_a_class_of_one_s_own(make, tmp_path):
+    path, again = tmp_path / "strategy", make()
+    learned(make()).save(path)
+    edited(path, lambda plain: plain["strategy"]["buffer"]["its state"].update(generator={}))
+    with pytest.raises(tw.DataError, match=rf"{re.escape(str(path))}.* is a damaged file: "):
+        again.load(path)
+
+
 DAMAGED_PLACES = {
     "none": None,
     "a task that is a list": {"task": []},

@@ -353,6 +353,60 @@ def test_attributes_of_a_subclass_may_have_names_of_arguments():
     assert again.select == buffer.select == 1
 
 
+class Grows(ReservoirBuffer):
+    """Has more room for each batch, which counts differently every time."""
+
+    def __init__(self, capacity, more=1, *, seed=0):
+        super().__init__(capacity, seed=seed)
+        self.more = more
+
+    def add(self, **columns):
+        super().add(**columns)
+        self.capacity, self.more = self.capacity + self.more, self.more + 1
+
+
+class Herds(BalancedBuffer):
+    """Without a constructor of its own."""
+
+    def add(self, **columns):
+        super().add(**columns)
+        self.select = "random"
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [(lambda: Grows(300), ["capacity", "more"]), (lambda: Herds(6, select="herding"), ["select"])],
+)
+def test_arguments_that_are_set_later_are_part_of_the_state(make, names):
+    """Which is still one of a buffer made with those of the constructor."""
+    one, again, later = make(), make(), make()
+    first = {name: getattr(one, name) for name in names}
+    fresh = one.state_dict()
+    for buffer in (one, later):
+        offer(buffer, np.arange(400.0), features=lambda x: x)
+    offer(later, np.arange(9.0))
+    state = one.state_dict()
+    assert {*state["attributes"]} == {*names}
+    twins = [again, later, copy.deepcopy(one), pickle.loads(pickle.dumps(one))]
+    for twin in twins[:2]:
+        twin.load_state_dict(state)
+    offer(one, np.arange(50.0))
+    for twin in twins:
+        offer(twin, np.arange(50.0))
+        assert str(twin.state_dict()) == str(one.state_dict())
+    one.load_state_dict(fresh)
+    assert {name: getattr(one, name) for name in names} == first
+    assert one.state_dict()["attributes"] == {}
+
+
+def test_a_state_is_of_one_capacity_however_it_has_grown():
+    grown = Grows(6)
+    offer(grown, np.arange(9.0))
+    assert (grown.capacity, grown.more) == (7, 2)
+    with pytest.raises(ArgumentError, match="with capacity=6, but this one has capacity=7"):
+        Grows(7).load_state_dict(grown.state_dict())
+
+
 @pytest.mark.parametrize("kind", [ReservoirBuffer, RecentBuffer, BalancedBuffer])
 def test_a_state_is_of_one_kind_of_buffer(kind):
     """A reservoir's rows are not the latest ones, although both are kept in the same form."""

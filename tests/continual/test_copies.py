@@ -769,9 +769,7 @@ def test_an_error_that_does_not_say_what_is_left_is_noted(scenario):
 
     with pytest.raises(tw.DivergedError) as caught:
         Fails(learner()).fit(scenario[0])
-    assert caught.value.__notes__ == [
-        "Strategy and trainer are as they were before this call of fit."
-    ]
+    assert caught.value.__notes__ == ["Strategy and trainer are as they were before this call."]
 
 
 def test_a_state_that_cannot_be_restored_does_not_hide_the_error(scenario):

@@ -39,7 +39,7 @@ _REFRESH = 0.1
 
 
 #: Arguments that other libraries' fit methods take.
-_OF_FITS = {
+OF_FITS = {
     **dict.fromkeys(("max_iter", "max_epochs", "n_epochs", "nb_epoch"), "it is epochs"),
     **dict.fromkeys(("loss", "optimizer", "schedule"), "tw.Trainer(model, ...) takes it"),
     "verbose": "progress=True shows a bar",
@@ -59,6 +59,7 @@ _OF_FITS = {
     "batch_size, to go without it",
     "initial_epoch": "a fit continues from where the trainer is; trainer.epochs counts the epochs "
     "of all fits",
+    **_habits.OF_THREADS,
 }
 
 
@@ -69,7 +70,7 @@ class _Usual(int):
 class Fitting(TrainerBase):
     """The part of a trainer that goes through data in epochs."""
 
-    @_habits.takes("Trainer.fit()", _OF_FITS)
+    @_habits.takes("Trainer.fit()", OF_FITS)
     def fit(
         self,
         x: npt.ArrayLike | Batches,

@@ -26,7 +26,8 @@ class FromScratch(Strategy):
     """Starts every task with the weights and the optimizer as they were when it was created.
 
     Like Avalanche's ``FromScratchTraining``. Around `Cumulative`, it trains a fresh network on
-    all rows so far whenever a new task arrives.
+    all rows so far whenever a new task arrives. Options of the optimizer that are set later do not
+    outlast the beginning of the next task, also of the first: set them before.
 
     Parameters
     ----------

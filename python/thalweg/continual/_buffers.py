@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from thalweg import _arrays, _checks
 from thalweg._fixed import Fixed
-from thalweg._habits import is_ours, our_kind, takes
-from thalweg.continual import _state
+from thalweg._habits import is_ours, is_own, our_kind, takes
+from thalweg.continual import _protocol, _state
 from thalweg.continual._task import are_labels
 from thalweg.errors import ArgumentError, DtypeError, ShapeError
 
@@ -55,7 +55,8 @@ class Buffer(Fixed):
     A new buffer overrides `add`, `rows` and ``__len__``. Its state is everything that it keeps in
     attributes, so that it can be copied, saved and resumed: arrays, plain data, random generators,
     and anything with `state_dict` and `load_state_dict`. Arguments that its ``__init__`` keeps
-    under their names do not belong to the state, except arrays, lists and dicts.
+    under their names do not belong to the state, except arrays, lists, dicts, and numbers, flags
+    and text that are set to something else later.
 
     Parameters
     ----------
@@ -98,6 +99,13 @@ class Buffer(Fixed):
 
     #: Keys that a state must have.
     _holds: tuple[str, ...] = ()
+    #: Arguments as its constructor has kept them: a user's class may set them later.
+    _made_with: Mapping[str, Any] = {}
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Note what constructors keep."""
+        super().__init_subclass__(**options)
+        _protocol.noting(cls, "__init__", Buffer._note_made)
 
     def __init__(self, capacity: int, *, seed: int = 0) -> None:
         kind = type(self)
@@ -118,6 +126,13 @@ class Buffer(Fixed):
         self.capacity: int = _checks.integer("capacity", capacity, 1)
         self.seed: int = _checks.integer("seed", seed, 0)
         self._generator = np.random.default_rng(self.seed)
+        self._note_made()
+
+    def _note_made(self) -> None:
+        if self._is_custom():
+            kept, names = vars(self), inspect.signature(type(self)).parameters
+            there = [it for name in names for it in (name, f"_{name}") if it in kept]
+            self._made_with = {name: kept[name] for name in there}
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -211,6 +226,8 @@ class Buffer(Fixed):
 
         def __getattr__(self, name: str) -> Any:
             """Say why there is nothing to draw with."""
+            if is_own(self, name):
+                return object.__getattribute__(self, name)
             more = ": its __init__ must call super().__init__(capacity)" * (name == "_generator")
             text = f"{type(self).__name__} has no attribute {name!r}{more}"
             raise AttributeError(text, name=name, obj=self)
@@ -229,7 +246,11 @@ class Buffer(Fixed):
         """
         with LOCK:
             generator = self._generator.bit_generator.state
-            state = {"kind": self._kind(), "capacity": self.capacity, "generator": generator}
+            state = {
+                "kind": self._kind(),
+                "capacity": self._capacity_made(),
+                "generator": generator,
+            }
             state |= self._state_kept()
         if self._is_custom():
             state["attributes"] = {
@@ -260,8 +281,11 @@ class Buffer(Fixed):
         attributes = state.get("attributes")
         if attributes is None:  # those of a subclass with its own `state_dict`, or of ours
             return
-        for name in {*self._attributes()} - {*attributes}:  # added since
-            delattr(self, name)
+        for name in {*self._attributes()} - {*attributes}:  # added, or set to something else since
+            if name in self._made_with:
+                setattr(self, name, self._made_with[name])
+            else:
+                delattr(self, name)
         for name, value in attributes.items():
             setattr(self, name, _state.taken(value, vars(self).get(name)))
 
@@ -271,6 +295,11 @@ class Buffer(Fixed):
 
     def _keep_state(self, state: Mapping[str, Any]) -> None:
         """Keep a copy of what `_state_kept` returned."""
+
+    def _capacity_made(self) -> int:
+        """Return the capacity that it was made with."""
+        capacity: int = self._made_with.get("capacity", self.capacity)
+        return capacity
 
     def _kind(self) -> str:
         """Return the name of its class, or of the nearest base that is thalweg's."""
@@ -283,7 +312,7 @@ class Buffer(Fixed):
         """Return the names of the attributes that belong to the state of a user's subclass."""
         if not self._is_custom():
             return []
-        known = {*self._holds, *(f"_{key}" for key in self._holds), "_generator"}
+        known = {*self._holds, *(f"_{key}" for key in self._holds), "_generator", "_made_with"}
         parameters = inspect.signature(type(self)).parameters
         known |= {
             name
@@ -292,7 +321,18 @@ class Buffer(Fixed):
             and not isinstance(value, (np.ndarray, list, dict))
             and not _state.has_state(value)
         }
+        known -= self._set_since()
         return [name for name in vars(self) if name not in known]
+
+    def _set_since(self) -> set[str]:
+        """Return the names of arguments that have become another number, flag or text, or None."""
+        kept, plain = vars(self), (bool, int, float, str, type(None))
+        both = [(name, was, kept[name]) for name, was in self._made_with.items() if name in kept]
+        return {
+            name
+            for name, was, now in both
+            if isinstance(now, plain) and not (isinstance(was, plain) and now == was)
+        }
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         """Refuse the state of an incompatible buffer before anything is loaded."""
@@ -307,7 +347,8 @@ class Buffer(Fixed):
         missing = [key for key in needed if key not in state]
         attributes, mine = state.get("attributes", {}), self._attributes()
         if not missing and not {*attributes} <= {*mine}:  # more were added, or it is another kind
-            missing = [key for key in mine if key not in attributes]
+            known = attributes.keys() | self._set_since()
+            missing = [key for key in mine if key not in known]
         if missing:
             raise ArgumentError(
                 f"the state does not match this {name}: it has no {', '.join(missing)}; load it"
@@ -320,11 +361,12 @@ class Buffer(Fixed):
             )
         for key, value in attributes.items():
             _state.check(name, key, value, vars(self).get(key))
-        capacity = state.get("capacity", self.capacity)
-        if capacity != self.capacity:
+        here = self._capacity_made()
+        capacity = state.get("capacity", here)
+        if capacity != here:
             raise ArgumentError(
                 f"the state is from a {name} with capacity={capacity}, but this one has"
-                f" capacity={self.capacity}"
+                f" capacity={here}"
             )
 
 

@@ -234,7 +234,9 @@ class GDumb(Keeping):
     Parameters
     ----------
     inner : Trainer or Strategy
-        What does the training; starts every task as it was when the strategy was created.
+        What does the training; starts every task as it was when the strategy was created. Options
+        of its optimizer that are set later do not outlast the beginning of the next task, also of
+        the first: set them before.
     buffer : Buffer or int
         Where samples are kept; a number is the capacity of a `BalancedBuffer`.
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from thalweg import _checks
 from thalweg._arrays import Targets
 from thalweg._fixed import Fixed
-from thalweg._habits import is_ours, takes
+from thalweg._habits import is_ours, is_own, takes
 from thalweg._history import History
 from thalweg._trainer import Trainer
 from thalweg.continual import _batches, _compatibility, _passes, _protocol, _resume, _undo
@@ -154,6 +154,8 @@ class Strategy(Admission, Stateful, Fixed):
 
         def __getattr__(self, name: str) -> Any:
             """Raise an error that says where to find what was asked for."""
+            if is_own(self, name):
+                return object.__getattribute__(self, name)
             if name in ("inner", "trainer", "needs_task", "_ended", "_begun"):
                 raise AttributeError(
                     f"{type(self).__name__} has no {name} yet: its __init__ must call"

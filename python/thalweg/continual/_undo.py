@@ -41,7 +41,7 @@ class Gathered:
 
 
 class Before:
-    """A strategy and its trainer as they are before a task."""
+    """A strategy and its trainer as they are before a task, or before a file is loaded."""
 
     def __init__(self, strategy: Any) -> None:
         self._trainer = trainer = strategy.trainer
@@ -56,12 +56,10 @@ class Before:
         self._snapshot.restore()
         trainer._continue(None, self._counts, self._held)
         trainer.loss = self._loss
-        if not self._gathered.restore(
-            error, "The trainer is as it was before this call of fit, but "
-        ):
+        if not self._gathered.restore(error, "The trainer is as it was before this call, but "):
             return
         if isinstance(error, DivergedError) and not _say(error, "before this call"):
-            error.add_note("Strategy and trainer are as they were before this call of fit.")
+            error.add_note("Strategy and trainer are as they were before this call.")
 
 
 @contextlib.contextmanager

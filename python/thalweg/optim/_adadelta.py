@@ -20,7 +20,7 @@ class Adadelta(Optimizer):
     weight_decay : float, default 0
         :math:`\lambda \ge 0`, added to the gradient.
     convention : {"torch", "optax", "keras"}, keyword only
-        See the notes.
+        See the notes. As an attribute, it can only be read.
 
     Raises
     ------

@@ -37,7 +37,7 @@ class Adafactor(Optimizer):
         Weights with fewer inputs or outputs than this keep all their squares. By default 1; 128 in
         "optax".
     convention : {"torch", "optax"}, keyword only
-        See the notes.
+        See the notes. As an attribute, it can only be read.
 
     Raises
     ------

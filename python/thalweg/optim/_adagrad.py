@@ -22,7 +22,7 @@ class Adagrad(Optimizer):
         :math:`\varepsilon \ge 0`, added *after* the root. By default 1e-10; 1e-7 in "optax" and
         "keras".
     convention : {"torch", "optax", "keras"}, keyword only
-        See the notes.
+        See the notes. As an attribute, it can only be read.
 
     Raises
     ------

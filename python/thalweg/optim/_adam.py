@@ -25,7 +25,7 @@ class Adam(Optimizer):
     decoupled_weight_decay : bool, keyword only, default False
         Whether to multiply :math:`\theta` by :math:`1 - \eta\lambda` instead, as `AdamW` does.
     convention : {"torch", "optax", "keras", "textbook"}, keyword only
-        See the notes.
+        See the notes. As an attribute, it can only be read.
 
     Raises
     ------

@@ -24,7 +24,7 @@ class AdamW(Adam):
     amsgrad : bool, default False
         Whether to divide by the largest average so far; see `Adam`.
     convention : {"torch", "optax", "keras"}, keyword only
-        They differ as they do in `Adam`.
+        They differ as they do in `Adam`. As an attribute, it can only be read.
 
     Raises
     ------
@@ -81,5 +81,5 @@ class AdamW(Adam):
 
     @property
     def decoupled_weight_decay(self) -> bool:  # type: ignore[override]
-        """True: that is what distinguishes it from `Adam`."""
+        """True, and can only be read: that is what distinguishes it from `Adam`."""
         return True

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias, get_args
 
+import numpy as np
+
 from thalweg import _checks
 from thalweg.errors import ArgumentError
 
@@ -101,11 +103,25 @@ def for_core(name: str, value: Any) -> dict[str, float | bool | str]:
     return dict(zip(_parts(name, value), (_AUTO if x is None else x for x in parts), strict=True))
 
 
+def without_auto(options: Mapping[str, float | bool | str]) -> dict[str, Any]:
+    """Return options of the core with None where it determines one itself, as in constructors."""
+    return {name: None if value == _AUTO else value for name, value in options.items()}
+
+
 def of_core(name: str, like: Any, options: Mapping[str, Any]) -> Any:
     """Return an argument of the same kind as another one from what the core took."""
     taken = (options[part] for part in _parts(name, like))
     parts = [None if isinstance(x, str) and x == _AUTO else x for x in taken]
     return tuple(parts) if isinstance(like, tuple) else parts[0]
+
+
+def same(saved: Any, here: Any) -> bool:
+    """Whether a number, flag or text, or a dict of these, is the one in a state: any object."""
+    if isinstance(here, dict):
+        there = isinstance(saved, dict) and saved.keys() == here.keys()
+        return there and all(same(saved[name], value) for name, value in here.items())
+    plain = saved is None or isinstance(saved, (bool, int, float, str, np.generic))
+    return plain and bool(saved == here)
 
 
 def _parts(name: str, value: Any) -> list[str]:

@@ -41,7 +41,8 @@ class LevenbergMarquardt(FullBatchOptimizer):
     Parameters
     ----------
     damping : float, default 1e-3
-        Initial :math:`\mu`, above 0.
+        Initial :math:`\mu`, above 0. As an attribute it is that of the next step, and can only be
+        read.
     geodesic : bool, default True
         Whether to bend steps by half of the geodesic acceleration.
 
@@ -102,7 +103,7 @@ class LevenbergMarquardt(FullBatchOptimizer):
 
     @property
     def damping(self) -> float:
-        r"""The damping :math:`\mu` of the next step."""
+        r"""The damping :math:`\mu` of the next step; it adapts, and can only be read."""
         return self._damping.damping
 
     @property

@@ -37,7 +37,7 @@ class Muon(Optimizer):
         that one learning rate suits all parameters.
     matrices : {"hidden", "all", "none"}, keyword only, default "hidden"
         Which parameters Muon updates: all weights except those of the first and last layer, all
-        weights, or only those selected by groups.
+        weights, or only those selected by groups. As an attribute, it can only be read.
     adam_betas : tuple of two floats, keyword only, default (0.9, 0.95)
         AdamW's :math:`\beta_1, \beta_2`, each in [0, 1).
     adam_eps : float, keyword only, default 1e-8
@@ -45,7 +45,7 @@ class Muon(Optimizer):
     adam_lr_scale : float, keyword only, default 1
         AdamW's learning rate as a multiple of `lr`.
     convention : {"torch", "optax"}, keyword only
-        See the notes.
+        See the notes. As an attribute, it can only be read.
 
     Raises
     ------

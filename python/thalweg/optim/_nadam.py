@@ -24,7 +24,7 @@ class NAdam(Optimizer):
     decoupled_weight_decay : bool, default False
         Whether to multiply :math:`\theta` by :math:`1 - \eta\lambda` instead, as `AdamW` does.
     convention : {"torch", "optax", "keras"}, keyword only
-        See the notes.
+        See the notes. As an attribute, it can only be read.
 
     Raises
     ------

@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -25,7 +25,15 @@ from thalweg._habits import (
 from thalweg.errors import ArgumentError, DivergedError
 from thalweg.nn import Sequential, _names
 from thalweg.optim import _given
-from thalweg.optim._arguments import CHECKS, Checks, for_core, non_negative, of_core
+from thalweg.optim._arguments import (
+    CHECKS,
+    Checks,
+    for_core,
+    non_negative,
+    of_core,
+    same,
+    without_auto,
+)
 
 #: The conventions of a method, each with the defaults of arguments that are None.
 Conventions: TypeAlias = Mapping[str, Mapping[str, float]]
@@ -67,10 +75,11 @@ class Optimizer(Guided):
     only `load_state_dict` can give it another model. Copies and pickles of an object that holds
     both, e.g. by `copy.deepcopy`, contain a model and an optimizer that belongs to it.
 
-    Every argument of its constructor is an attribute, ``optimizer.weight_decay``, and can be set,
-    except a convention, which is what its averages mean, and what the classes say. A new value
-    takes effect from the next step; one that needs averages that are not kept, such as a momentum
-    after steps without, is an error. Groups keep what they were given.
+    Every argument of its constructor is an attribute, ``optimizer.weight_decay``, and nearly all
+    can be set. A convention, which is what its averages mean, can only be read, and so can a few
+    others; their descriptions say so. A new value takes effect from the next step; one that needs
+    averages that are not kept, such as a momentum after steps without, is an error. Groups keep
+    what they were given.
     """
 
     _uncalled: ClassVar[Mapping[str, str]] = dict.fromkeys(("step", "update_step"), OWN)
@@ -91,6 +100,11 @@ class Optimizer(Guided):
         "minimize": (
             "optimizer.step(model) takes a step along the model's gradients; without a model, "
             "optim.minimize(function, theta, optimizer, steps) takes steps on any function"
+        ),
+        **dict.fromkeys(
+            ("set_params", "get_params"),
+            "options are attributes, optimizer.lr = ...; a search over an estimator's solver lists "
+            'optimizers: {"solver": [optim.AdamW(lr=r) for r in rates]}',
         ),
         "apply_gradients": "set model.flat_gradients, then call optimizer.step(model)",
     }
@@ -340,6 +354,18 @@ class Optimizer(Guided):
         """Return what makes it belong to a model."""
         return [partial(object.__setattr__, self, "_owner", model)]
 
+    if not TYPE_CHECKING:  # with a __getattr__, type checkers would accept any name
+
+        def __getattr__(self, name: str) -> Any:
+            """Say why there are no options."""
+            if name in ("_arguments", "_core"):
+                raise AttributeError(
+                    f"{type(self).__name__} has no options yet: its __init__ must call "
+                    "super().__init__ before it sets or reads any",
+                    name=name, obj=self,
+                )  # fmt: skip
+            return super().__getattr__(name)
+
     @property
     def lr(self) -> float:
         """The learning rate; a new value takes effect from the next step.
@@ -398,7 +424,7 @@ class Optimizer(Guided):
             scalars of their own, as ``"steps of 0.weight"``.
         """
         steps, scalars, arrays = self._state()
-        options = {**self._options, "lr": self.lr}
+        options = {**without_auto(self._options), "lr": self.lr}
         groups = [dict(group) for group in self._groups]
         return {
             "steps": steps,
@@ -447,9 +473,10 @@ class Optimizer(Guided):
             _expect(f"state_dict[{key!r}]", state_dict[key], Mapping, "a dict")
         _expect('state_dict["groups"]', state_dict["groups"], Sequence, "a list of groups")
         given = self._given_in(state_dict["options"])
-        if list(state_dict["groups"]) != self._groups:
+        groups = state_dict["groups"]
+        if len(groups) != len(self._groups) or not all(map(same, groups, self._groups)):
             raise ArgumentError(
-                f"state_dict was saved with the groups {state_dict['groups']}, but this "
+                f"state_dict was saved with the groups {_checks.clipped(repr(groups))}, but this "
                 f"{type(self).__name__} has {self._groups}; call add_group for them first"
             )
         # The core checks their lengths.
@@ -468,14 +495,23 @@ class Optimizer(Guided):
                 f"state_dict was saved with the options {sorted(options)}, but those of "
                 f"{type(self).__name__} are {sorted(self._options)}"
             )
-        arguments = {name: of_core(name, x, options) for name, x in self._arguments.items()}
-        for name in filter(arguments.__contains__, self._fixed):
-            if arguments[name] != self._arguments[name]:
-                raise ArgumentError(
-                    f"state_dict was saved by {type(self).__name__} with {name}="
-                    f"{arguments[name]!r}, but this one has {self._arguments[name]!r}"
-                )
-        return made(type(self), arguments)._given()  # checks them
+        saved = {name: of_core(name, x, options) for name, x in self._arguments.items()}
+        given = made(type(self), saved)._given()  # checks them
+        for name in filter(saved.__contains__, self._fixed):
+            if given[0][name] != self._arguments[name]:
+                self._refuse_saved(name, given[0][name], self._arguments[name])
+        settable = {part for name, x in self._arguments.items() for part in for_core(name, x)}
+        for name in self._options.keys() - settable:
+            if not same(options[name], self._options[name]):
+                self._refuse_saved(name, options[name], self._options[name])
+        return given
+
+    def _refuse_saved(self, name: str, saved: Any, here: Any) -> NoReturn:
+        """Raise for an option of a state that can only be read here, and differs."""
+        raise ArgumentError(
+            f"state_dict was saved with {name}={_checks.short(saved)}, but this one has {here!r}, "
+            f"which {type(self).__name__}.load_state_dict cannot change"
+        )
 
     def _take(self, model: Sequential, given: Given, *state: Any) -> None:
         """Belong to a model, with a state; after an error, nothing has changed."""

@@ -21,7 +21,7 @@ class RAdam(Optimizer):
     decoupled_weight_decay : bool, default False
         Whether to multiply :math:`\theta` by :math:`1 - \eta\lambda` instead, as `AdamW` does.
     convention : {"torch", "optax"}, keyword only
-        See the notes.
+        See the notes. As an attribute, it can only be read.
 
     Raises
     ------

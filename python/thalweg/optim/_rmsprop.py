@@ -23,7 +23,7 @@ class RMSprop(Optimizer):
     centered : bool, default False
         Whether to divide by the gradients' standard deviation instead of their root mean square.
     convention : {"torch", "optax", "keras"}, keyword only
-        See the notes.
+        See the notes. As an attribute, it can only be read.
 
     Raises
     ------

@@ -7,6 +7,7 @@ from thalweg import _checks, _core
 from thalweg._arrays import Array
 from thalweg.errors import ArgumentError, UnsupportedError
 from thalweg.nn import Sequential
+from thalweg.optim._arguments import same
 from thalweg.optim._full_batch import FullBatchOptimizer
 from thalweg.optim._optimizer import Given, Optimizer, Options, made
 
@@ -23,7 +24,8 @@ class SAM(Optimizer):
     the batch is, to first order, the largest at distance :math:`\rho`. With ``adaptive``, distances
     are relative to the size of each parameter, :math:`\epsilon = \rho\,\theta^2 g / (\lVert
     |\theta| g \rVert + 10^{-12})`, element by element. Every step computes two gradients and takes
-    about twice as long. With :math:`\rho = 0` it equals the base.
+    about twice as long. With :math:`\rho = 0` it equals the base. As attributes, its arguments can
+    only be read; options of the base can be set there, ``sam.base.momentum = 0.5``.
 
     Parameters
     ----------
@@ -160,11 +162,8 @@ class SAM(Optimizer):
     def _given_in(self, options: Mapping[str, Any]) -> Given:
         rest, mine = dict(options), self._options
         for name in ("sam_rho", "sam_adaptive"):
-            if (saved := rest.pop(name, None)) != mine[name]:
-                raise ArgumentError(
-                    f"state_dict was saved by SAM with {name.removeprefix('sam_')}={saved!r}, but "
-                    f"this one has {mine[name]!r}"
-                )
+            if not same(saved := rest.pop(name, None), mine[name]):
+                self._refuse_saved(name.removeprefix("sam_"), saved, mine[name])
         return self._base._given_in(rest)
 
     def _advice(self, name: str) -> str:

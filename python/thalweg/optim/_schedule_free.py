@@ -17,7 +17,8 @@ class ScheduleFreeAdamW(Optimizer):
     lr : float, default 2.5e-3
         Learning rate :math:`\eta \ge 0`; usually larger than AdamW's.
     betas : tuple of two floats, default (0.9, 0.999)
-        :math:`\beta_1` in (0, 1) and :math:`\beta_2` in [0, 1).
+        :math:`\beta_1` in (0, 1) and :math:`\beta_2` in [0, 1). As an attribute, they can only be
+        read.
     eps : float, default 1e-8
         :math:`\varepsilon \ge 0`
     weight_decay : float, default 0

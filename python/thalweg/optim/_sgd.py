@@ -25,7 +25,7 @@ class SGD(Optimizer):
         Whether to use the gradient at the point that momentum is about to reach; needs momentum > 0
         and dampening 0.
     convention : {"torch", "optax", "keras", "textbook", "ema"}, keyword only
-        See the notes.
+        See the notes. As an attribute, it can only be read.
 
     Raises
     ------

@@ -39,10 +39,10 @@ class Shampoo(Optimizer):
         A weight with more outputs (or inputs) than this has no factor on that side.
     precondition_frequency : int, keyword only, default 1
         Recompute roots every so many steps. This is most of the work: 10 to 100 is usual for wide
-        layers, with grafting.
+        layers, with grafting. Set later, it leaves `start_preconditioning_step` as it is.
     start_preconditioning_step : int, keyword only, optional
         The step in which roots are first computed, from 1 up; before it, all steps are AdamW's. By
-        default, this equals `precondition_frequency`.
+        default, this equals the `precondition_frequency` that is given.
     grafting : {"none", "adam"}, keyword only, optional
         Which length to give the step of a weight: Adam's, or by default its own.
     adam_beta2 : float, keyword only, default 0.999

@@ -9,6 +9,8 @@ if _typing.TYPE_CHECKING:  # at run time these come from __getattr__ below
     from thalweg.sklearn._classifier import MLPClassifier as MLPClassifier
     from thalweg.sklearn._regressor import MLPRegressor as MLPRegressor
 
+__all__ = ["MLPClassifier", "MLPRegressor"]
+
 _LAZY = {"MLPClassifier": "._classifier", "MLPRegressor": "._regressor"}
 
 

@@ -29,6 +29,7 @@ ELSEWHERE = {
     "class_weight": "fit(X, y, sample_weight=...) weights samples",
     **dict.fromkeys(("criterion", "loss_fn", "loss_function", "objective"), "it is loss"),
     **dict.fromkeys(("quantile", "quantiles"), "use MLPRegressor(loss=nn.QuantileLoss(0.9))"),
+    **_habits.OF_THREADS,
     "label_smoothing": "use MLPClassifier(loss=nn.CrossEntropyLoss(label_smoothing=0.1))",
 }
 
@@ -43,6 +44,7 @@ OF_FIT = {
     **dict.fromkeys(("batch_size", "shuffle", "verbose"), "it is an argument of the estimator"),
     "class_weight": "it is an argument of MLPClassifier",
     "callbacks": "tw.Trainer.fit(..., callbacks=[...]) takes them",
+    **_habits.OF_THREADS,
 }
 
 #: Numeric arguments: minimum, maximum, and which of the two are allowed.

@@ -143,8 +143,9 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
     def _score(self, x: Samples, target: Any, sample_weight: Array | None) -> float:
         """Compute the score of samples and encoded targets."""
 
-    def _doubt_score(self, target: Any, sample_weight: Array | None) -> None:
-        """Warn if the best score on held-out data says little about the weights that were kept."""
+    def _doubts_of_score(self, target: Any, sample_weight: Array | None) -> list[Warning]:
+        """Say if the best score on held-out data says little about the weights that were kept."""
+        return []
 
     # What is available after fitting.
 
@@ -214,7 +215,13 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         -----
         After an error, the estimator is as it was before: not fitted, or fitted to earlier data.
         Only if a signal handler raises one while a network learns on (`partial_fit`, or
-        ``warm_start=True``), its weights are the latest.
+        ``warm_start=True``), its weights are the latest. Warnings come last: one that a filter
+        turns into an error leaves a complete estimator.
+
+        Ctrl-C ends a fit as in scikit-learn's networks, with what it has learned and the warning
+        "Training interrupted by user.", but ``solver="lbfgs"`` with `KeyboardInterrupt`. A search
+        in this process goes on with its next fit. With ``error_score="raise"``, and after
+        ``warnings.filterwarnings("error", "Training interrupted")``, it ends.
         """
         validation = X_val, y_val, sample_weight_val
         return self._fit(X, y, sample_weight, incremental=False, validation=validation)
@@ -230,7 +237,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         optimizer = self.trainer_.optimizer if "trainer_" in before else None
         rate: Any = getattr(optimizer, "lr", None)
         try:
-            self._train(X, y, sample_weight, incremental, classes, validation)
+            doubts = self._train(X, y, sample_weight, incremental, classes, validation)
         except BaseException as error:
             self.__dict__ = before
             if optimizer is not None:
@@ -249,12 +256,15 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             elif isinstance(self.solver, optim.Optimizer):
                 more = ""
             raise FitDivergedError(f"{error}{more}") from error
+        for doubt in doubts:  # only now: a filter may turn a warning into an error
+            _warn.warn(str(doubt), type(doubt))
         return self
 
     def _train(
         self, X: Any, y: Any, sample_weight: Any, incremental: bool, classes: Any,
         validation: tuple[Any, Any, Any],
-    ) -> None:  # fmt: skip
+    ) -> list[Warning]:  # fmt: skip
+        """Train; return what to warn of."""
         self._check_arguments()
         validates = _arguments.check_validation(self, validation)
         if incremental and self.early_stopping:
@@ -306,9 +316,8 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
             rate = self._optimizer(objective).lr
         self._rate, self._course = self.learning_rate_init, self.learning_rate
         if self.solver == "lbfgs":
-            self._fit_lbfgs(objective, X, target, weight)
-        else:
-            self._fit_batches(objective, X, target, weight, held_out, random, incremental, rate)
+            return self._fit_lbfgs(objective, X, target, weight)
+        return self._fit_batches(objective, X, target, weight, held_out, random, incremental, rate)
 
     def _checked(self, X: Any, y: Any, dtype: np.dtype[Any], *, reset: bool) -> tuple[Any, Any]:
         """Return dense samples and targets after scikit-learn's checks."""
@@ -412,20 +421,23 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         mean = 1.0 if weight is None else float(weight.mean(dtype=np.float64))
         return self.alpha / (rows * mean)
 
-    def _fit_lbfgs(self, objective: Objective, x: Samples, target: Any, weight: Any) -> None:
+    def _fit_lbfgs(
+        self, objective: Objective, x: Samples, target: Any, weight: Any
+    ) -> list[Warning]:  # fmt: skip
         from thalweg.sklearn import _lbfgs
 
         decay = self._decay(len(x), weight) * _network.penalized(self.model_).astype(np.float64)
-        self.loss_, self.n_iter_ = _lbfgs.train(
+        self.loss_, self.n_iter_, doubts = _lbfgs.train(
             self.trainer_, objective, (x, target, weight), decay,
             tol=self.tol, max_iter=self.max_iter, max_fun=self.max_fun,
         )  # fmt: skip
+        return doubts
 
     def _fit_batches(
         self, objective: Objective, x: Samples, target: Any, weight: Array | None,
         held_out: tuple[Samples, Any, Array | None] | None, random: Any, incremental: bool,
         rate: float | None,
-    ) -> None:  # fmt: skip
+    ) -> list[Warning]:  # fmt: skip
         trainer = self.trainer_
         if self.early_stopping and held_out is None:
             x, target, weight, held_out = self._hold_out(x, target, weight, random)
@@ -446,6 +458,7 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
         self.n_iter_ = 0
         stopping = Stopping(self, objective, len(x), penalty, held_out)
         follows = isinstance(self.learning_rate, optim.schedules.ReduceLROnPlateau)
+        doubts: list[Warning] = []
         try:
             trainer.fit(
                 x, target, epochs=1 if incremental else self.max_iter,
@@ -454,17 +467,18 @@ class MLP(BaseEstimator, ABC):  # type: ignore[misc]  # scikit-learn has no type
                 validation_data=held_out if follows else None,
             )  # fmt: skip
         except KeyboardInterrupt:
-            _warn.warn("Training interrupted by user.")
+            doubts.append(UserWarning("Training interrupted by user."))
         if stopping.best is not None:
             trainer.model.load_state_dict(stopping.best)
             if held_out is not None and self.scoring is None:
-                self._doubt_score(*held_out[1:])
+                doubts += self._doubts_of_score(*held_out[1:])
         if self.n_iter_ == self.max_iter and not (stopping.stopped or incremental):
-            _warn.warn(
+            text = (
                 f"Maximum iterations ({self.max_iter}) reached and the optimization hasn't "
-                "converged yet: increase max_iter or tol, or scale the data",
-                ConvergenceWarning,
+                "converged yet: increase max_iter or tol, or scale the data"
             )
+            doubts.append(ConvergenceWarning(text))
+        return doubts
 
     def _validation_score(self, x: Samples, target: Any, sample_weight: Array | None) -> float:
         """Compute what early stopping follows, on held-out data: higher is better."""

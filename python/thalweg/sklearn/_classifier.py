@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight, compute_sample_weig
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
-from thalweg import _arrays, _checks, _habits, _warn, nn
+from thalweg import _arrays, _checks, _habits, nn
 from thalweg._arrays import Array, Samples
 from thalweg.errors import ArgumentError, DataError
 from thalweg.nn._losses import CoreLoss, FunctionLoss
@@ -490,16 +490,17 @@ class MLPClassifier(ClassifierMixin, MLP):  # type: ignore[misc]  # as that of M
         right = self._loss().predict(self.model_(x)) == target
         return float(np.average(right.reshape(len(x), -1).all(axis=1), weights=sample_weight))
 
-    def _doubt_score(self, target: Any, sample_weight: Array | None) -> None:
+    def _doubts_of_score(self, target: Any, sample_weight: Array | None) -> list[Warning]:
         _, answers = np.unique(target.reshape(len(target), -1), axis=0, return_inverse=True)
         counts = np.bincount(answers.ravel(), sample_weight)
         share = counts.max() / counts.sum()
         best: Any = self.best_validation_score_
         if best < 1 and best - share < math.sqrt(share * (1 - share) / len(target)):
-            _warn.warn(
+            text = (
                 f"the best accuracy on the held-out data, {best:.3f}, is not clearly better than "
                 f"{share:.3f}, which the most frequent answer alone achieves, so that the weights "
                 'kept may have learned little. Use scoring="loss" to follow the loss, to which '
-                "rare classes count as well",
-                ConvergenceWarning,
+                "rare classes count as well"
             )
+            return [ConvergenceWarning(text)]
+        return []

@@ -7,8 +7,6 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from sklearn.exceptions import ConvergenceWarning
 
-from thalweg import _warn
-
 if TYPE_CHECKING:
     from thalweg import Trainer
     from thalweg.sklearn._base import Objective
@@ -23,8 +21,8 @@ def train(
     tol: float,
     max_iter: int,
     max_fun: int,
-) -> tuple[float, int]:
-    """Train on all data at once; return the last loss and the number of iterations.
+) -> tuple[float, int, list[Warning]]:
+    """Train on all data at once; return the last loss, the iterations, and what to warn of.
 
     `decay` is the strength of the penalty on each parameter. After an error or Ctrl-C, the
     parameters are as they were before.
@@ -60,12 +58,13 @@ def train(
     finally:
         model.zero_grad()
     model.flat_parameters = found.x
+    doubts: list[Warning] = []
     if found.status != 0:
-        _warn.warn(
+        text = (
             f"lbfgs failed to converge after {found.nit} iterations (status={found.status}): "
-            f"{found.message}. Increase max_iter, or scale the data",
-            ConvergenceWarning,
+            f"{found.message}. Increase max_iter, or scale the data"
         )
+        doubts.append(ConvergenceWarning(text))
     penalty = 0.5 * float((decay * found.x) @ found.x)
     loss = (float(found.fun) - penalty) / objective.scale
-    return objective.shown(loss, penalty), min(int(found.nit), max_iter)
+    return objective.shown(loss, penalty), min(int(found.nit), max_iter), doubts

@@ -15,6 +15,8 @@ from thalweg.nn._sequential._parameters import Parameters
 
 #: Version of what `Sequential.__getstate__` returns, so that later versions can read old pickles.
 _STATE_VERSION = 1
+#: As many outputs cost little memory.
+_FEW = 2**20
 
 
 class Kept(Parameters):
@@ -159,6 +161,12 @@ class Kept(Parameters):
         SequentialBase.__init__(
             model, *layers, dtype=description["dtype"], seed=description["seed"]
         )
+        # Nor any number of outputs, which each block around an activation alone doubles: losses
+        # have numbers for each of them.
+        if model.out_features > max(2 * needed, _FEW):
+            raise DataError(
+                f"its layers have {model.out_features} outputs, but only {needed} numbers"
+            )
         model._core.set_passes(description["passes"])
         return model
 
