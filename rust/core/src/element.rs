@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::math;
-use crate::simd::{Isa, Op, Simd, dispatch_body};
+use crate::simd::{Isa, MAX_LANES, Op, Simd, dispatch_body};
 
 /// The data types of the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -59,6 +59,8 @@ pub trait Element:
     const ZERO: Self;
     /// One.
     const ONE: Self;
+    /// 0, 1, 2, … for the lanes of a vector.
+    const LANES: [Self; MAX_LANES];
     /// The distance from 1 to the next number, ε.
     const EPSILON: f64;
     /// The smallest normal number.
@@ -87,6 +89,8 @@ macro_rules! element {
             const DTYPE: Dtype = Dtype::$dtype;
             const ZERO: Self = 0.0;
             const ONE: Self = 1.0;
+            const LANES: [Self; MAX_LANES] =
+                [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
             const EPSILON: f64 = $t::EPSILON as f64;
             const TINY: f64 = $t::MIN_POSITIVE as f64;
             #[inline(always)]

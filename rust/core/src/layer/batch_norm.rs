@@ -244,16 +244,25 @@ pub fn statistics<'g, T: Element>(
     }
 }
 
-/// u = γ·ẑ + β from z, in place, for one row.
+/// u = γ·ẑ + β from z, or in place, for one row.
 #[inline(always)]
-pub fn forward<T: Element, S: Simd<T>>(s: S, u: &mut [T], of: &Columns<&[T]>) {
-    zip_map(
-        s,
-        [u],
-        [of.mean, of.scale, of.shift],
-        #[inline(always)]
-        |[z], [mean, scale, shift]| [s.fma(s.sub(z, mean), scale, shift)],
-    );
+pub fn forward<T: Element, S: Simd<T>>(s: S, z: Option<&[T]>, u: &mut [T], of: &Columns<&[T]>) {
+    match z {
+        Some(z) => zip_map(
+            s,
+            [u],
+            [z, of.mean, of.scale, of.shift],
+            #[inline(always)]
+            |_, [z, mean, scale, shift]| [s.fma(s.sub(z, mean), scale, shift)],
+        ),
+        None => zip_map(
+            s,
+            [u],
+            [of.mean, of.scale, of.shift],
+            #[inline(always)]
+            |[z], [mean, scale, shift]| [s.fma(s.sub(z, mean), scale, shift)],
+        ),
+    }
 }
 
 /// dβ and dγ from the sums of `count` groups.

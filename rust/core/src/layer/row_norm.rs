@@ -14,7 +14,7 @@
 
 use crate::element::Element;
 use crate::error::Error;
-use crate::simd::{MAX_LANES, Simd, zip_map};
+use crate::simd::{Simd, zip_map};
 use crate::view::MatRef;
 
 use super::Power;
@@ -79,35 +79,30 @@ pub(crate) fn total<T: Element, S: Simd<T>, const R: usize>(
         }
         i += 2 * S::N;
     }
-    while i < n {
-        let len = S::N.min(n - i);
+    if i + S::N <= n {
+        sum[0] = s.add(sum[0], f(reads.map(|r| s.load(&r[i..]))));
+        i += S::N;
+    }
+    if i < n {
         // Lanes beyond the end do not count, whatever f returns for them.
-        let mut lanes = [T::ZERO; MAX_LANES];
-        s.store_partial(&mut lanes[..len], f(reads.map(|r| s.load_partial(&r[i..i + len]))));
-        sum[0] = s.add(sum[0], s.load(&lanes));
-        i += len;
+        let rest = f(reads.map(|r| s.load_partial(&r[i..])));
+        sum[0] = s.add(sum[0], s.first(rest, n - i));
     }
     s.reduce_add(s.add(sum[0], sum[1])).to_f64()
 }
 
-/// Computes u from z, in place, for one row; returns μ and 1/√(σ² + ε).
+/// Returns μ and 1/√(σ² + ε) of a row.
 ///
 /// The latter is NaN if the variance overflows: 0 would make the row equal to β, and hide the overflow from
 /// the loss.
 #[inline(always)]
-pub fn forward<T: Element, S: Simd<T>>(
-    s: S,
-    norm: &RowNorm,
-    row: &mut [T],
-    scale: Option<&[T]>,
-    shift: Option<&[T]>,
-) -> [T; 2] {
+pub fn moments<T: Element, S: Simd<T>>(s: S, norm: &RowNorm, row: &[T]) -> [T; 2] {
     let n = row.len() as f64;
     let mean = match norm.centred {
         true => T::lit(
             total(
                 s,
-                [&*row],
+                [row],
                 #[inline(always)]
                 |[z]| z,
             ) / n,
@@ -117,7 +112,7 @@ pub fn forward<T: Element, S: Simd<T>>(
     let mean_v = s.splat(mean);
     let squares = total(
         s,
-        [&*row],
+        [row],
         #[inline(always)]
         |[z]| {
             let d = s.sub(z, mean_v);
@@ -128,19 +123,44 @@ pub fn forward<T: Element, S: Simd<T>>(
         true => T::lit(1.0 / (squares / n + norm.eps::<T>()).sqrt()),
         false => T::lit(f64::NAN),
     };
-    let inverse_v = s.splat(inverse);
+    [mean, inverse]
+}
+
+/// Computes u from z, or in place, for one row with these moments.
+#[inline(always)]
+pub fn forward<T: Element, S: Simd<T>>(
+    s: S,
+    moments: [T; 2],
+    z: Option<&[T]>,
+    row: &mut [T],
+    scale: Option<&[T]>,
+    shift: Option<&[T]>,
+) {
+    let [mean, inverse] = moments.map(|of| s.splat(of));
     macro_rules! each {
-        ([$($from:expr),*], [$($name:ident),*], $z:ident => $u:expr) => {
-            zip_map(
-                s,
-                [row],
-                [$($from),*],
-                #[inline(always)]
-                |[z], [$($name),*]| {
-                    let $z = s.mul(s.sub(z, mean_v), inverse_v);
-                    [$u]
-                },
-            )
+        ([$($from:expr),*], [$($name:ident),*], $hat:ident => $u:expr) => {
+            match z {
+                Some(z) => zip_map(
+                    s,
+                    [row],
+                    [z, $($from),*],
+                    #[inline(always)]
+                    |_, [z, $($name),*]| {
+                        let $hat = s.mul(s.sub(z, mean), inverse);
+                        [$u]
+                    },
+                ),
+                None => zip_map(
+                    s,
+                    [row],
+                    [$($from),*],
+                    #[inline(always)]
+                    |[z], [$($name),*]| {
+                        let $hat = s.mul(s.sub(z, mean), inverse);
+                        [$u]
+                    },
+                ),
+            }
         };
     }
     match (scale, shift) {
@@ -148,34 +168,29 @@ pub fn forward<T: Element, S: Simd<T>>(
         (Some(scale), None) => each!([scale], [gamma], z => s.mul(z, gamma)),
         _ => each!([], [], z => z),
     }
-    [mean, inverse]
 }
 
-/// Computes dz from du, in place, for one row, with what `forward` returned for it.
+/// Computes γ·du from du, in place, for one row.
 #[inline(always)]
-pub fn backward<T: Element, S: Simd<T>>(
-    s: S,
-    norm: &RowNorm,
-    row: &mut [T],
-    z: &[T],
-    moments: &[T],
-    scale: Option<&[T]>,
-) {
-    if let Some(scale) = scale {
-        zip_map(
-            s,
-            [&mut *row],
-            [scale],
-            #[inline(always)]
-            |[du], [gamma]| [s.mul(du, gamma)],
-        );
-    }
+pub fn weigh<T: Element, S: Simd<T>>(s: S, row: &mut [T], scale: &[T]) {
+    zip_map(
+        s,
+        [row],
+        [scale],
+        #[inline(always)]
+        |[du], [gamma]| [s.mul(du, gamma)],
+    );
+}
+
+/// Returns the means of w and of w·ẑ, the latter negated, for a row w = γ·du.
+#[inline(always)]
+pub fn means<T: Element, S: Simd<T>>(s: S, norm: &RowNorm, row: &[T], z: &[T], moments: &[T]) -> [T; 2] {
     let n = row.len() as f64;
     let (mean, inverse) = (s.splat(moments[0]), s.splat(moments[1]));
     let part = match norm.centred {
         true => total(
             s,
-            [&*row],
+            [row],
             #[inline(always)]
             |[d]| d,
         ),
@@ -183,11 +198,18 @@ pub fn backward<T: Element, S: Simd<T>>(
     };
     let slope = total(
         s,
-        [&*row, z],
+        [row, z],
         #[inline(always)]
         |[d, z]| s.mul(d, s.mul(s.sub(z, mean), inverse)),
     );
-    let (part, slope) = (s.splat(T::lit(part / n)), s.splat(T::lit(-slope / n)));
+    [T::lit(part / n), T::lit(-slope / n)]
+}
+
+/// Computes dz from γ·du, in place, for one row with these moments and means.
+#[inline(always)]
+pub fn backward<T: Element, S: Simd<T>>(s: S, row: &mut [T], z: &[T], moments: &[T], means: [T; 2]) {
+    let (mean, inverse) = (s.splat(moments[0]), s.splat(moments[1]));
+    let [part, slope] = means.map(|of| s.splat(of));
     zip_map(
         s,
         [row],

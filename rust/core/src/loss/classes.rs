@@ -1,15 +1,7 @@
 //! Rows of numbers, one per class, in vectors: the largest, and where it is, among the classes that take part.
 
 use crate::element::Element;
-use crate::simd::{MAX_LANES, Simd};
-
-/// 0, 1, 2 …, one per lane.
-#[inline(always)]
-pub fn lanes<T: Element, S: Simd<T>>(s: S) -> S::V {
-    let mut lanes = [T::ZERO; MAX_LANES];
-    lanes.iter_mut().enumerate().for_each(|(i, x)| *x = T::lit(i as f64));
-    s.load(&lanes)
-}
+use crate::simd::Simd;
 
 /// The vector of numbers starting at place j, with −∞ beyond the last and for classes that do not take part:
 /// `weights` has one per number, or none.
@@ -33,7 +25,7 @@ pub fn vector<T: Element, S: Simd<T>>(s: S, lanes: S::V, values: &[T], weights: 
 #[inline(always)]
 pub fn first_of<T: Element, S: Simd<T>>(s: S, values: &[T], weights: &[T], max: T) -> T {
     let lowest = s.splat(T::lit(f64::NEG_INFINITY));
-    let (lanes, max) = (lanes(s), s.splat(max));
+    let (lanes, max) = (s.lanes(), s.splat(max));
     let mut first = T::lit(f64::NEG_INFINITY);
     for j in (0..values.len()).step_by(S::N) {
         let below = s.lt(vector(s, lanes, values, weights, j), max);
@@ -47,7 +39,7 @@ pub fn first_of<T: Element, S: Simd<T>>(s: S, values: &[T], weights: &[T], max: 
 /// The largest element, among the classes that take part.
 #[inline(always)]
 pub fn max_of<T: Element, S: Simd<T>>(s: S, values: &[T], weights: &[T]) -> T {
-    let lanes = lanes(s);
+    let lanes = s.lanes();
     let mut top = s.splat(T::lit(f64::NEG_INFINITY));
     for j in (0..values.len()).step_by(S::N) {
         top = s.max(top, vector(s, lanes, values, weights, j));

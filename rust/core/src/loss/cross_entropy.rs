@@ -1,7 +1,7 @@
 //! Cross-entropy of a label c under softmax: with m = max oⱼ and Z = Σ e^(oⱼ−m),
 //! ℓ = ln Z + m − o_c,  ∂ℓ/∂oⱼ = e^(oⱼ−m)/Z − [j = c].
 
-use super::classes::{first_of, lanes, vector};
+use super::classes::{first_of, vector};
 use super::{Class, Objective, RowLoss, Rows, heads};
 use crate::element::Element;
 use crate::gemm::pack::transpose_square;
@@ -22,7 +22,7 @@ pub fn rows<T: Element, S: Simd<T>>(
     if plain && rows.output.cols() <= S::N && grad.as_ref().is_none_or(MatMut::is_dense) {
         return few(s, objective, rows, labels, grad, losses);
     }
-    let lanes = lanes(s);
+    let lanes = s.lanes();
     // Logarithms are computed for many rows at once.
     for (chunk, losses) in losses.chunks_mut(S::N).enumerate() {
         let mut sums = [T::ONE; MAX_LANES];

@@ -1,6 +1,5 @@
 //! Sums over the elements of a row, together with their gradients, in one loop.
 
-use super::classes::lanes;
 use super::{RowLoss, Rows};
 use crate::data;
 use crate::element::Element;
@@ -107,7 +106,7 @@ pub fn elements<T: Element, S: Simd<T>, const R: usize, const N: usize, const W:
     }
     if full < len {
         let (values, slopes) = f(reads.map(|r| s.load_partial(&r[full..])));
-        let inside = s.lt(lanes(s), s.splat(T::lit((len - full) as f64)));
+        let inside = s.lt(s.lanes(), s.splat(T::lit((len - full) as f64)));
         for (sum, value) in sums.iter_mut().zip(values) {
             *sum = s.add(*sum, s.select(inside, value, s.splat(T::ZERO)));
         }

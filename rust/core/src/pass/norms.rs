@@ -250,6 +250,10 @@ impl<T: Element> Op<T> for GroupSums<'_, T> {
     }
 }
 
+/// Rows that take one step before any takes the next. What reads the last columns of a row, or the first of
+/// the row after it, soon after these columns were written with a mask, has to wait until that is done.
+const AT_ONCE: usize = 8;
+
 /// A normalization of rows in place, and an activation.
 struct Normalize<'c, T> {
     of: Formula<'c, T>,
@@ -264,24 +268,30 @@ impl<T: Element> Op<T> for Normalize<'_, T> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(mut self, s: S) {
-        let n = self.u.cols();
-        for r in 0..self.u.rows() {
-            let row = self.u.row_mut(r);
-            if let Some(z) = self.z {
-                row.copy_from_slice(z.row(r));
-            }
+        let (rows, n) = (self.u.rows(), self.u.cols());
+        for first in (0..rows).step_by(AT_ONCE) {
+            let some = first..rows.min(first + AT_ONCE);
+            let z = |r: usize| self.z.map(|z| z.row(r));
             match &self.of {
-                Formula::Batch(of) => batch_norm::forward(s, row, of),
+                Formula::Batch(of) => {
+                    some.clone().for_each(|r| batch_norm::forward(s, z(r), self.u.row_mut(r), of));
+                }
                 Formula::Row(norm, scale, shift) => {
-                    let of_row = row_norm::forward(s, norm, row, *scale, *shift);
-                    if let Some(moments) = &mut self.moments {
-                        moments.row_mut(r).copy_from_slice(&of_row);
+                    let mut all = [[T::ZERO; 2]; AT_ONCE];
+                    for (r, of) in some.clone().zip(&mut all) {
+                        *of = row_norm::moments(s, norm, z(r).unwrap_or(self.u.row_mut(r)));
+                        if let Some(moments) = &mut self.moments {
+                            moments.row_mut(r).copy_from_slice(of);
+                        }
+                    }
+                    for (r, of) in some.clone().zip(all) {
+                        row_norm::forward(s, of, z(r), self.u.row_mut(r), *scale, *shift);
                     }
                 }
             }
-            // While the row is still in the first-level cache.
-            let saved = self.saved.as_mut().map(|saved| saved.block(r, 1, 0, n));
-            self.act.forward_in(s, self.u.block(r, 1, 0, n), saved);
+            // While the rows are still in the first-level cache.
+            let saved = self.saved.as_mut().map(|saved| saved.block(first, some.len(), 0, n));
+            self.act.forward_in(s, self.u.block(first, some.len(), 0, n), saved);
         }
     }
 }
@@ -299,12 +309,24 @@ impl<T: Element> Op<T> for Denormalize<'_, T> {
     type Output = ();
     #[inline(always)]
     fn eval<S: Simd<T>>(mut self, s: S) {
-        for r in 0..self.z.rows() {
-            let (du, z) = (self.du.row_mut(r), self.z.row(r));
+        let rows = self.z.rows();
+        for first in (0..rows).step_by(AT_ONCE) {
+            let some = first..rows.min(first + AT_ONCE);
             match (&self.of, self.moments) {
-                (Formula::Batch(of), _) => batch_norm::backward(s, du, z, of, self.n),
+                (Formula::Batch(of), _) => {
+                    some.for_each(|r| batch_norm::backward(s, self.du.row_mut(r), self.z.row(r), of, self.n));
+                }
                 (Formula::Row(norm, scale, _), Some(moments)) => {
-                    row_norm::backward(s, norm, du, z, moments.row(r), *scale);
+                    if let Some(scale) = scale {
+                        some.clone().for_each(|r| row_norm::weigh(s, self.du.row_mut(r), scale));
+                    }
+                    let mut all = [[T::ZERO; 2]; AT_ONCE];
+                    for (r, of) in some.clone().zip(&mut all) {
+                        *of = row_norm::means(s, norm, self.du.row_mut(r), self.z.row(r), moments.row(r));
+                    }
+                    for (r, of) in some.zip(all) {
+                        row_norm::backward(s, self.du.row_mut(r), self.z.row(r), moments.row(r), of);
+                    }
                 }
                 (Formula::Row(..), None) => unreachable!("kept while training"),
             }

@@ -242,6 +242,19 @@ pub trait Simd<T: Element>: Kernels<T> + Copy + Send + Sync + 'static {
         unsafe { self.store_first(into.as_mut_ptr(), into.len(), v) }
     }
 
+    /// 0, 1, 2, …
+    #[inline(always)]
+    fn lanes(self) -> Self::V {
+        self.load(&T::LANES)
+    }
+
+    /// The first `n` lanes of `a`; the others are zero, whatever they are in `a`.
+    #[inline(always)]
+    fn first(self, a: Self::V, n: usize) -> Self::V {
+        let inside = self.lt(self.lanes(), self.splat(T::lit(n as f64)));
+        self.select(inside, a, self.splat(T::ZERO))
+    }
+
     /// `−a`
     #[inline(always)]
     fn neg(self, a: Self::V) -> Self::V {
