@@ -162,6 +162,7 @@ class Data:
 TANH = ("tanh",)
 GELU = ("gelu",)
 NORM = ("batchnorm", "relu")
+ROW_NORM = ("layernorm", "relu")
 SB3 = "Stable-Baselines3"
 
 TRAINING = (

@@ -91,6 +91,37 @@ def test_a_forked_process_trains_like_its_parent(two_threads):
     assert train() == expected  # and the parent is as it was
 
 
+def bind_and_count(connection):
+    """What a child does that is bound to a CPU."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    connection.send(tw.get_num_threads())
+    connection.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_processes_use_the_cpus_that_they_are_bound_to(method, monkeypatch):
+    for name in ("THALWEG_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    code = textwrap.dedent(f"""
+        import multiprocessing, os
+        import thalweg as tw
+        from tests.test_threads import bind_and_count
+        if __name__ == "__main__":
+            assert tw.get_num_threads() == len(os.sched_getaffinity(0))  # known before the fork
+            context = multiprocessing.get_context("{method}")
+            mine, its = context.Pipe(duplex=False)
+            child = context.Process(target=bind_and_count, args=(its,))
+            child.start()
+            assert mine.poll(60)
+            print(mine.recv())
+    """)
+    there = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=there, capture_output=True, text=True)
+    assert done.stdout == "1\n", done.stderr
+
+
 def step(trainer, x, y, connection):
     """What a child does with its copy of a trainer that was in use."""
     connection.send((trainer.evaluate(x, y)["loss"], trainer.step(x, y)))

@@ -21,6 +21,7 @@ LAYERS = {
     "tanh": lambda width: nn.Tanh(),
     "gelu": lambda width: nn.GELU(),
     "batchnorm": nn.BatchNorm1d,
+    "layernorm": nn.LayerNorm,
 }
 LOSSES = {"cross_entropy": nn.CrossEntropyLoss, "mse": nn.MSELoss}
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 
-from ..workloads import ADAMW, NORM, TANH, TRAINING, Training
+from ..workloads import ADAMW, NORM, ROW_NORM, TANH, TRAINING, Training
 from .report import Options, section, verdict
 from .steps import in_rounds, ratio
 
@@ -71,6 +71,7 @@ BASES = (
     Training("shapes-small", (64, 100, 10), 200, "MLPClassifier's defaults"),
     Training("shapes-wide", (200, 256, 256, 1), 200, "a critic", loss="mse"),
     Training("shapes-norm", (54, 64, 64, 7), 256, "forest cover types", NORM, optimizer=ADAMW),
+    Training("shapes-rows", (54, 64, 64, 7), 256, "with LayerNorm", ROW_NORM, optimizer=ADAMW),
     Training("shapes-deep", (1, 32, 32, 32, 1), 128, "DeepXDE, full batch", TANH, loss="mse"),
 )
 PAIR = tuple(work for work in TRAINING if work.name in ("w45", "w46"))

@@ -31,10 +31,10 @@ def scenario(clouds):
 def trainer():
     """A function that makes a fresh trainer, the same each time."""
 
-    def make(outputs=6, inputs=2, dropout=0.0, seed=1, lr=0.01, **options):
-        model = nn.Sequential(
-            nn.Linear(inputs, 16), nn.ReLU(), nn.Dropout(dropout), nn.Linear(16, outputs), seed=seed
-        )
+    def make(outputs=6, inputs=2, dropout=0.0, seed=1, lr=0.01, batch_norm=False, **options):
+        middle = [nn.BatchNorm1d(16)] if batch_norm else []
+        layers = [nn.Linear(inputs, 16), *middle, nn.ReLU(), nn.Dropout(dropout)]
+        model = nn.Sequential(*layers, nn.Linear(16, outputs), seed=seed)
         loss = options.pop("loss", nn.CrossEntropyLoss())
         return tw.Trainer(model, loss=loss, optimizer=optim.Adam(lr=lr), **options)
 
@@ -47,12 +47,13 @@ def resumed_is_the_same():
     return _resumed_is_the_same
 
 
-def _resumed_is_the_same(make, scenario, trainer, path):
+def _resumed_is_the_same(make, scenario, trainer, path, **options):
     """A run that is stopped in the middle of the last task, against one that is not."""
+    layers = {"dropout": 0.2, **options}
     options = {"steps": 7, "batch_size": 20, "save_every": 2}
-    whole = make(trainer(dropout=0.2), scenario)
+    whole = make(trainer(**layers), scenario)
     result = continual.run(whole, scenario, checkpoint=path / "whole", **options)
-    stopped = make(trainer(dropout=0.2), scenario)
+    stopped = make(trainer(**layers), scenario)
 
     def stop(self, task, *, start=0, **others):
         if (task.index, start) == (2, 4):
@@ -62,7 +63,7 @@ def _resumed_is_the_same(make, scenario, trainer, path):
     stopped.learn = stop.__get__(stopped)
     with pytest.raises(KeyboardInterrupt):
         continual.run(stopped, scenario, checkpoint=path / "parts", **options)
-    anew = make(trainer(dropout=0.2), scenario)
+    anew = make(trainer(**layers), scenario)
     parts = continual.run(anew, scenario, checkpoint=path / "parts", resume=True, **options)
     np.testing.assert_array_equal(parts.curve, result.curve)
     (arrays, text), (others, other) = (load(path / name) for name in ("parts", "whole"))

@@ -180,6 +180,7 @@ def test_passes_of_fit_are_looked_at_first():
         strategy.fit(scenario()[0], drop_last="no")
 
 
+@pytest.mark.filterwarnings("ignore:the running averages")
 @pytest.mark.parametrize(
     "make", [continual.Naive, continual.LwF, lambda t: continual.Cumulative(t, scenario())]
 )

@@ -295,6 +295,37 @@ def test_a_state_is_a_copy(name, scenario):
     )
 
 
+#: Attributes that are no part of what a strategy has gathered, or have a state of their own.
+NOT_GATHERED = {
+    *("_logits", "_twin", "_union", "_known", "_units"),  # made again
+    *("_admitted", "_asked", "_looked", "_given", "_mine"),  # of one call
+    *("_made_with", "_noted"),  # how it was made
+    *("trainer", "inner", "_initial", "buffer", "_buffer"),
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.filterwarnings("ignore:task . brings new", "ignore:the penalty of")
+def test_a_state_has_all_that_was_gathered(name, scenario, tmp_path):
+    """In the middle of a task: what differs from a new strategy is loaded into one."""
+    strategy, anew = (STRATEGIES[name](learner(), scenario) for _ in range(2))
+    strategy.fit(scenario[0], steps=4)
+    strategy.begin(scenario[1])
+    strategy.learn(scenario[1], steps=2)
+    strategy.save(tmp_path / "strategy")
+    anew.load(tmp_path / "strategy")
+    for attribute, value in vars(strategy).items():
+        if attribute not in NOT_GATHERED and not attribute.startswith("_told"):
+            assert _same(getattr(anew, attribute), value), attribute
+
+
+@pytest.mark.parametrize("name", ["EWC", "LwF", "Replay", "AGEM", "PackNet", "XdG"])
+@pytest.mark.filterwarnings("ignore:task . brings new", "ignore:the running averages")
+@pytest.mark.filterwarnings("ignore:.* is told which task", "ignore:the penalty of")
+def test_running_averages_are_resumed(name, scenario, trainer, tmp_path, resumed_is_the_same):
+    resumed_is_the_same(STRATEGIES[name], scenario, trainer, tmp_path, batch_norm=True)
+
+
 OF_PARAMETERS = [
     *("EWC", "SynapticIntelligence", "RWalk", "L2Init", "OnlineLaplace", "OGD", "FROMP"),
     *("XdG", "PackNet", "ContinualBackprop"),

@@ -100,7 +100,7 @@ def test_the_loss_and_its_gradient(heads, tasks, rng):
         strategy.fit(task, steps=5)
     task, past = tasks(heads)[2], strategy.state_dict()["past"]
     strategy.begin(task)
-    loss = strategy._loss(task)
+    loss = strategy._loss([0.0])
     output = rng.standard_normal((5 + 8, 6))
     target = np.r_[rng.choice(task.classes, 5), np.full(8, -1)][:, None].astype(float)
     value, gradient = loss(output.copy(), target)
@@ -120,6 +120,31 @@ def test_the_loss_and_its_gradient(heads, tasks, rng):
             moved[place] += sign * 1e-5
             numeric[place] += sign * loss(moved, target)[0] / 2e-5
     np.testing.assert_allclose(gradient, numeric, atol=1e-6 * np.abs(numeric).max())
+
+
+def test_a_penalty_that_does_nothing_is_warned_about(scenario):
+    strategy = fromp(4, 1e-9)
+    strategy.fit(scenario[0])
+    assert strategy.ratios == []
+    with pytest.warns(UserWarning, match="penalty of FROMP was .*task 1.* strength=1e-09 is too"):
+        strategy.fit(scenario[1], epochs=3)
+    assert all(0 < ratio < 1e-4 for ratio in strategy.ratios)
+    assert len(strategy.ratios) == 3
+
+
+def test_ratios_are_of_the_penalty_to_the_rest_of_the_loss(scenario):
+    """At the last step, beside the same step without a penalty."""
+    strategy, plain = fromp(4, 9.0), fromp(4, 0)
+    for one in (strategy, plain):
+        one.fit(scenario[0])
+        one.begin(scenario[1])
+    strategy.learn(scenario[1], steps=3)
+    plain.trainer.model.flat_parameters = strategy.trainer.model.flat_parameters
+    whole = strategy.learn(scenario[1], steps=1, start=3)["loss"][0]
+    rest = plain.learn(scenario[1], steps=1, start=3)["loss"][0]
+    assert strategy.ratios[1] == pytest.approx((whole - rest) / rest, rel=1e-9)
+    assert strategy.ratios[1] > 1e-3
+    assert plain.ratios == [0.0]
 
 
 def test_each_head_of_a_task_has_a_penalty_of_its_own(clouds):
@@ -146,7 +171,7 @@ def test_each_head_of_a_task_has_a_penalty_of_its_own(clouds):
         np.testing.assert_allclose(one["p"], [p[i] for i in mine], rtol=1e-12)
     # A row's outputs in the other head may be anything.
     strategy.begin(continual.Task(x, y, *held_out, index=1))
-    loss = strategy._loss(None)
+    loss = strategy._loss([0.0])
     output = np.concatenate([model(x[:3]), *(model(one["x"]) for one in past)])
     target = np.r_[y[:3], np.full(7, -1)][:, None].astype(float)
     free, at = output.copy(), 3

@@ -186,6 +186,12 @@ def test_plasticity_of_a_network_made_by_hand():
     assert measured.mean_weight == pytest.approx((4 + 2 + 10 + 2) / 20)
 
 
+def test_a_unit_that_is_always_the_same_is_dead_whatever_it_says():
+    model = nn.Sequential(nn.Linear(1, 2), nn.Tanh(), nn.Linear(2, 1), dtype="float64")
+    model.flat_parameters = np.array([1, 0, 0, 0.5, 1, 1, 0])  # the second unit is tanh(0.5)
+    assert metrics.plasticity(model, np.linspace(-1, 1, 9)[:, None]).dead_units == 0.5
+
+
 def test_one_sample_does_not_tell_which_units_are_dead():
     model = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     with pytest.raises(ArgumentError, match=r"at least 2 samples.*got 1"):

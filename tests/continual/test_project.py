@@ -326,6 +326,22 @@ def test_frozen_layers_stay(tasks):
     np.testing.assert_array_equal(state["0.weight"], before)
 
 
+@pytest.mark.parametrize("layer", ["0.*", "2.*"])
+def test_ogd_is_orthogonal_in_what_is_not_frozen(layer, tasks):
+    """Frozen parameters have no part in a step, so they must have none in its directions."""
+    optimizer = optim.SGD(lr=0.3)
+    optimizer.add_group(layer, frozen=True)
+    strategy = continual.OGD(network(optimizer), 5)
+    strategy.fit(tasks[0], epochs=5, batch_size=20)
+    before = strategy.trainer.model.flat_parameters
+    strategy.begin(tasks[1])
+    strategy.learn(tasks[1], steps=3, batch_size=20)
+    moved = strategy.trainer.model.flat_parameters - before
+    assert np.linalg.norm(moved) > 0.01
+    assert np.abs(strategy.directions @ moved).max() < 1e-14
+    assert np.abs(strategy.directions @ strategy.directions.T - np.eye(5)).max() < 1e-13
+
+
 STRATEGIES = {
     "AGEM": lambda t, s: continual.AGEM(t, 30, batch_size=7),
     "AGEM of EWC": lambda t, s: continual.AGEM(continual.EWC(t, 10.0), 30),

@@ -176,20 +176,42 @@ def test_mas_by_the_code_of_avalanche(rng):
     assert mas.trainer.penalty == pytest.approx(2 * expected.sum(), rel=1e-10)
 
 
-def test_running_averages_that_nothing_holds_are_warned_about_once(rng):
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: EWC(t, strength=10.0), continual.LwF, continual.XdG, continual.PackNet,
+        lambda t: continual.GEM(t, 9), lambda t: continual.AGEM(t, 9),
+        lambda t: continual.XdG(SynapticIntelligence(t, 1e3)),
+    ],
+    ids=["EWC", "LwF", "XdG", "PackNet", "GEM", "AGEM", "both"],
+)  # fmt: skip
+def test_running_averages_that_nothing_holds_are_warned_about_once(make, rng):
     tasks = [task(rng.standard_normal((40, 4)), rng.integers(0, 3, 40), k) for k in range(3)]
-    ewc = EWC(classifier(batch_norm=True), strength=10.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ewc.fit(tasks[0])
-    with pytest.warns(UserWarning, match=r"running averages of nn\.BatchNorm1d"):
-        ewc.fit(tasks[1])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        ewc.fit(tasks[2])
-        plain = EWC(classifier(), strength=10.0)
-        for one in tasks:
-            plain.fit(one)
+    strategy = make(classifier(batch_norm=True))
+    strategy.fit(tasks[0])
+    with pytest.warns(UserWarning, match=r"running averages of nn\.BatchNorm1d") as caught:
+        strategy.fit(tasks[1])
+    assert len(caught) == 1
+    strategy.fit(tasks[2])  # warnings are errors
+    plain = make(classifier())
+    for one in tasks:
+        plain.fit(one)
+
+
+@pytest.mark.parametrize(
+    ("convention", "strength", "why"),
+    [
+        ("paper", 100, "decay=0 is the cause"),
+        ("avalanche", 1e-9, "strength=1e-09 is too small"),
+    ],
+)
+def test_a_decay_of_0_leaves_no_penalty_and_that_is_said(convention, strength, why, rng):
+    """In the paper's formula; others leave that of the latest task."""
+    one = task(rng.standard_normal((40, 4)), rng.integers(0, 3, 40), 0)
+    strategy = continual.OnlineEWC(classifier(), strength, decay=0, convention=convention)
+    strategy.fit(one)
+    with pytest.warns(UserWarning, match=f"the penalty of OnlineEWC was .*{why}"):
+        strategy.fit(one)
 
 
 def test_a_strength_for_another_fisher_information_does_nothing_and_that_is_said(rng):

@@ -282,6 +282,13 @@ def test_an_interval_in_which_no_row_counts_has_no_figures(clouds, trainer, tmp_
     losses = np.array(result.histories[0]["loss"])
     assert result.steps == [0, 2, 4, 6, 8]
     np.testing.assert_array_equal(np.isnan(losses), [True, False, True, False])
+    result.scores[1] = [np.nan]  # as a metric may be
+    result.save(tmp_path / "run.json")
+    written = json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
+    assert written["histories"][0]["loss"][0] is None  # JSON has no NaN
+    loaded = continual.Result.load(tmp_path / "run.json")
+    np.testing.assert_array_equal(loaded.histories[0]["loss"], losses)
+    np.testing.assert_array_equal(loaded.scores, result.scores)
     with pytest.raises(DataError, match="no row counts in 1 steps on task 0: each has a sample_w"):
         continual.Naive(trainer()).fit(task.with_data(clouds.x, np.where(clouds.y, -100, 0)),
                                        steps=1, batch_size=1)  # fmt: skip

@@ -29,7 +29,8 @@ def threads():
     tw.set_num_threads(before)
 
 
-@pytest.mark.filterwarnings("ignore:the learning rate is")  # too few steps to diverge
+# Too few steps to diverge, or to move far.
+@pytest.mark.filterwarnings("ignore:the learning rate is", "ignore:the penalty of FROMP")
 @pytest.mark.parametrize("name", MADE)
 def test_any_number_of_threads_gives_the_same_bits(name, threads, tmp_path):
     rng = np.random.default_rng(3)

@@ -301,6 +301,7 @@ def test_gradients_of_a_strategy_with_its_own_loss_are_projected():
     assert history["projected"] == [1.0]
 
 
+@pytest.mark.filterwarnings("ignore:the penalty of FROMP")  # which is 0 if nothing moves
 @pytest.mark.parametrize(
     "make",
     [

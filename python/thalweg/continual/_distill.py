@@ -88,6 +88,9 @@ class LwF(Innermost):
         if self._learned:
             self._teacher = self.trainer.model.state_dict()
 
+    def _preserves(self) -> bool:
+        return bool(self._learned)
+
     def _learn(self, task: Task, *, batch_size: int, **options: Any) -> History:
         options["batch_size"] = batch_size
         if not self._learned:

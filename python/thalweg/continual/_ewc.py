@@ -176,6 +176,11 @@ class OnlineEWC(EWC):
         self.decay: float = _checks.real("decay", decay, 0, 1, "[]")
         self._factor = self.decay if convention == "paper" else 2.0
 
+    def _why_negligible(self) -> str:
+        if self._factor == 0:
+            return "decay=0 is the cause: it removes the penalty for them. Use a larger decay"
+        return super()._why_negligible()
+
     def end(self, task: Task) -> None:
         """Record what must not be forgotten of a task that was learned."""
         Consolidating.end(self, task)

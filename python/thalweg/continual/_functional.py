@@ -14,6 +14,7 @@ from thalweg.continual._fisher import fisher_diagonal
 from thalweg.continual._innermost import Innermost
 from thalweg.continual._outputs import outputs_of
 from thalweg.continual._passes import entry, mean_history
+from thalweg.continual._quadratic import LATEST, warn_if_negligible
 from thalweg.continual._task import Task
 from thalweg.nn._losses._competition import softmax
 
@@ -61,6 +62,10 @@ class FROMP(Innermost):
 
     Notes
     -----
+    `ratios` holds the penalty over the rest of the loss, as for `EWC`; histories have the sum of
+    both as the loss. A larger ratio need not be a larger effect: in that search it ends at 0.09 for
+    0.01, where little is remembered, and at 0.03 for 1.
+
     The softmax of a penalty is over the outputs of a sample's head; where a task has several, the
     samples of each are penalized jointly. Without heads, it is for all tasks over the outputs that
     competed in the latest one, so that its columns grow as classes become active. Two things differ
@@ -87,7 +92,7 @@ class FROMP(Innermost):
     >>> strategy = continual.FROMP(trainer, 20, strength=1.0)
     """
 
-    gathers = ("_past", "_precision")
+    gathers = ("_past", "_precision", "ratios")
     _by_parameter = ("_precision",)
     replays = True
     _does = (*Innermost._does, "looks")
@@ -112,11 +117,15 @@ class FROMP(Innermost):
         #: For each head of each task: samples, outputs that competed, their probabilities, and
         #: inverses of K.
         self._past: list[dict[str, Any]] = []
+        #: The penalty over the rest of the loss, at the end of each of the latest thousand calls of
+        #: `learn` in which there was a penalty.
+        self.ratios: list[float] = []
 
     def _learn(self, task: Task, **options: Any) -> History:
         if not self._past:
             return super()._learn(task, **options)
-        twin = _losses.with_loss(self.trainer, self._loss(task), "FROMP")
+        penalty, of_new = [0.0], list[float]()
+        twin = _losses.with_loss(self.trainer, self._loss(penalty), "FROMP")
         memory = np.concatenate([past["x"] for past in self._past])
         marks = np.full(len(memory), -1)  # instead of labels
         seed, parts = self.trainer.model.seed, []
@@ -125,10 +134,17 @@ class FROMP(Innermost):
             loss = twin.step(np.concatenate([x, memory]), np.concatenate([y, marks])[:, None])
             seconds = time.perf_counter() - begin
             parts.append(entry(loss, seconds, len(x)))
+            of_new.append(loss - penalty[0])
+        if mean := np.mean(of_new):
+            self.ratios.append(penalty[0] / float(mean))
+            del self.ratios[:-LATEST]
         return mean_history(twin.loss, parts)
 
-    def _loss(self, task: Task) -> Any:
-        """Make the loss of new rows, each with a label, and the memorable ones after them."""
+    def _loss(self, penalty: list[float]) -> Any:
+        """Make the loss of new rows, each with a label, and the memorable ones after them.
+
+        It notes in `penalty` what it includes of that.
+        """
         competes = _losses.competing(self.trainer, self.trainer.model.out_features)
 
         def loss(output: Any, target: Any) -> tuple[float, Any]:
@@ -139,18 +155,18 @@ class FROMP(Innermost):
             value, gradient[:new] = _losses.cross_entropy(
                 output[:new], labels[:new], weights, competes(labels[:new])
             )
-            at = new
+            at, penalty[0] = new, 0.0
             for past in self._past:
                 rows = slice(at, at + len(past["x"]))
                 columns = past["columns"]
                 p = softmax(output[rows][:, columns])
                 difference = p - past["p"]
                 slopes = np.einsum("cij,jc->ic", past["inverse"], difference)
-                value += self.strength / 2 * (difference * slopes).sum()
+                penalty[0] += self.strength / 2 * float((difference * slopes).sum())
                 slopes -= (p * slopes).sum(axis=1, keepdims=True)
                 gradient[rows, columns] += self.strength * p * slopes
                 at = rows.stop
-            return value, gradient
+            return value + penalty[0], gradient
 
         return loss
 
@@ -161,6 +177,8 @@ class FROMP(Innermost):
 
     def end(self, task: Task) -> None:
         """Choose memorable samples of the task, and update the targets of all of them."""
+        self._ready_to_end(task)
+        warn_if_negligible(self, task, lambda: f"strength={self.strength:g} is too small")
         super().end(task)
         model = self.trainer.model
         chosen = outputs_of(self.trainer, task)

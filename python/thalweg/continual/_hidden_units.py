@@ -60,6 +60,11 @@ def frozen(trainer: Trainer) -> Any:
     return _hooked.frozen(trainer.model, trainer.optimizer)
 
 
+def has_averages(model: Sequential) -> bool:
+    """Whether a model has running averages: not parameters, and updated in training, too."""
+    return any("running_" in name for name in model.state_dict())
+
+
 def hidden(model: Sequential) -> list[Units]:
     """Return the hidden units, in the order of the layers.
 
@@ -105,11 +110,11 @@ class Given:
         firsts = [0, *(some.place for some in units)]
         self._pieces = [slice(*pair) for pair in itertools.pairwise(firsts)]
         self._parts = [model[piece] for piece in self._pieces]
-        self._averages = any("running_" in name for name in model.state_dict())
+        self._averages = has_averages(model)
 
     def __call__(self, x: Any) -> list[Any]:
         """Compute an array of shape (n, width) for each layer of units."""
-        if self._averages:  # not among the parameters, and updated in training, too
+        if self._averages:
             self._parts = [self._model[piece] for piece in self._pieces]
         rows, found, start = np.asarray(x), [], 0
         theta = None if self._averages else self._model.flat_parameters

@@ -48,6 +48,9 @@ class _Parts(Strategy):
             )
         super()._check(task)
 
+    def _preserves(self) -> bool:
+        return bool(self._learned)
+
     def end(self, task: Task) -> None:
         """Record that the task was learned."""
         super().end(task)

@@ -6,6 +6,7 @@ import numpy as np
 
 from thalweg import _checks
 from thalweg._trainer import Trainer
+from thalweg.continual import _hidden_units
 from thalweg.continual._admission import check_derivatives
 from thalweg.continual._project import Projecting, sample
 from thalweg.continual._strategy import Strategy
@@ -53,9 +54,11 @@ class OGD(Projecting):
     the model's dtype (twice during training: here and in the core), and each step reads them twice.
     One task's 200 directions in a 784-100-10 network take 64 MB.
 
-    The update is orthogonal to the basis if the optimizer only scales gradients, as `optim.SGD`
-    does, also with momentum if that starts with the task. `optim.Adam` scales each parameter
-    separately, which loses the orthogonality and most of the effect.
+    The update is orthogonal to the basis if the optimizer only scales the gradient as a whole, as
+    `optim.SGD` does, also with momentum if that starts with the task. It is not with weight decay,
+    or with groups that have a rate of their own (``add_group(..., lr_scale=...)``); frozen groups
+    do not matter. `optim.Adam` scales each parameter separately, which loses the guarantee, and
+    about a third of what OGD gains over plain training there.
 
     References
     ----------
@@ -126,7 +129,11 @@ class OGD(Projecting):
         self._directions = np.ascontiguousarray(np.concatenate(parts))
 
     def _slopes(self, x: Any, y: Any) -> Any:
-        """Compute the gradients of outputs, one per row, in double precision."""
+        """Compute the gradients of outputs, one per row, in double precision.
+
+        Frozen parameters stay anyway: what a direction had of them would leave the others' part of
+        a step not orthogonal.
+        """
         model = self.trainer.model
         samples = model._samples(x, "x")
         outputs, size = model.out_features, model.num_parameters
@@ -138,4 +145,6 @@ class OGD(Projecting):
             if y is not None:
                 slopes = slopes[np.arange(len(mine)), y[first : first + some]]
             parts.append(slopes.reshape(-1, size).astype(np.float64))
-        return np.concatenate(parts)
+        found = np.concatenate(parts)
+        found[:, _hidden_units.frozen(self.trainer)] = 0
+        return found

@@ -121,6 +121,9 @@ class Projecting(Strategy):
         """Whether there is anything yet that gradients must not go against."""
         raise NotImplementedError
 
+    def _preserves(self) -> bool:
+        return self._remembers()
+
     def _waits(self) -> bool:
         return not self._remembers()
 

@@ -287,7 +287,7 @@ class Consolidating(Quadratic):
     def __init__(self, inner: Trainer | Strategy, strength: float) -> None:
         super().__init__(inner, strength)
         self._seen: list[int] = []  # classes of the tasks so far
-        self._told = self._told_of_averages = False
+        self._told = False
 
     def begin(self, task: Task) -> None:
         """Get ready for a task."""
@@ -311,39 +311,43 @@ class Consolidating(Quadratic):
                 " latest task (about 20 % on split MNIST, in every publication). Replay earlier"
                 ' samples, e.g. with Replay, or use kind="task" with one head for each task',
             )
-        if self._importance is not None and not self._told_of_averages and self._has_averages():
-            self._told_of_averages = True
-            warn(
-                "the running averages of nn.BatchNorm1d are updated in every task, and no penalty"
-                " preserves them: the outputs for earlier tasks change even if"
-                f" {type(self).__name__} preserves all weights. Use nn.LayerNorm, which has none",
-            )
 
     def end(self, task: Task) -> None:
         """Record what must not be forgotten of a task that was learned."""
         super().end(task)
         self._seen = sorted({*self._seen, *(task.classes or ())})  # a failed task teaches nothing
 
-    def _has_averages(self) -> bool:
-        return any("running_" in name for name in self.trainer.model.state_dict())
+    def _preserves(self) -> bool:
+        return self._importance is not None
 
     def _waits(self) -> bool:
         return self._importance is None
 
     def _check_ratio(self, task: Task) -> None:
-        if self.ratios and self.strength > 0 and 0 <= self.ratios[-1] < NEGLIGIBLE:
-            found = self.importance
-            mean = 0.0 if found is None else float(found.mean())
-            warn(
-                f"the penalty of {type(self).__name__} was {self.ratios[-1]:.1e} of the loss at the"
-                f" end of task {task.index}, less than {NEGLIGIBLE:g}: if earlier tasks are"
-                f" forgotten, strength={self.strength:g} is too small for importances of this size"
-                f" (mean {mean:.1e}{self._kind()})",
-            )
+        warn_if_negligible(self, task, self._why_negligible)
+
+    def _why_negligible(self) -> str:
+        """Return why a penalty is negligible."""
+        found = self.importance
+        mean = 0.0 if found is None else float(found.mean())
+        return (
+            f"strength={self.strength:g} is too small for importances of this size"
+            f" (mean {mean:.1e}{self._kind()})"
+        )
 
     def _kind(self) -> str:
         """Return more about importances that are too small, for the warning."""
         return ""
+
+
+def warn_if_negligible(strategy: Any, task: Task, why: Callable[[], str]) -> None:
+    """Warn if a strategy's penalty hardly mattered in a task, by its `strength` and `ratios`."""
+    if strategy.ratios and strategy.strength > 0 and 0 <= strategy.ratios[-1] < NEGLIGIBLE:
+        warn(
+            f"the penalty of {type(strategy).__name__} was {strategy.ratios[-1]:.1e} of the loss at"
+            f" the end of task {task.index}, less than {NEGLIGIBLE:g}: if earlier tasks are"
+            f" forgotten, {why()}",
+        )
 
 
 class L2(Consolidating):

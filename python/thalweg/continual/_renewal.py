@@ -64,7 +64,17 @@ class ContinualBackprop(Strategy):
     Around `Replay`, `Cumulative` or `Joint`, the step's samples are only those of the task; inside
     them, all that they add.
 
-    The optimizer's state of a replaced parameter restarts at 0, too. Units with a frozen parameter
+    The optimizer's state of a replaced parameter restarts at 0, too. Its count of steps is one for
+    all parameters and goes on, so `optim.Adam` no longer corrects the bias of these restarted
+    means: with the default betas and a constant gradient, the first 50 updates of a renewed unit
+    are 3 to 6.5 times the learning rate. The authors' remedy, an Adam that counts steps for each
+    element (AdamGnT), is not implemented; how this affects accuracy was not measured.
+
+    In two things the authors' code differs: it ranks units by utilities whose bias is corrected,
+    :math:`u_i / (1 - \eta^{a_i})` at age :math:`a_i`, where here those that are just mature rank
+    lower; and it adds the mean contribution of a replaced unit to the biases that follow.
+
+    Units with a frozen parameter
     (``optimizer.add_group(..., frozen=True)``) that leads in or out are not replaced.
 
     Every step returns to Python, to inspect the units, and copies all parameters three times. That

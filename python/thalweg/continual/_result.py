@@ -254,28 +254,44 @@ class Result:
         return f"Result({done}, {self.metric} {mean:.4f}, {self.seconds:.2f} s)"
 
     def _plain(self) -> dict[str, Any]:
-        """Return everything as plain data."""
+        """Return everything as plain data; JSON has no NaN, so None stands for it."""
         return {
             "names": list(self.names),
             "kind": self.kind,
             "metric": self.metric,
             "steps": self.steps,
-            "scores": self.scores,
+            "scores": [[_or_none(score) for score in scores] for scores in self.scores],
             "ends": self.ends,
-            "histories": [dict(history) for history in self.histories],
+            "histories": [
+                {key: [_or_none(value) for value in values] for key, values in history.items()}
+                for history in self.histories
+            ],
         }
 
     @classmethod
     def _of_plain(cls, plain: dict[str, Any]) -> "Result":
         """Return what was described; raise one of several errors if it was not by `_plain`."""
-        histories = [History(history) for history in plain["histories"]]
-        result = cls(**{**plain, "names": tuple(plain["names"]), "histories": histories})
+        histories = [
+            History({key: [_or_nan(value) for value in values] for key, values in history.items()})
+            for history in plain["histories"]
+        ]
+        scores = [[_or_nan(score) for score in scores] for scores in plain["scores"]]
+        given = {"names": tuple(plain["names"]), "scores": scores, "histories": histories}
+        result = cls(**{**plain, **given})
         values = [value for history in histories for values in history.values() for value in values]
         wrong = not all(isinstance(it, (int, float)) for it in [*values, *result.steps])
         wrong = wrong or result.curve.shape != (len(result.steps), len(result.names))
         if wrong or result.r.ndim != 2 or len(result.ends) > len(result.names):
             raise ValueError("its figures do not match its steps and tasks")
         return result
+
+
+def _or_none(value: float) -> float | None:
+    return value if value == value else None
+
+
+def _or_nan(value: Any) -> Any:
+    return np.nan if value is None else value
 
 
 def of_the_same_tasks(results: Any, name: str) -> tuple[Result, ...]:

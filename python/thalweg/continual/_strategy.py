@@ -21,7 +21,16 @@ from thalweg._fixed import Fixed
 from thalweg._habits import is_ours, is_own, takes
 from thalweg._history import History
 from thalweg._trainer import Trainer
-from thalweg.continual import _batches, _compatibility, _passes, _protocol, _resume, _undo
+from thalweg._warn import warn
+from thalweg.continual import (
+    _batches,
+    _compatibility,
+    _hidden_units,
+    _passes,
+    _protocol,
+    _resume,
+    _undo,
+)
 from thalweg.continual._admission import Admission, check_task, check_trainer
 from thalweg.continual._buffers import Buffer, ReservoirBuffer
 from thalweg.continual._elsewhere import (
@@ -130,7 +139,7 @@ class Strategy(Admission, Stateful, Fixed):
         _compatibility.check(self)
         self._ended = 0  # tasks
         self._begun: int | None = None  # the index of the task that is being learned
-        self._told_of_waiting = False
+        self._told_of_waiting = self._told_of_averages = False
         # What the strategies of the chain do, one set for all of them: see `_compatibility`.
         self._among: set[str] = set() if self.inner is None else self.inner._among
         self._among |= _compatibility.deeds(self)
@@ -179,6 +188,21 @@ class Strategy(Admission, Stateful, Fixed):
             self.inner._admitted = task
             _protocol.begin(self.inner, task)
         self._begun, self._looked = task.index, False
+        if (
+            not any(link._told_of_averages for link in _protocol.links(self))
+            and self._preserves()
+            and _hidden_units.has_averages(self.trainer.model)
+        ):
+            self._told_of_averages = True
+            warn(
+                "the running averages of nn.BatchNorm1d are updated in every task, and"
+                f" {type(self).__name__} does not preserve them: the outputs for earlier tasks"
+                " change even if all weights stay. Use nn.LayerNorm, which has none",
+            )
+
+    def _preserves(self) -> bool:
+        """Whether weights or outputs of earlier tasks should stay: for those that see to that."""
+        return False
 
     def learn(
         self,
