@@ -252,6 +252,7 @@ class CtrlC:
         self.place, self.seen = place, 0
 
     def __enter__(self):
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for such a frame only here
         sys.settrace(self.enter)
 
     def __exit__(self, *_):

@@ -261,6 +261,7 @@ def interrupted(function, place):
         return watch
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for such a frame only here
     sys.settrace(watch)
     try:
         function()

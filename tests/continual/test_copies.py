@@ -106,6 +106,8 @@ def test_what_can_be_put_together_can_be_run(inside, scenario):
         (lambda t, s: continual.PackNet(continual.ContinualBackprop(t)), "belong to earlier tasks"),
         (lambda t, s: continual.ContinualBackprop(continual.PackNet(t)), "belong to earlier tasks"),
         (lambda t, s: continual.PackNet(continual.ShrinkAndPerturb(t)), "belong to earlier tasks"),
+        (lambda t, s: continual.PackNet(continual.OGD(t, 10)), "keeps a part of each update"),
+        (lambda t, s: continual.OGD(continual.PackNet(t), 10), "keeps a part of each update"),
         (lambda t, s: continual.ShrinkAndPerturb(continual.PackNet(t)), "belong to earlier tasks"),
         (lambda t, s: continual.XdG(continual.ContinualBackprop(t)), "silent units"),
         (lambda t, s: continual.ContinualBackprop(continual.XdG(t)), "silent units"),

@@ -42,6 +42,8 @@ _TOGETHER = (
      " even those that belong to earlier tasks"),
     ("owner", "shrink", "{other} would change all parameters between tasks, even those that belong"
      " to earlier tasks"),
+    ("owner", "projection", "{one} keeps a part of each update that {other} has projected, which"
+     " then does affect earlier tasks; {one} alone keeps these as they are"),
     ("owner", "renew", "{other} would reset units, even those that belong to earlier tasks"),
     ("restart", "renew", "{one} starts every task with the initial parameters, and {other} would"
      " use the ages of units that are gone"),

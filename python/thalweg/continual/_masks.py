@@ -230,9 +230,10 @@ class PackNet(_Parts):
     UnsupportedError
         If the model has `nn.Residual` or `nn.Concatenate`, or the optimizer does not work element
         by element. With strategies that would change what belongs to earlier tasks
-        (`ContinualBackprop`, `ShrinkAndPerturb`, `FromScratch`, `GDumb`), and with those that
-        include samples of earlier tasks in their steps (`Replay`, `DER`, `GEM`, `Cumulative` and
-        others), which would go through the latest task's part.
+        (`ContinualBackprop`, `ShrinkAndPerturb`, `FromScratch`, `GDumb`), with `OGD`, of whose
+        updates it would keep a part, and with those that include samples of earlier tasks in their
+        steps (`Replay`, `DER`, `GEM`, `Cumulative` and others), which would go through the latest
+        task's part.
 
     Notes
     -----
