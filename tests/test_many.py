@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -608,13 +609,21 @@ def test_wherever_ctrl_c_comes_no_fit_goes_on(allowed, blobs, monkeypatch):
             trainers, blobs.x, blobs.y, workers=2, epochs=20_000, callbacks=lambda _: [Steps()]
         )
 
-    monkeypatch.setattr(threading.Thread, "start", begin)
     where, left = [], []
-    while where.count("_listen") < 4:  # where it waits for the fits, which does not end
-        trainers = [make(seed) for seed in range(3)]
-        where.append(interrupted(lambda trainers=trainers: fit(trainers), len(where)))
-        assert not any(trainer._fitting for trainer in trainers), where[-1]
-        left += [(trainer, trainer.optimizer.steps) for trainer in trainers]
+
+    def try_each_place():
+        while where.count("_listen") < 4:  # where it waits for the fits, which does not end
+            trainers = [make(seed) for seed in range(3)]
+            where.append(interrupted(lambda trainers=trainers: fit(trainers), len(where)))
+            assert not any(trainer._fitting for trainer in trainers), where[-1]
+            left.extend((trainer, trainer.optimizer.steps) for trainer in trainers)
+
+    # Errors that a trace raises where an `except` ends remain the context of all later ones of
+    # their thread, in Python 3.11: so this is a thread of its own.
+    with ThreadPoolExecutor(1) as own:
+        own.submit(int).result()  # now it is there
+        monkeypatch.setattr(threading.Thread, "start", begin)
+        own.submit(try_each_place).result()
     assert all(trainer.optimizer.steps == steps for trainer, steps in left)
     assert "wait" in where, "for a thread to begin"
 
