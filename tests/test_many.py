@@ -628,10 +628,27 @@ def test_wherever_ctrl_c_comes_no_fit_goes_on(allowed, blobs, monkeypatch):
     assert "wait" in where, "for a thread to begin"
 
 
+#: How these scripts begin.
+BEGINNING = """
+import os, signal, threading, time
+import numpy as np, thalweg as tw
+from thalweg import nn, optim
+from thalweg.callbacks import Callback
+
+def trainer(seed):
+    model = nn.Sequential(nn.Linear(2, 1), seed=seed)
+    return tw.Trainer(model, loss=nn.MSELoss(), optimizer=optim.SGD(0.01))
+"""
+
+
 def run(script):
     """Run a script; return what it prints."""
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", BEGINNING + script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert not done.returncode, done.stderr
     return done.stdout.split()
@@ -640,11 +657,6 @@ def run(script):
 def test_who_presses_ctrl_c_again_also_waits_for_the_steps_that_are_made():
     """Fits that go on would train while the models are being saved or looked at."""
     script = """
-import os, signal, threading, time
-import numpy as np, thalweg as tw
-from thalweg import nn, optim
-from thalweg.callbacks import Callback
-
 signal.signal(signal.SIGINT, signal.default_int_handler)
 begun = threading.Barrier(3, timeout=20)
 
@@ -659,16 +671,13 @@ def interrupt():
         time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
-trainers = [
-    tw.Trainer(nn.Sequential(nn.Linear(2, 1), seed=s), loss=nn.MSELoss(), optimizer=optim.SGD(0.01))
-    for s in range(2)
-]
 threading.Thread(target=interrupt).start()
+trainers = [trainer(0), trainer(1)]
 try:
     tw.train_many(trainers, np.ones((4, 2)), np.ones(4), workers=2, epochs=9,
                   callbacks=lambda _: [Slow()])
 except KeyboardInterrupt:
-    print("interrupted", *(trainer._fitting for trainer in trainers), threading.active_count())
+    print("interrupted", *(it._fitting for it in trainers), threading.active_count())
 """
     assert run(script) == ["interrupted", "False", "False", "1"]
 
@@ -676,11 +685,6 @@ except KeyboardInterrupt:
 def test_a_process_ends_while_a_daemon_trains_many():
     """As it does while such a thread is in a fit."""
     script = """
-import threading
-import numpy as np, thalweg as tw
-from thalweg import nn, optim
-from thalweg.callbacks import Callback
-
 begun = threading.Event()
 
 class Begun(Callback):
@@ -688,8 +692,7 @@ class Begun(Callback):
         begun.set()
 
 def train():
-    trainer = tw.Trainer(nn.Sequential(nn.Linear(2, 1)), loss=nn.MSELoss(), optimizer=optim.SGD())
-    tw.train_many([trainer], np.ones((4, 2)), np.ones(4), epochs=10**9,
+    tw.train_many([trainer(0)], np.ones((4, 2)), np.ones(4), epochs=10**9,
                   callbacks=lambda _: [Begun()])
 
 threading.Thread(target=train, daemon=True).start()
@@ -702,11 +705,6 @@ print("ends")
 def test_ctrl_c_also_ends_fits_where_signals_restart_system_calls():
     """As they do once Polars is imported: a wait without a limit would not notice the signal."""
     script = """
-import os, signal, threading, time
-import numpy as np, thalweg as tw
-from thalweg import nn, optim
-from thalweg.callbacks import Callback
-
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.siginterrupt(signal.SIGINT, False)
 begun = threading.Barrier(3, timeout=20)
@@ -722,15 +720,12 @@ def interrupt():
     time.sleep(0.2)  # the main thread waits for the fits by now
     os.kill(os.getpid(), signal.SIGINT)
 
-trainers = [
-    tw.Trainer(nn.Sequential(nn.Linear(2, 1), seed=s), loss=nn.MSELoss(), optimizer=optim.SGD(0.01))
-    for s in range(2)
-]
 threading.Thread(target=interrupt).start()
+trainers = [trainer(0), trainer(1)]
 try:
     tw.train_many(trainers, np.ones((4, 2)), np.ones(4), workers=2, epochs=500,
                   callbacks=lambda _: [Slow()])
 except KeyboardInterrupt:
-    print("interrupted", *(0 < trainer.history.epochs < 250 for trainer in trainers))
+    print("interrupted", *(0 < it.history.epochs < 250 for it in trainers))
 """
     assert run(script) == ["interrupted", "True", "True"]
